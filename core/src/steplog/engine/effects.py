@@ -1,0 +1,89 @@
+"""What happens after a turn is committed. Every effect is safe to repeat: it is derived from the state again at a start."""
+
+import msgspec
+
+from steplog.engine.operations import ErrorInfo
+
+
+class Recorded(msgspec.Struct, frozen=True):
+    """A step's recorded result: JSON, or the error that it failed with."""
+
+    step: bytes
+    data: bytes | None
+    error: ErrorInfo | None = None
+
+
+class Pending(msgspec.Struct, frozen=True):
+    """A step that waits: for the end of a sleep, or for its next attempt."""
+
+    step: bytes
+    due_ms: int
+    attempt: int
+
+
+class Dispatch(msgspec.Struct, frozen=True, kw_only=True):
+    """Begin a run, or go on with it from its records."""
+
+    run: bytes
+    run_id: str
+    generation: int
+    function: str
+    events: tuple[bytes, ...]  # JSON records
+    recorded: tuple[Recorded, ...]  # in the run's completion order
+    pending: tuple[Pending, ...]
+    attempts: tuple[tuple[bytes, int], ...] = ()  # of steps that have failed before, and are due again
+    attempt: int = 0  # of the function's own code
+    is_poisoned: bool = False  # lost its process too often: begin no step
+
+
+class Resume(msgspec.Struct, frozen=True):
+    """A result was recorded: hand it to the live run."""
+
+    run: bytes
+    generation: int
+    recorded: Recorded
+
+
+class Retry(msgspec.Struct, frozen=True):
+    """A step's back-off is over: begin its body again."""
+
+    run: bytes
+    generation: int
+    step: bytes
+    attempt: int
+
+
+class Backoff(msgspec.Struct, frozen=True):
+    """A step failed and is tried again later."""
+
+    run: bytes
+    generation: int
+    step: bytes
+    attempt: int  # of the next try
+    due_ms: int
+
+
+class MakeRoom(msgspec.Struct, frozen=True):
+    """Runs wait for a place among the live ones: park some that only wait."""
+
+    count: int
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """A group of events is durable."""
+
+    ticket: int
+
+
+class RunEnded(msgspec.Struct, frozen=True):
+    """A run reached its end; ``status`` is completed or failed."""
+
+    run: bytes
+    generation: int
+    run_id: str
+    status: str
+    output: bytes | None
+    error: ErrorInfo | None
+
+
+Effect = Dispatch | Resume | Retry | Backoff | MakeRoom | Answer | RunEnded

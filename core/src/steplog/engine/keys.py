@@ -1,0 +1,162 @@
+"""The layout of the state: one ordered space of binary keys, built here and nowhere else.
+
+A key is a kind (one byte) and then its components in the order in which it is scanned, each of fixed width:
+environment 4, ULID 16, hash 16, number 8 (big-endian). User text never stands in a key; a hash of it does. So the order
+of keys is the order of their components, and the scan of one owner's prefix never meets another owner's key.
+"""
+
+from steplog.engine.ids import encode_ulid, hash16
+
+RUN = 0x10  # run/<env>/<run>[/event/<n> | /step/<hash>]
+TIMER = 0x20  # timer/<due>/<env>/<run>/<step hash, or zeros for the run's own>
+QUEUE = 0x30  # queue/<rank>/<env>/<run>: scheduled runs that wait for a free place among the live ones
+LIVE = 0x40  # live/<env>/<run>: one a dispatch in flight
+SEEN = 0x50  # seen/<env>/<day>/<hash of function, event id>
+ORPHAN = 0x60  # orphan/<env>/<hash of function>/<run>: open runs whose function is not registered here
+NODE = 0x70  # node/<name>: facts of the processor itself
+
+_EVENT, _STEP = b"\x01", b"\x02"
+_RUN = bytes([RUN])
+_TIMER = bytes([TIMER])
+_QUEUE = bytes([QUEUE])
+_LIVE = bytes([LIVE])
+_SEEN = bytes([SEEN])
+_ORPHAN = bytes([ORPHAN])
+
+NO_STEP = bytes(16)  # stands in a timer's key for the run itself
+DRAINED = bytes([NODE]) + b"drained"
+DAY_MS = 86_400_000
+
+
+def number(value: int) -> bytes:
+    """Write a number in 8 bytes that sort like it."""
+    return value.to_bytes(8, "big")
+
+
+def run(env: int, run_id: bytes) -> bytes:
+    """``run/<env>/<run>``; the prefix of everything the run owns."""
+    return _RUN + env.to_bytes(4, "big") + run_id
+
+
+def run_event(run_key: bytes, index: int) -> bytes:
+    """``run/…/event/<n>``."""
+    return run_key + _EVENT + index.to_bytes(8, "big")
+
+
+def run_step(run_key: bytes, step: bytes) -> bytes:
+    """``run/…/step/<hash>``."""
+    return run_key + _STEP + step
+
+
+def is_step(key: bytes) -> bool:
+    """Whether a key below a run's prefix is one of its steps."""
+    return key[21:22] == _STEP
+
+
+def step_of(key: bytes) -> bytes:
+    """Read the hash of ``run/…/step/<hash>``."""
+    return key[22:]
+
+
+def timer(due_ms: int, run_key: bytes, step: bytes) -> bytes:
+    """``timer/<due>/<env>/<run>/<step>``; due timers are a scan from the first to now."""
+    return _TIMER + due_ms.to_bytes(8, "big") + run_key[1:] + step
+
+
+def timer_due_ms(key: bytes) -> int:
+    """Read when a timer is due."""
+    return int.from_bytes(key[1:9], "big")
+
+
+def timer_owner(key: bytes) -> tuple[bytes, bytes]:
+    """Read a timer's run key and step hash."""
+    return _RUN + key[9:29], key[29:]
+
+
+def queue(rank_ms: int, run_key: bytes) -> bytes:
+    """``queue/<rank>/<env>/<run>``."""
+    return _QUEUE + rank_ms.to_bytes(8, "big") + run_key[1:]
+
+
+def live(run_key: bytes) -> bytes:
+    """``live/<env>/<run>``."""
+    return _LIVE + run_key[1:]
+
+
+def seen(env: int, day: int, function: str, event_id: str) -> bytes:
+    """``seen/<env>/<day>/<hash>``; the window of duplicates of one function and one event id."""
+    return seen_day(env, day) + hash16(function.encode(), event_id.encode("utf8", "surrogatepass"))
+
+
+def seen_day(env: int, day: int) -> bytes:
+    """``seen/<env>/<day>``."""
+    return _SEEN + env.to_bytes(4, "big") + day.to_bytes(8, "big")
+
+
+def seen_env(env: int) -> bytes:
+    """``seen/<env>``."""
+    return _SEEN + env.to_bytes(4, "big")
+
+
+def orphans(env: int, function: str) -> bytes:
+    """``orphan/<env>/<hash of function>``."""
+    return _ORPHAN + env.to_bytes(4, "big") + hash16(function.encode())
+
+
+def orphan(function: str, run_key: bytes) -> bytes:
+    """``orphan/<env>/<hash of function>/<run>``."""
+    return _ORPHAN + run_key[1:5] + hash16(function.encode()) + run_key[5:]
+
+
+def run_of(key: bytes) -> bytes:
+    """Read the run key that a ``queue``, ``live`` or ``orphan`` key ends with."""
+    match key[0]:
+        case 0x30:
+            return _RUN + key[9:29]
+        case 0x40:
+            return _RUN + key[1:21]
+        case _:
+            assert key[0] == ORPHAN, "only queue, live and orphan keys end with a run"
+            return _RUN + key[1:5] + key[21:37]
+
+
+def env_of(run_key: bytes) -> int:
+    """Read the environment of a run key."""
+    return int.from_bytes(run_key[1:5], "big")
+
+
+def run_id_of(run_key: bytes) -> bytes:
+    """Read the run's id of a run key."""
+    return run_key[5:21]
+
+
+def after(prefix: bytes) -> bytes:
+    """The least key that is greater than every key with this prefix."""
+    body = prefix.rstrip(b"\xff")
+    assert body, "a prefix begins with its kind, which is not 255"
+    return body[:-1] + bytes([body[-1] + 1])
+
+
+def printed(key: bytes) -> str:
+    """Write a key so that a person can read it, for tools and errors."""
+    match key[0]:
+        case 0x10:
+            text = f"run/{env_of(key)}/{encode_ulid(key[5:21])}"
+            if key[21:22] == _EVENT:
+                return f"{text}/event/{int.from_bytes(key[22:], 'big')}"
+            return f"{text}/step/{key[22:].hex()}" if is_step(key) else text
+        case 0x20:
+            owner, step = timer_owner(key)
+            return f"timer/{timer_due_ms(key)}/{printed(owner)}/{step.hex()}"
+        case 0x30:
+            return f"queue/{int.from_bytes(key[1:9], 'big')}/{printed(run_of(key))}"
+        case 0x40:
+            return f"live/{printed(run_of(key))}"
+        case 0x50:
+            return f"seen/{int.from_bytes(key[1:5], 'big')}/{int.from_bytes(key[5:13], 'big')}/{key[13:].hex()}"
+        case 0x60:
+            return f"orphan/{key[5:21].hex()}/{printed(run_of(key))}"
+        case 0x70:
+            return f"node/{key[1:].decode(errors='replace')}"
+        case kind:
+            return f"{kind:#04x}/{key[1:].hex()}"

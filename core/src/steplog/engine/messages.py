@@ -1,0 +1,88 @@
+"""What owners react to. Times and ids come in with the message; ``run`` is the run's key."""
+
+import msgspec
+
+from steplog.engine.operations import ErrorInfo, Operation
+
+
+class EventAccepted(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """An event to write and to route. Events of one request are one group, and one commit."""
+
+    env: int
+    internal_id: bytes
+    id: str  # the sender's, else the internal one
+    name: str
+    ts_ms: int
+    received_ms: int
+    slot: int
+    body: bytes  # the event's record, JSON
+    is_repeatable: bool  # the sender gave an id or a seed: starts at most one run a function
+    ticket: int | None = None  # answered when the event is committed; stands on the last event of a group
+    is_last: bool = True
+
+
+class OpReported(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """A driver reports an operation of a step."""
+
+    run: bytes
+    generation: int
+    step: bytes  # hash
+    wire_id: str
+    step_id: str
+    attempt: int
+    op: Operation
+
+
+class RunReported(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The function returned or raised."""
+
+    run: bytes
+    generation: int
+    output: bytes | None = None  # JSON; None with an error
+    error: ErrorInfo | None = None
+    final: bool = False  # of an error: trying again cannot help
+    retry_after_ms: int | None = None
+    executing: tuple[bytes, ...] = ()  # steps whose bodies still run
+
+
+class RunParked(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """A driver closed a live run that only waits; ``delivered`` results had reached it."""
+
+    run: bytes
+    generation: int
+    delivered: int
+
+
+class DispatchLost(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The process that executed a run is gone. ``counted`` is false where it handed the run back in order."""
+
+    run: bytes
+    counted: bool = True
+
+
+class TimerFired(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """A timer came due."""
+
+    run: bytes
+    step: bytes
+    due_ms: int
+
+
+class Adopt(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """An open run whose function had been unknown here, and is known now."""
+
+    run: bytes
+    function: str
+
+
+class Drain(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The process ends in order; what is in flight is handed back, not lost."""
+
+
+class SweepSeen(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Forget event ids older than their window."""
+
+    env: int
+
+
+Message = EventAccepted | OpReported | RunReported | RunParked | DispatchLost | TimerFired | Adopt | Drain | SweepSeen

@@ -1,0 +1,60 @@
+"""What a function asks for: one vocabulary for every driver, with the names of the wire protocol (execution.md §7)."""
+
+import msgspec
+
+
+class ErrorInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An error as it is recorded and shown (ERR-18)."""
+
+    name: str
+    message: str
+    stack: str | None = None
+    cause: "ErrorInfo | None" = None
+
+
+class EventOut(msgspec.Struct, frozen=True, kw_only=True):
+    """An event that a step sends; checked already."""
+
+    name: str
+    data: msgspec.Raw
+    id: str | None = None
+    ts: int | None = None
+    v: str | None = None
+    user: msgspec.Raw | None = None
+
+
+class StepRun(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """A step's body returned."""
+
+    data: bytes  # JSON
+    started_ms: int
+    ended_ms: int
+
+
+class StepError(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """A step's body raised."""
+
+    error: ErrorInfo
+    started_ms: int
+    ended_ms: int
+    final: bool = False  # trying again cannot help
+    retry_after_ms: int | None = None  # from now on; asked for by the body
+
+
+class Sleep(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """A pause until a time."""
+
+    until_ms: int
+
+
+class SendEvent(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Events to accept in the same commit as the step's record."""
+
+    events: tuple[EventOut, ...]
+
+
+class Lost(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """A step that was not begun, because its run has lost its process too often."""
+
+
+Operation = StepRun | StepError | Sleep | SendEvent | Lost

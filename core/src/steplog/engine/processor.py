@@ -1,0 +1,152 @@
+"""One partition's pipeline: take what waits, decide it as a turn, hand out the commit, then release the effects.
+
+Sans-IO: the shell (``node.py``, or the simulation) moves the turn to the log and says when it is durable. If a commit
+fails, or the process dies, everything here is dropped and made anew from the log: there is one recovery path.
+"""
+
+from collections import deque
+
+import msgspec
+
+from steplog.engine import keys
+from steplog.engine.effects import Effect
+from steplog.engine.engine import Engine
+from steplog.engine.functions import ENVIRONMENTS, EngineConfig, Registry
+from steplog.engine.messages import EventAccepted, Message, SweepSeen, TimerFired
+from steplog.engine.state import Limits, Slice, State, Table
+
+TURN_MESSAGES = 2_000
+TURN_BYTES = 4 << 20
+TURN_TIMERS = 1_000
+
+
+class Turn(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that one commit writes, all or nothing."""
+
+    number: int
+    now_ms: int
+    state: Slice
+    records: list[bytes]  # journal, JSON
+    events: list[bytes]  # accepted, JSON
+
+
+class LoadedState(msgspec.Struct, frozen=True, kw_only=True):
+    """What a log has committed."""
+
+    turn: int  # the last one; 0 for an empty log
+    now_ms: int  # the partition's time then
+    table: Table
+
+
+class Processor:
+    """Decides the turns of one partition."""
+
+    def __init__(
+        self,
+        loaded: LoadedState,
+        registry: Registry,
+        config: EngineConfig,
+        limits: Limits = Limits(),  # noqa: B008 - frozen
+    ) -> None:
+        self.engine = Engine(State(loaded.table, limits), registry, config)
+        self._turn = loaded.turn
+        self._now_ms = loaded.now_ms
+        self._inbox: deque[Message] = deque()
+        self._is_open = False
+        self._is_group_open = False
+        self._is_committing = False
+        self._taken = self._bytes = 0
+        self._has_more = False
+        self._swept_day = loaded.now_ms // keys.DAY_MS
+        self._effects: list[Effect] = []
+
+    def recover(self) -> None:
+        """Queue what was in flight when the log was last written."""
+        self._inbox.extend(self.engine.recover())
+
+    def post(self, message: Message) -> None:
+        """Put a message in the mailbox."""
+        self._inbox.append(message)
+
+    @property
+    def waiting(self) -> int:
+        """How many messages wait."""
+        return len(self._inbox)
+
+    def has_work(self, now_ms: int) -> bool:
+        """Whether a turn would decide anything."""
+        if self._inbox or self._has_more or self._is_open:
+            return True
+        due = self.next_due_ms()
+        return due is not None and due <= now_ms
+
+    def next_due_ms(self) -> int | None:
+        """When the next timer is due."""
+        key = self.engine.state.first(keys.TIMER)
+        return None if key is None else keys.timer_due_ms(key)
+
+    def advance(self, now_ms: int, most: int = TURN_MESSAGES) -> bool:
+        """Decide at most ``most`` messages of the open turn; begin one where none is open.
+
+        Returns whether the turn is complete and can be sealed. ``now_ms`` never goes back within a partition.
+        """
+        assert not self._is_committing, "the last turn is not committed yet"
+        if not self._is_open:
+            self._begin(now_ms)
+        inbox, engine = self._inbox, self.engine
+        for _ in range(most):
+            if not inbox or (not self._is_group_open and self._is_full()):
+                break
+            message = inbox.popleft()
+            engine.apply(message)
+            self._taken += 1
+            if isinstance(message, EventAccepted):
+                self._bytes += len(message.body)
+                self._is_group_open = not message.is_last
+        return not self._is_group_open and (not inbox or self._is_full())
+
+    def seal(self) -> Turn:
+        """End the open turn and hand it out to be committed."""
+        engine = self.engine
+        self._has_more = engine.pump()
+        turn = Turn(
+            number=self._turn, now_ms=self._now_ms, state=engine.state.seal(self._turn), records=engine.records,
+            events=engine.events,
+        )  # fmt: skip
+        engine.forget_idle()
+        self._effects = engine.effects
+        engine.records, engine.events, engine.effects = [], [], []
+        self._inbox.extend(engine.follow_ups)
+        engine.follow_ups = []
+        self._is_open, self._is_committing = False, True
+        return turn
+
+    def committed(self) -> list[Effect]:
+        """The turn is durable: release its effects, in the order in which they were decided."""
+        assert self._is_committing, "no turn is being committed"
+        self._is_committing = False
+        self.engine.state.landed()
+        released, self._effects = self._effects, []
+        return released
+
+    def _begin(self, now_ms: int) -> None:
+        self._is_open = True
+        self._turn += 1
+        self._now_ms = max(self._now_ms, now_ms)
+        self._taken = self._bytes = 0
+        engine, now = self.engine, self._now_ms
+        engine.begin(self._turn, now)
+        day = now // keys.DAY_MS
+        if day != self._swept_day:
+            self._swept_day = day
+            self._inbox.extend(SweepSeen(env=env) for env in ENVIRONMENTS)
+        state = engine.state
+        for _ in range(TURN_TIMERS):
+            key = state.first(keys.TIMER)
+            if key is None or keys.timer_due_ms(key) > now:
+                break
+            run, step = keys.timer_owner(key)
+            engine.apply(TimerFired(run=run, step=step, due_ms=keys.timer_due_ms(key)))
+
+    def _is_full(self) -> bool:
+        return self._taken >= TURN_MESSAGES or self._bytes >= TURN_BYTES

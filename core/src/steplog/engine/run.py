@@ -1,0 +1,125 @@
+"""A run: the owner that holds what its function has done.
+
+``RunHead`` and each ``StepState`` are values of keys of their own, so a step writes its own key only, and step 1,000 as
+little as step 1. ``Run`` is the owner in memory. Numbers that would change the head with every step (the journal's
+``seq``, how many steps are recorded) live here and are derived from the steps when a run is read back.
+"""
+
+from collections.abc import Iterable
+
+import msgspec
+
+from steplog.engine import keys
+from steplog.engine.effects import Pending, Recorded
+from steplog.engine.ids import encode_ulid
+from steplog.engine.operations import ErrorInfo
+
+SCHEDULED, QUEUED, RUNNING, WAITING = "scheduled", "queued", "running", "waiting"
+COMPLETED, FAILED = "completed", "failed"
+TERMINAL = frozenset({COMPLETED, FAILED})
+
+
+class RunHead(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """The value of ``run/<id>``."""
+
+    function: str
+    app: str
+    state: str
+    scheduled_ms: int  # its rank among runs that wait for a place
+    generation: int = 0  # raised with every dispatch
+    attempt: int = 0  # of the function's own code; back to 0 with every recorded step (ERR-04)
+    lost: int = 0  # processes lost in a row since the last record
+    is_poisoned: bool = False  # begin no further step
+    seq: int = 0
+    due_ms: int = 0  # of the run's own timer: start, retry or back-off
+    executing: int = 0  # bodies that outlive a terminal run
+
+
+class StepState(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """The value of ``run/<id>/step/<hash>``."""
+
+    id: str  # the wire's
+    name: str
+    op: str
+    state: str  # waiting | errored | due | completed | failed
+    attempt: int = 0  # the next one, or the one that was recorded
+    due_ms: int = 0
+    stack: int = -1  # place in the run's completion order
+    seq: int = 0
+    data: msgspec.Raw = msgspec.Raw(b"")
+    error: ErrorInfo | None = None
+
+
+class Run:
+    """A run in memory."""
+
+    __slots__ = ("events", "head", "id", "is_live", "key", "last_turn", "recorded", "seq", "size_bytes", "steps")
+
+    def __init__(self, key: bytes, head: RunHead, events: list[bytes]) -> None:
+        self.key, self.head, self.events = key, head, events
+        self.id = encode_ulid(keys.run_id_of(key))
+        self.steps: dict[bytes, StepState] = {}
+        self.seq = head.seq
+        self.recorded = 0
+        self.size_bytes = sum(map(len, events))
+        self.is_live = False
+        self.last_turn = 0
+
+    @property
+    def is_terminal(self) -> bool:
+        return self.head.state in TERMINAL
+
+    def next_seq(self) -> int:
+        """Take the next number of the run's journal."""
+        self.seq += 1
+        return self.seq
+
+    def recorded_steps(self) -> tuple[Recorded, ...]:
+        """Every recorded result in completion order."""
+        if not self.recorded:
+            return ()
+        done = sorted((s.stack, h) for h, s in self.steps.items() if s.stack >= 0)
+        return tuple([recorded(h, self.steps[h]) for _, h in done])
+
+    def pending_steps(self) -> tuple[Pending, ...]:
+        """Every step that waits for its timer."""
+        return tuple(
+            [Pending(h, s.due_ms, s.attempt) for h, s in self.steps.items() if s.state in ("waiting", "errored")]
+        )
+
+    def due_attempts(self) -> tuple[tuple[bytes, int], ...]:
+        """Attempts of steps that failed before and are to begin when the function reaches them."""
+        return tuple([(h, s.attempt) for h, s in self.steps.items() if s.state == "due"])
+
+
+def recorded(step: bytes, state: StepState) -> Recorded:
+    """The result of a recorded step, as drivers get it."""
+    return Recorded(step, None if state.error else bytes(state.data), state.error)
+
+
+_head_decoder = msgspec.json.Decoder(RunHead)
+_step_decoder = msgspec.json.Decoder(StepState)
+
+
+def read_run(rows: Iterable[tuple[bytes, bytes]]) -> Run | None:
+    """Put a run together from its rows, which begin with its head."""
+    pairs = iter(rows)
+    first = next(pairs, None)
+    if first is None:
+        return None
+    key, value = first
+    head = _head_decoder.decode(value)
+    events: list[bytes] = []
+    steps: dict[bytes, StepState] = {}
+    for row, value in pairs:
+        if keys.is_step(row):
+            steps[keys.step_of(row)] = _step_decoder.decode(value)
+        else:
+            events.append(value)
+    run = Run(key, head, events)
+    run.steps = steps
+    for step in steps.values():
+        run.seq = max(run.seq, step.seq)
+        run.recorded = max(run.recorded, step.stack + 1)
+        run.size_bytes += len(step.data)
+    return run

@@ -1,0 +1,262 @@
+"""The state of all owners: an ordered key-value space that is mostly in memory and wholly in the log.
+
+Theory of operation. A turn's changes are written to the log as one redo record; the *table* behind it is brought up to
+date later, in slices. Between the two lies the overlay:
+
+- ``_pending`` holds every key whose last value has not reached the table, in the order in which the keys entered it.
+  A key that was born and died while pending, and was new when it entered, never reaches the table at all.
+- ``_entered`` remembers which keys entered in which turn. Slices are taken from the oldest turn on, so the redo can be
+  cut below the oldest turn that still has a pending key: replaying what is left gives every pending key its last value.
+- Ordered families (timers, queues) keep a ``Head``: a window onto their first keys, with a bound below which every key
+  is known. Popping never asks the table and never walks over deleted rows.
+
+An owner that is kept in memory until ``oldest_turn`` has passed its last write is complete in the table, so it can be
+read back without a merge. Invariant: table + pending, later wins, is the state; a test holds it against a plain dict.
+"""
+
+from collections import deque
+from collections.abc import Iterable
+from heapq import heapify, heappop, heappush
+from typing import NamedTuple, Protocol
+
+import msgspec
+
+from steplog.engine import keys
+
+PENDING_KEYS = 4_000  # beyond it, slices go to the table: what lives longer than a short run
+PENDING_TURNS = 512  # an older key goes to the table too, so that the redo stays short
+SLICE_KEYS = 200  # the least that is worth a slice; smaller ones cost more than they save
+HEAD_KEYS = 1_000  # read into a head at once
+
+
+class Table(Protocol):
+    """What the log keeps behind the overlay: the keys and values as of the last slice."""
+
+    def get(self, key: bytes) -> bytes | None:
+        """Read one value."""
+
+    def scan(self, start: bytes, stop: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        """Read at most ``limit`` pairs from ``start`` (inclusive) to ``stop`` (exclusive), in order."""
+
+
+class Slice(NamedTuple):
+    """What a turn writes of the state."""
+
+    changes: dict[bytes, bytes | None]  # the turn's own, None deletes: the redo record
+    flush: list[tuple[bytes, bytes | None]]  # for the table, sorted by key
+    redo_from: int  # redo records of earlier turns are no longer needed
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """When the overlay spills."""
+
+    pending_keys: int = PENDING_KEYS
+    pending_turns: int = PENDING_TURNS
+    slice_keys: int = SLICE_KEYS
+    head_keys: int = HEAD_KEYS
+
+
+class Head:
+    """A window onto the first keys of an ordered family.
+
+    Every key below ``_bound`` is in ``_alive``; keys at or above it are in the table, or in ``_beyond`` while pending.
+    """
+
+    def __init__(self, state: "State", kind: int, size: int) -> None:
+        self._state, self._size = state, size
+        self._stop = bytes([kind + 1])
+        self._heap: list[bytes] = []  # may hold dead keys; ``_alive`` decides
+        self._alive: set[bytes] = set()
+        self._beyond: set[bytes] = set()
+        self._bound = bytes([kind])
+        self._complete = False  # nothing lies at or above the bound
+
+    def first(self) -> bytes | None:
+        """Return the least key of the family, or None."""
+        heap, alive = self._heap, self._alive
+        while True:
+            while heap:
+                if heap[0] in alive:
+                    return heap[0]
+                heappop(heap)
+            if self._complete:
+                return None
+            self._refill()
+
+    def add(self, key: bytes) -> None:
+        if self._complete or key < self._bound:
+            if key not in self._alive:
+                self._alive.add(key)
+                heappush(self._heap, key)
+                if len(self._heap) > 4 * self._size:
+                    self._trim()
+        else:
+            self._beyond.add(key)
+
+    def discard(self, key: bytes) -> None:
+        self._alive.discard(key)
+        self._beyond.discard(key)
+
+    def flushed(self, key: bytes) -> None:
+        """The key is in the table now."""
+        self._beyond.discard(key)
+
+    def _refill(self) -> None:
+        rows = self._state.table_keys(self._bound, self._stop, self._size)
+        if len(rows) < self._size:
+            self._complete, bound = True, self._stop
+        else:
+            bound = rows[-1] + b"\0"
+        near = [key for key in self._beyond if key < bound]
+        self._beyond.difference_update(near)
+        self._alive.update(near)
+        self._alive.update(row for row in rows if not self._state.is_deleted(row))
+        self._bound = bound
+        self._heap = list(self._alive)
+        heapify(self._heap)
+
+    def _trim(self) -> None:
+        """Give up the far end of a window that has grown; what is pending stays known."""
+        self._heap = sorted(self._alive)
+        if len(self._heap) <= 2 * self._size:
+            return
+        far = self._heap[self._size :]
+        del self._heap[self._size :]
+        self._alive = set(self._heap)
+        self._bound, self._complete = far[0], False
+        self._beyond.update(key for key in far if self._state.is_pending(key))
+
+
+class State:
+    """The ordered key-value space of one partition."""
+
+    def __init__(
+        self, table: Table, limits: Limits = Limits(), *, ordered: Iterable[int] = (keys.TIMER, keys.QUEUE)
+    ) -> None:  # noqa: B008 - frozen
+        self._table, self._limits = table, limits
+        self._pending: dict[bytes, bytes | None] = {}
+        self._new: set[bytes] = set()  # pending keys that the table cannot have
+        self._landing: dict[bytes, bytes | None] = {}  # on their way to the table
+        self._entered: deque[tuple[int, list[bytes]]] = deque()
+        self._entering: list[bytes] = []
+        self.changes: dict[bytes, bytes | None] = {}  # of the turn that is being decided
+        self._heads = {kind: Head(self, kind, limits.head_keys) for kind in ordered}
+
+    def put(self, key: bytes, value: bytes, *, new: bool = False) -> None:
+        """Set a value; ``new`` says that the key has never been set, or was deleted and is gone from the table."""
+        self.changes[key] = value
+        if key not in self._pending:
+            self._entering.append(key)
+            if new:
+                self._new.add(key)
+        self._pending[key] = value
+        head = self._heads.get(key[0])
+        if head is not None:
+            head.add(key)
+
+    def delete(self, key: bytes) -> None:
+        """Remove a key, whether or not it is there."""
+        self.changes[key] = None
+        if key in self._new:
+            self._new.discard(key)
+            del self._pending[key]
+        else:
+            if key not in self._pending:
+                self._entering.append(key)
+            self._pending[key] = None
+        head = self._heads.get(key[0])
+        if head is not None:
+            head.discard(key)
+
+    def get(self, key: bytes) -> bytes | None:
+        """Read a value."""
+        if key in self._pending:
+            return self._pending[key]
+        if key in self._landing:
+            return self._landing[key]
+        return self._table.get(key)
+
+    def scan(self, prefix: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        """Read the first ``limit`` pairs with a prefix. Its work grows with the overlay: not for the hot path."""
+        stop = keys.after(prefix)
+        overlay = {key: value for key, value in (self._landing | self._pending).items() if prefix <= key < stop}
+        merged = {key: value for key, value in overlay.items() if value is not None}
+        start, wanted = prefix, limit
+        while True:
+            rows = self._table.scan(start, stop, wanted)
+            merged.update((key, value) for key, value in rows if key not in overlay)
+            if len(rows) < wanted:
+                return sorted(merged.items())[:limit]
+            start = rows[-1][0] + b"\0"
+            known = sorted(pair for pair in merged.items() if pair[0] < start)
+            if len(known) >= limit:
+                return known[:limit]
+
+    def owned(self, prefix: bytes) -> list[tuple[bytes, bytes]]:
+        """Read everything below an owner's prefix that is wholly in the table: one range read, no merge."""
+        return self._table.scan(prefix, keys.after(prefix), 1 << 40)
+
+    def first(self, kind: int) -> bytes | None:
+        """Return the least key of an ordered family."""
+        return self._heads[kind].first()
+
+    @property
+    def oldest_turn(self) -> int | None:
+        """The oldest turn that still has a pending key; every write before it is in the table."""
+        return self._entered[0][0] if self._entered else None
+
+    def seal(self, turn: int) -> Slice:
+        """End a turn: hand out its changes, and what is due for the table. Call ``landed`` when they are durable."""
+        assert not self._landing, "a slice is on its way; call landed() first"
+        changes, self.changes = self.changes, {}
+        if self._entering:
+            self._entered.append((turn, self._entering))
+            self._entering = []
+        flush = self._take_slice(turn)
+        return Slice(changes, flush, self._entered[0][0] if self._entered else turn + 1)
+
+    def landed(self) -> None:
+        """The last slice is durable."""
+        self._landing.clear()
+
+    def is_deleted(self, key: bytes) -> bool:
+        overlay = self._pending if key in self._pending else self._landing
+        return overlay.get(key, b"") is None
+
+    def is_pending(self, key: bytes) -> bool:
+        return key in self._pending or key in self._landing
+
+    def table_keys(self, start: bytes, stop: bytes, limit: int) -> list[bytes]:
+        """Read keys as the table has them, with those that are just landing."""
+        rows = [key for key, _ in self._table.scan(start, stop, limit)]
+        if not self._landing:
+            return rows
+        upto = rows[-1] if len(rows) == limit else stop
+        landing = {key for key, value in self._landing.items() if value is not None and start <= key <= upto}
+        return sorted(landing.union(rows))
+
+    def _take_slice(self, turn: int) -> list[tuple[bytes, bytes | None]]:
+        limits = self._limits
+        excess = len(self._pending) - limits.pending_keys
+        wanted = max(limits.slice_keys, excess // 2) if excess > 0 else 0
+        horizon = turn - limits.pending_turns // 2 if self._is_overdue(turn) else -1
+        if wanted == 0 and horizon < 0:
+            return []
+        flush: list[tuple[bytes, bytes | None]] = []
+        while self._entered and (len(flush) < wanted or self._entered[0][0] < horizon):
+            for key in self._entered.popleft()[1]:
+                if key in self._pending:
+                    value = self._pending.pop(key)
+                    self._new.discard(key)
+                    flush.append((key, value))
+                    head = self._heads.get(key[0])
+                    if head is not None:
+                        head.flushed(key)
+            if not self._pending:
+                self._entered.clear()
+        flush.sort()  # neighbours in the table are written together
+        self._landing.update(flush)
+        return flush
+
+    def _is_overdue(self, turn: int) -> bool:
+        return bool(self._entered) and self._entered[0][0] < turn - self._limits.pending_turns

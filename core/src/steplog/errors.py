@@ -1,0 +1,200 @@
+"""Every error that steplog raises: what happened, with which value, and what to do.
+
+``code`` is part of the API; ``docs/errors.md`` has an entry for each.
+"""
+
+from datetime import datetime, timedelta
+from typing import ClassVar
+
+
+class SteplogError(Exception):
+    """The root of steplog's errors."""
+
+    code: ClassVar[str] = "steplog_error"
+    retryable: ClassVar[bool] = False
+    exit_code: ClassVar[int] = 1  # of a command that ends with it
+
+
+class ConfigInvalid(SteplogError):
+    """Something was declared in a way that cannot work. Lists every problem, not the first."""
+
+    code = "config_invalid"
+    exit_code = 2
+
+    def __init__(self, what: str, problems: list[str]) -> None:
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        super().__init__("\n  ".join([f"{count} in {what}", *problems]))
+        self.problems = problems
+
+
+class EventInvalid(SteplogError):
+    """An event breaks a rule of the event format."""
+
+    code = "event_invalid"
+    exit_code = 5
+
+
+class EventTooLarge(SteplogError):
+    """An event exceeds what the log accepts."""
+
+    code = "event_too_large"
+    exit_code = 5
+
+    def __init__(self, size_bytes: int, limit_bytes: int) -> None:
+        super().__init__(
+            f"Event is over the max size: it is {size_bytes} bytes, the limit is {limit_bytes}; "
+            "store the payload elsewhere and send its address"
+        )
+        self.size_bytes, self.limit_bytes = size_bytes, limit_bytes
+
+
+class LogUnavailable(SteplogError):
+    """The log cannot be read or written at the moment."""
+
+    code = "log_unavailable"
+    retryable = True
+    exit_code = 3
+
+
+class LogCorrupt(SteplogError):
+    """A row of the log does not match its checksum."""
+
+    code = "log_corrupt"
+    exit_code = 3
+
+    def __init__(self, path: str, where: str) -> None:
+        super().__init__(
+            f"{path}: {where} does not match its checksum, so the file was changed or damaged; "
+            "nothing was written to it. Restore it from a backup, or move it away to start with an empty log"
+        )
+        self.path, self.where = path, where
+
+
+class LogLocked(SteplogError):
+    """Another process writes this log."""
+
+    code = "log_locked"
+    exit_code = 3
+
+    def __init__(self, path: str, holder: str) -> None:
+        super().__init__(
+            f"{path} is being written by {holder}; a log has one writer at a time. "
+            "Stop that process, or give this one a log of its own with --log sqlite:OTHER.db"
+        )
+        self.path, self.holder = path, holder
+
+
+class Overloaded(SteplogError):
+    """More is waiting than the node takes; send again later."""
+
+    code = "overloaded"
+    retryable = True
+    exit_code = 3
+
+
+class PortInUse(SteplogError):
+    """The address to listen on is taken."""
+
+    code = "port_in_use"
+    exit_code = 2
+
+
+class ServerUnreachable(SteplogError):
+    """No steplog server answers."""
+
+    code = "server_unreachable"
+    retryable = True
+    exit_code = 3
+
+
+class NotFound(SteplogError):
+    """No run, event or file has this name."""
+
+    code = "not_found"
+    exit_code = 4
+
+
+class Refused(SteplogError):
+    """The server understood the request and refused it."""
+
+    code = "refused"
+    exit_code = 5
+
+
+class NonRetriableError(SteplogError):
+    """Raise it to say that trying again cannot help.
+
+    Inside a step the step fails now, in the function the run fails now (ERR-07).
+    """
+
+    code = "non_retriable_error"
+
+
+class RetryAfterError(SteplogError):
+    """Raise it to set the time of the next attempt (ERR-08). It adds no attempt.
+
+    ``retry_after`` is a duration (``timedelta``, or milliseconds as ``int``) or a ``datetime`` with a zone. The next
+    attempt comes after at least 1 s and at most 24 h (LIMW-01).
+    """
+
+    code = "retry_after_error"
+    retryable = True
+
+    def __init__(self, message: str, retry_after: timedelta | int | datetime) -> None:
+        super().__init__(message)
+        if isinstance(retry_after, datetime) and retry_after.tzinfo is None:
+            raise ValueError("retry_after is a datetime without a zone; give it one, as in datetime.now(UTC)")
+        self.retry_after = retry_after
+
+
+class StepError(SteplogError):
+    """A step has failed for good: all its attempts, or one that said that trying again cannot help (ERR-09).
+
+    Catch it to go on without the step; uncaught it fails the run.
+    """
+
+    code = "step_errored"
+
+    def __init__(self, message: str, name: str = "StepError", stack: str | None = None) -> None:
+        super().__init__(message)
+        self.message, self.name, self.stack = message, name, stack
+
+
+class OutputUnserializable(SteplogError):
+    """A step or function returned something that JSON cannot hold."""
+
+    code = "output_unserializable"
+
+
+class OutputTooLarge(SteplogError):
+    """A step or function returned more than the limit."""
+
+    code = "output_too_large"
+
+    def __init__(self, what: str, size_bytes: int, limit_bytes: int) -> None:
+        super().__init__(
+            f"{what} returned {size_bytes} bytes, the limit is {limit_bytes}; store it elsewhere and return its address"
+        )
+        self.size_bytes, self.limit_bytes = size_bytes, limit_bytes
+
+
+class StepLimitExceeded(SteplogError):
+    """A run has made more steps than the limit."""
+
+    code = "step_limit_exceeded"
+
+
+class StateSizeExceeded(SteplogError):
+    """A run has recorded more bytes than the limit."""
+
+    code = "state_size_exceeded"
+
+
+class StepOutsideRun(SteplogError):
+    """``current_step()`` was called where no step runs."""
+
+    code = "step_outside_run"
+
+
+class Interrupt(BaseException):  # noqa: N818 - it is no error
+    """Closes a live run: raised at its awaits, so that ``finally`` blocks run. The run goes on later, from its record."""

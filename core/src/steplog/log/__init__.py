@@ -1,0 +1,1 @@
+"""Logs: where turns are committed. A log only stores; it decides nothing."""

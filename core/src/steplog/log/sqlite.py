@@ -1,0 +1,263 @@
+"""The log in one SQLite file: one writer, fsync on every commit, few rows whatever the turn holds.
+
+A commit writes one redo row (every state change of the turn), one journal row and one events row (its records as JSON
+arrays). The state table behind them is brought up to date in slices; replaying the redo at load closes the gap. Every
+row carries the CRC-32 of its key and value, checked when it is read: SQLite does not notice a flipped byte (fault C4).
+
+Readers (``JournalReader``) may be other processes; a second writer is refused by a lock file.
+"""
+
+import fcntl
+import json
+import os
+import sqlite3
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self
+from zlib import crc32
+
+import msgspec
+
+from steplog.engine import keys
+from steplog.engine.processor import LoadedState, Turn
+from steplog.errors import LogCorrupt, LogLocked, LogUnavailable
+
+FORMAT = 1  # PRAGMA user_version
+BUSY_S = 5.0  # a reader's checkpoint lock is short
+_SCHEMA = """
+CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE redo (turn INTEGER PRIMARY KEY, data BLOB NOT NULL, crc INTEGER NOT NULL);
+CREATE TABLE journal (position INTEGER PRIMARY KEY, data BLOB NOT NULL, crc INTEGER NOT NULL);
+CREATE TABLE events (position INTEGER PRIMARY KEY, data BLOB NOT NULL, crc INTEGER NOT NULL);
+CREATE TABLE state (key BLOB PRIMARY KEY, value BLOB NOT NULL, crc INTEGER NOT NULL) WITHOUT ROWID;
+"""
+
+
+class _Redo(msgspec.Struct, array_like=True):
+    """The value of a redo row, as msgpack."""
+
+    now_ms: int
+    changes: dict[bytes, bytes | None]
+
+
+_encode_redo = msgspec.msgpack.Encoder().encode
+_decode_redo = msgspec.msgpack.Decoder(_Redo).decode
+
+
+class SqliteTable:
+    """The state table, read by the writer's own connection."""
+
+    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+        self._connection, self._path = connection, path
+
+    def get(self, key: bytes) -> bytes | None:
+        row = self._connection.execute("SELECT value, crc FROM state WHERE key = ?", (key,)).fetchone()
+        return None if row is None else self._checked(key, *row)
+
+    def scan(self, start: bytes, stop: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        rows = self._connection.execute(
+            "SELECT key, value, crc FROM state WHERE key >= ? AND key < ? ORDER BY key LIMIT ?", (start, stop, limit)
+        ).fetchall()
+        return [(key, self._checked(key, value, crc)) for key, value, crc in rows]
+
+    def _checked(self, key: bytes, value: bytes, crc: int) -> bytes:
+        if crc32(value, crc32(key)) != crc:
+            raise LogCorrupt(str(self._path), f"the state of {keys.printed(key)}")
+        return value
+
+
+class SqliteLog:
+    """The writer of a log file. Create it, ``load`` it once, then ``commit`` turns in order.
+
+    Raises ``LogLocked`` where another process writes the file, ``LogCorrupt`` where a row was damaged, and
+    ``LogUnavailable`` where the file cannot be opened or written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._redo_from = 0
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._lock = _lock(path)
+        except OSError as error:
+            raise LogUnavailable(f"{path}: {error.strerror or error}") from error
+        try:
+            self._connection = self._open()
+        except BaseException:
+            os.close(self._lock)
+            raise
+
+    async def load(self) -> LoadedState:
+        """Replay the redo into the table and hand out what is committed."""
+        connection = self._connection
+        with _foreign(self.path):
+            rows = connection.execute("SELECT turn, data, crc FROM redo ORDER BY turn").fetchall()
+            now_ms = turn = 0
+            last: dict[bytes, bytes | None] = {}
+            for turn, data, crc in rows:
+                redo = _decode_redo(_checked(self.path, "redo", turn, data, crc))
+                now_ms = redo.now_ms
+                last.update(redo.changes)
+            connection.execute("BEGIN IMMEDIATE")
+            self._write_table(sorted(last.items()))
+            connection.execute("DELETE FROM redo WHERE turn < ?", (turn,))
+            connection.execute("COMMIT")
+        return LoadedState(turn=turn, now_ms=now_ms, table=SqliteTable(connection, self.path))
+
+    async def commit(self, turn: Turn) -> None:
+        """Make a turn durable: when this returns, it is on the disk."""
+        execute, state = self._connection.execute, turn.state
+        with _foreign(self.path):
+            try:
+                execute("BEGIN IMMEDIATE")
+                _insert(execute, "redo", turn.number, _encode_redo((turn.now_ms, state.changes)))
+                if turn.records:
+                    _insert(execute, "journal", turn.number, b"[" + b",".join(turn.records) + b"]")
+                if turn.events:
+                    _insert(execute, "events", turn.number, b"[" + b",".join(turn.events) + b"]")
+                if state.flush:
+                    self._write_table(state.flush)
+                redo_from = min(state.redo_from, turn.number)  # the newest row stays: it has turn and time
+                if redo_from - self._redo_from >= 64 or state.flush:
+                    execute("DELETE FROM redo WHERE turn < ?", (redo_from,))
+                    self._redo_from = redo_from
+                execute("COMMIT")
+            except BaseException:
+                with suppress(sqlite3.Error):
+                    execute("ROLLBACK")
+                raise
+
+    def close(self) -> None:
+        """Close the file and give the lock back."""
+        with suppress(sqlite3.Error):
+            self._connection.close()
+        os.close(self._lock)
+
+    def _open(self) -> sqlite3.Connection:
+        with _foreign(self.path):
+            connection = sqlite3.connect(
+                self.path, timeout=BUSY_S, isolation_level=None, check_same_thread=False, cached_statements=64
+            )
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+            if version == 0:
+                log_id = os.urandom(16).hex()
+                connection.executescript(
+                    f"BEGIN; {_SCHEMA} INSERT INTO meta VALUES ('log_id', '{log_id}');"
+                    f" PRAGMA user_version = {FORMAT}; COMMIT;"
+                )
+            elif version > FORMAT:
+                connection.close()
+                raise LogUnavailable(
+                    f"{self.path} was written by a newer steplog (format {version}, this one reads {FORMAT})"
+                )
+        return connection
+
+    def _write_table(self, pairs: list[tuple[bytes, bytes | None]]) -> None:
+        gone = [(key,) for key, value in pairs if value is None]
+        kept = [(key, value, crc32(value, crc32(key))) for key, value in pairs if value is not None]
+        if gone:
+            self._connection.executemany("DELETE FROM state WHERE key = ?", gone)
+        if kept:
+            self._connection.executemany("INSERT OR REPLACE INTO state VALUES (?, ?, ?)", kept)
+
+
+class Row(NamedTuple):
+    """A row of journal or events: the turn that wrote it, and its records as a JSON array."""
+
+    position: int
+    data: bytes
+
+
+class JournalReader:
+    """Reads a log file that another process may be writing."""
+
+    def __init__(self, path: Path) -> None:
+        if not path.exists():
+            raise LogUnavailable(f"{path} does not exist; steplog dev or start make it")
+        self.path = path
+        with _foreign(path):
+            self._connection = sqlite3.connect(
+                f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_S, isolation_level=None,
+                check_same_thread=False,
+            )  # fmt: skip
+            row = self._connection.execute("SELECT value FROM meta WHERE name = 'log_id'").fetchone()
+        self.log_id: str = row[0]
+
+    def journal(self, after: int, limit: int) -> list[Row]:
+        """Rows of the journal after a position, in order."""
+        return self._rows("journal", after, limit)
+
+    def events(self, after: int, limit: int) -> list[Row]:
+        """Rows of accepted events after a position, in order."""
+        return self._rows("events", after, limit)
+
+    def last_position(self) -> int:
+        """The position of the newest commit."""
+        with _foreign(self.path):
+            (turn,) = self._connection.execute("SELECT max(turn) FROM redo").fetchone()
+        return int(turn or 0)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._connection.close()
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def _rows(self, table: str, after: int, limit: int) -> list[Row]:
+        with _foreign(self.path):
+            rows = self._connection.execute(
+                f"SELECT position, data, crc FROM {table} WHERE position > ? ORDER BY position LIMIT ?",  # noqa: S608 - ours
+                (after, limit),
+            ).fetchall()
+        return [Row(position, _checked(self.path, table, position, data, crc)) for position, data, crc in rows]
+
+
+def _insert(execute: object, table: str, position: int, data: bytes) -> None:
+    crc = crc32(data, crc32(position.to_bytes(8, "big")))
+    execute(f"INSERT INTO {table} VALUES (?, ?, ?)", (position, data, crc))  # type: ignore[operator]  # noqa: S608
+
+
+def _checked(path: Path, table: str, position: int, data: bytes, crc: int) -> bytes:
+    if crc32(data, crc32(position.to_bytes(8, "big"))) != crc:
+        raise LogCorrupt(str(path), f"row {position} of {table}")
+    return data
+
+
+class _foreign:  # noqa: N801 - reads as a statement
+    """Turn SQLite's errors into ours, at the port."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if not isinstance(error, sqlite3.Error):
+            return
+        if error.sqlite_errorname in ("SQLITE_NOTADB", "SQLITE_CORRUPT"):
+            raise LogCorrupt(str(self._path), "the file (it is not, or no longer, a SQLite database)") from error
+        raise LogUnavailable(f"{self._path}: {error}") from error
+
+
+def _lock(path: Path) -> int:
+    """Take the writer's lock beside the file, or raise ``LogLocked`` with the name of the holder."""
+    lock = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.read(lock, 1000)
+        os.close(lock)
+        try:
+            name = f"process {json.loads(holder)['pid']}"
+        except (ValueError, KeyError):
+            name = "another process"
+        raise LogLocked(str(path), name) from None
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, json.dumps({"pid": os.getpid()}).encode(), 0)
+    return lock
