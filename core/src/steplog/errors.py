@@ -196,5 +196,5 @@ class StepOutsideRun(SteplogError):
     code = "step_outside_run"
 
 
-class Interrupt(BaseException):  # noqa: N818 - it is no error
-    """Closes a live run: raised at its awaits, so that ``finally`` blocks run. The run goes on later, from its record."""
+class Interrupt(BaseException):
+    """Closes a live run: raised at its awaits, so that ``finally`` blocks run. It goes on later, from its records."""

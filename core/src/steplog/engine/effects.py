@@ -1,4 +1,7 @@
-"""What happens after a turn is committed. Every effect is safe to repeat: it is derived from the state again at a start."""
+"""What happens after a turn is committed.
+
+Every effect is safe to repeat: it is not kept, but derived from the state again at a start.
+"""
 
 import msgspec
 

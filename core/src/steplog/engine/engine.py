@@ -1,7 +1,7 @@
 """Decides messages: how owners change, what is written, what happens after.
 
-One ``apply`` handles one message. It changes the state, appends journal records and asks for effects; nothing of that is
-visible outside before the turn that holds it is committed. The engine keeps open runs in memory until their last write
+One ``apply`` handles one message. It changes the state, appends journal records and asks for effects; nothing of that
+is visible outside before the turn that holds it is committed. The engine keeps open runs in memory until their last write
 is in the table, so reading one back never merges (``engine/state.py``).
 """
 
@@ -12,8 +12,9 @@ import msgspec
 
 from steplog.engine import effects, keys, records
 from steplog.engine.effects import Effect
+from steplog.engine.events import accept_event
 from steplog.engine.functions import ENVIRONMENTS, EngineConfig, FunctionSpec, Registry
-from steplog.engine.ids import decode_ulid, encode_ulid, hash16, run_id, slot_of, ulid
+from steplog.engine.ids import decode_ulid, encode_ulid, hash16, run_id, ulid
 from steplog.engine.messages import (
     Adopt,
     DispatchLost,
@@ -610,7 +611,7 @@ class Engine:
     def _env(self, run: Run) -> str:
         return ENVIRONMENTS[keys.env_of(run.key)]
 
-    def _set_live(self, run: Run, is_live: bool) -> None:  # noqa: FBT001
+    def _set_live(self, run: Run, is_live: bool) -> None:
         if run.is_live == is_live:
             return
         run.is_live = is_live
@@ -654,27 +655,6 @@ class Engine:
                 self.state.put(keys.seen_day(env, today) + key[13:], value)
         if len(old) == SWEPT_PER_TURN:
             self.follow_ups.append(SweepSeen(env=env))
-
-
-def accept_event(
-    event: EventOut, internal_id: bytes, *, env: int, received_ms: int, source: str, is_seeded: bool = False,
-    ticket: int | None = None, is_last: bool = True,
-) -> EventAccepted:  # fmt: skip
-    """Make the message of an accepted event, and its record on the log."""
-    env_bytes = env.to_bytes(4, "big")
-    sender_id = event.id or None
-    internal_text = encode_ulid(internal_id)
-    slot = slot_of(hash16(env_bytes + (sender_id.encode("utf8") if sender_id else internal_id)))
-    ts_ms = event.ts or received_ms
-    stored = records.StoredEvent(
-        internal_id=internal_text, id=sender_id or internal_text, name=event.name, data=event.data, ts=ts_ms,
-        received_at=received_ms, env=ENVIRONMENTS[env], source=source, slot=slot,
-        user=event.user if event.user is not None else msgspec.UNSET, v=event.v if event.v is not None else msgspec.UNSET,
-    )  # fmt: skip
-    return EventAccepted(
-        env=env, internal_id=internal_id, id=stored.id, name=event.name, ts_ms=ts_ms, received_ms=received_ms, slot=slot,
-        body=_encode(stored), is_repeatable=sender_id is not None or is_seeded, ticket=ticket, is_last=is_last,
-    )  # fmt: skip
 
 
 def _lost_text(lost: int) -> str:

@@ -31,5 +31,5 @@ def delay_ms(policy: RetryPolicy, failures: int, *, asked_ms: int | None, seed: 
 
 
 def lost_delay_ms(lost: int) -> int:
-    """How long to wait before a run is dispatched again that lost its process ``lost`` times in a row: at once at first."""
+    """How long a run waits that lost its process ``lost`` times in a row: it is dispatched at once at first."""
     return 0 if lost <= 1 else min(LOST_BASE_MS << min(lost - 2, 16), LOST_MOST_MS)

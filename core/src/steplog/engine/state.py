@@ -132,7 +132,7 @@ class State:
 
     def __init__(
         self, table: Table, limits: Limits = Limits(), *, ordered: Iterable[int] = (keys.TIMER, keys.QUEUE)
-    ) -> None:  # noqa: B008 - frozen
+    ) -> None:
         self._table, self._limits = table, limits
         self._pending: dict[bytes, bytes | None] = {}
         self._new: set[bytes] = set()  # pending keys that the table cannot have

@@ -25,13 +25,13 @@ from steplog.errors import LogCorrupt, LogLocked, LogUnavailable
 
 FORMAT = 1  # PRAGMA user_version
 BUSY_S = 5.0  # a reader's checkpoint lock is short
-_SCHEMA = """
-CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE redo (turn INTEGER PRIMARY KEY, data BLOB NOT NULL, crc INTEGER NOT NULL);
-CREATE TABLE journal (position INTEGER PRIMARY KEY, data BLOB NOT NULL, crc INTEGER NOT NULL);
-CREATE TABLE events (position INTEGER PRIMARY KEY, data BLOB NOT NULL, crc INTEGER NOT NULL);
-CREATE TABLE state (key BLOB PRIMARY KEY, value BLOB NOT NULL, crc INTEGER NOT NULL) WITHOUT ROWID;
-"""
+_SCHEMA = (
+    "CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE redo (turn INTEGER PRIMARY KEY, data BLOB NOT NULL, crc INTEGER NOT NULL)",
+    "CREATE TABLE journal (position INTEGER PRIMARY KEY, data BLOB NOT NULL, crc INTEGER NOT NULL)",
+    "CREATE TABLE events (position INTEGER PRIMARY KEY, data BLOB NOT NULL, crc INTEGER NOT NULL)",
+    "CREATE TABLE state (key BLOB PRIMARY KEY, value BLOB NOT NULL, crc INTEGER NOT NULL) WITHOUT ROWID",
+)
 
 
 class _Redo(msgspec.Struct, array_like=True):
@@ -143,11 +143,12 @@ class SqliteLog:
             connection.execute("PRAGMA synchronous = FULL")
             (version,) = connection.execute("PRAGMA user_version").fetchone()
             if version == 0:
-                log_id = os.urandom(16).hex()
-                connection.executescript(
-                    f"BEGIN; {_SCHEMA} INSERT INTO meta VALUES ('log_id', '{log_id}');"
-                    f" PRAGMA user_version = {FORMAT}; COMMIT;"
-                )
+                connection.execute("BEGIN IMMEDIATE")
+                for statement in _SCHEMA:
+                    connection.execute(statement)
+                connection.execute("INSERT INTO meta VALUES ('log_id', ?)", (os.urandom(16).hex(),))
+                connection.execute(f"PRAGMA user_version = {FORMAT}")
+                connection.execute("COMMIT")
             elif version > FORMAT:
                 connection.close()
                 raise LogUnavailable(
