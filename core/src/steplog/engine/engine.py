@@ -183,7 +183,7 @@ class Engine:
             value = self.state.get(keys.seen(event.env, day, function, event.id))
             if value is not None:
                 owner, first_ms = _seen_decoder.decode(value)
-                if self._now_ms - first_ms < DAY_MS or self._is_open(keys.run(event.env, decode_ulid(owner))):
+                if self._now_ms - first_ms < DAY_MS or self.is_open(keys.run(event.env, decode_ulid(owner))):
                     return False
         self.state.put(keys.seen(event.env, today, function, event.id), _encode((encode_ulid(run), self._now_ms)))
         return True
@@ -335,8 +335,8 @@ class Engine:
                 self._complete(run, message.step, step, data, started, ended, is_new=is_new)
             case StepError():
                 self._step_error(run, message.step, step, message.op, is_new=is_new)
-            case Sleep(until_ms=until):
-                self._sleep(run, message.step, step, until)
+            case Sleep(until_ms=until, for_ms=for_ms):
+                self._sleep(run, message.step, step, self._now_ms + for_ms if until is None else until)
             case SendEvent(events=events):
                 ids = self._send(run, message.step, events)
                 self._complete(run, message.step, step, _encode(ids), self._now_ms, self._now_ms, is_new=is_new)
@@ -599,7 +599,8 @@ class Engine:
             self._rest(run)
         return run
 
-    def _is_open(self, key: bytes) -> bool:
+    def is_open(self, key: bytes) -> bool:
+        """Whether a run exists and has not ended."""
         run = self._run(key)
         return run is not None and not run.is_terminal
 
@@ -651,7 +652,7 @@ class Engine:
         for key, value in old:
             self.state.delete(key)
             owner, _ = _seen_decoder.decode(value)
-            if self._is_open(keys.run(env, decode_ulid(owner))):
+            if self.is_open(keys.run(env, decode_ulid(owner))):
                 self.state.put(keys.seen_day(env, today) + key[13:], value)
         if len(old) == SWEPT_PER_TURN:
             self.follow_ups.append(SweepSeen(env=env))

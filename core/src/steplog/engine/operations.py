@@ -42,9 +42,10 @@ class StepError(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class Sleep(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """A pause until a time."""
+    """A pause: until a time, or for a while from when it is decided."""
 
-    until_ms: int
+    until_ms: int | None = None
+    for_ms: int = 0
 
 
 class SendEvent(msgspec.Struct, frozen=True, kw_only=True, tag=True):

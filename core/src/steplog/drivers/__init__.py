@@ -1,0 +1,1 @@
+"""Drivers: they carry out dispatches, and report operations."""

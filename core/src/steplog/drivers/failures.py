@@ -1,0 +1,76 @@
+"""How an exception of user code is recorded (ERR-06…08, ERR-18, fault D9)."""
+
+import traceback
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+from steplog.durations import epoch_ms, milliseconds
+from steplog.engine.operations import ErrorInfo
+from steplog.errors import NonRetriableError, OutputTooLarge, OutputUnserializable, RetryAfterError, StepError
+
+STACK_CHARACTERS = 8_000
+_OURS = str(Path(__file__).parent.parent)
+
+
+class Failure(NamedTuple):
+    """An exception, as the engine gets it."""
+
+    error: ErrorInfo
+    is_final: bool
+    retry_after_ms: int | None
+
+
+def describe_error(error: BaseException) -> Failure:
+    """Read an exception. Never raises, whatever the exception's own methods do."""
+    final = any(isinstance(e, NonRetriableError | StepError | OutputTooLarge | OutputUnserializable) for e in _leaves(error))
+    return Failure(_info(error), final, _retry_after_ms(error))
+
+
+def _info(error: BaseException) -> ErrorInfo:
+    leaf = next(_leaves(error), error)
+    if isinstance(leaf, StepError):
+        return ErrorInfo(name=leaf.name, message=leaf.message, stack=leaf.stack)
+    cause = leaf.__cause__
+    return ErrorInfo(
+        name=type(leaf).__name__,
+        message=_message(leaf),
+        stack=_stack(leaf),
+        cause=ErrorInfo(name=type(cause).__name__, message=_message(cause)) if cause is not None else None,
+    )
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    """The exceptions in a group, or the exception itself."""
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return str(error).encode("utf8", "replace").decode()
+    except Exception:  # noqa: BLE001 - user code: __str__ may raise
+        return f"<{type(error).__name__} whose text cannot be read>"
+
+
+def _stack(error: BaseException) -> str:
+    """The traceback from the user's first frame on."""
+    try:
+        frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(_OURS)]
+        lines = [*traceback.format_list(frames), f"{type(error).__name__}: {_message(error)}"]
+        return "".join(lines).encode("utf8", "replace").decode()[-STACK_CHARACTERS:]
+    except Exception:  # noqa: BLE001 - user code: a source line or a loader may raise
+        return f"{type(error).__name__}: {_message(error)}"
+
+
+def _retry_after_ms(error: BaseException) -> int | None:
+    for leaf in _leaves(error):
+        if isinstance(leaf, RetryAfterError):
+            if isinstance(leaf.retry_after, datetime):
+                return epoch_ms(leaf.retry_after) - epoch_ms(datetime.now(UTC))
+            return milliseconds(leaf.retry_after)
+    return None

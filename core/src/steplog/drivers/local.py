@@ -1,0 +1,549 @@
+"""The local driver: a function lives in this process, as a coroutine that stays alive between its steps.
+
+Theory of operation. Live and replayed runs are one thing: results wait in ``_results``, in the run's completion order,
+and are handed over one at a time, each when the run is at rest (``drivers/loop.py``). A live run gets its results as they
+are committed; a replayed one finds them all there. A step that is called while results wait begins only when none of them
+fits an open call, so a replay repeats no body that a recorded race has already decided.
+
+A run that only waits is parked: its coroutine is closed by ``Interrupt`` and made anew from its records when a result
+comes. The engine decides everything else; this file reports what happened and does what it is told.
+"""
+
+import asyncio
+import contextvars
+import functools
+import inspect
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import msgspec
+
+from steplog.context import Context
+from steplog.drivers.failures import Failure, describe_error
+from steplog.drivers.loop import TENANT, Tenant, UsersLoop
+from steplog.drivers.outgoing import outgoing_event
+from steplog.engine.effects import Backoff, Dispatch, Effect, MakeRoom, Recorded, Resume, Retry, RunEnded
+from steplog.engine.ids import hash16, step_wire_id
+from steplog.engine.messages import Message, OpReported, RunParked, RunReported
+from steplog.engine.operations import ErrorInfo, Lost, Operation, SendEvent, Sleep, StepError, StepRun
+from steplog.errors import Interrupt, OutputUnserializable, SteplogError
+from steplog.errors import StepError as StepFailed
+from steplog.event import Event
+from steplog.functions import Function
+from steplog.step import STEP, CurrentStep
+from steplog.values import Decode, dump, load, signature_of
+
+logger = logging.getLogger(__name__)
+
+EVICT_AFTER_MS = 30_000
+CLOSE_S = 5.0  # how long a closed function may unwind before it is named
+MOST_SLEEP_MS = 366 * 86_400_000  # LIM-01; a year, whichever
+
+
+class LocalConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """How the local driver treats its runs."""
+
+    evict_after_ms: int = EVICT_AFTER_MS  # a run whose open operations all wait longer is parked at once
+    output_bytes: int = 4_000_000  # of a step or function (LIM-03)
+    event_bytes: int = 256_000  # of an event that a step sends
+    threads: int = 16  # for plain ``def`` steps
+
+
+class StepNested(BaseException):
+    """A step was called inside a step's body (PY-35); no user code may catch it."""
+
+
+@functools.lru_cache(maxsize=16_384)
+def _identity(step_id: str, occurrence: int) -> tuple[str, bytes]:
+    """The wire's id of a step, and its key component."""
+    wire_id = step_wire_id(step_id, occurrence)
+    return wire_id, hash16(wire_id.encode())
+
+
+class Call:
+    """A step that the function has called and that has no result yet."""
+
+    __slots__ = ("attempt", "body", "copy", "due_ms", "future", "is_executing", "request", "step", "step_id", "wire_id")
+
+    def __init__(self, step: bytes, wire_id: str, step_id: str, future: "asyncio.Future[Any]") -> None:
+        self.step, self.wire_id, self.step_id, self.future = step, wire_id, step_id, future
+        self.attempt = 0
+        self.body: _Body | None = None
+        self.request: Callable[[], Operation] | None = None  # makes the operation of a step without a body
+        self.due_ms: int | None = None  # it waits until then
+        self.is_executing = False
+        self.copy: tuple[Any] | None = None  # the decoded copy of a result that is being committed
+
+
+class _Body(msgspec.Struct, frozen=True):
+    handler: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    is_async: bool
+    decode: Decode
+    context: contextvars.Context
+
+
+class _BodyTenant(Tenant):
+    """Callbacks of a step's body; they do not keep the run from resting."""
+
+    __slots__ = ("is_nested", "run", "step_id")
+
+    def __init__(self, run: "LiveRun", step_id: str) -> None:
+        super().__init__()
+        self.run, self.step_id = run, step_id
+        self.is_nested = False
+
+    def describe(self) -> str:
+        return f"step {self.step_id} of {self.run.describe()}"
+
+
+class LiveRun(Tenant):
+    """A run whose coroutine is alive."""
+
+    __slots__ = (
+        "_calls", "_counts", "_deferred", "_delivered", "_dispatch", "_driver", "_executing", "_function",
+        "_has_warned", "_pending", "_results", "_step_ended", "generation", "is_over", "key", "run_id", "task",
+    )  # fmt: skip
+
+    def __init__(self, driver: "LocalDriver", function: Function[Any, Any], dispatch: Dispatch) -> None:
+        super().__init__()
+        self._driver, self._function, self._dispatch = driver, function, dispatch
+        self.key, self.run_id, self.generation = dispatch.run, dispatch.run_id, dispatch.generation
+        self.is_over = False
+        self.task: asyncio.Task[None] | None = None
+        self._calls: dict[bytes, Call] = {}
+        self._counts: dict[str, int] = {}
+        self._deferred: list[Call] = []
+        self._executing: dict[bytes, Call] = {}
+        self._results: dict[bytes, Recorded] = {r.step: r for r in dispatch.recorded}
+        self._delivered = len(dispatch.recorded)
+        self._pending: dict[bytes, tuple[int | None, int]] = {p.step: (p.due_ms, p.attempt) for p in dispatch.pending}
+        self._pending.update((step, (None, attempt)) for step, attempt in dispatch.attempts)
+        self._has_warned = False
+        self._step_ended = False
+
+    def start(self) -> None:
+        """Begin the function."""
+        context = contextvars.copy_context()
+        context.run(TENANT.set, self)
+        self.task = asyncio.Task(self._main(), loop=self._driver.loop, context=context)
+
+    @property
+    def attempt(self) -> int:
+        step = STEP.get()
+        if step is not None:
+            return step.attempt
+        return 0 if self._step_ended else self._dispatch.attempt
+
+    def describe(self) -> str:
+        return f"{self._function.id} ({self.run_id})"
+
+    # --- what the function calls
+
+    def run_step(
+        self, step_id: str, handler: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Awaitable[Any]:
+        call = self._register(step_id)
+        signature = signature_of(handler)
+        call.body = _Body(handler, args, kwargs, signature.is_async, signature.decode, contextvars.copy_context())
+        self._begin(call)
+        return call.future
+
+    def sleep(self, step_id: str, *, until_ms: int | None, for_ms: int | None) -> Awaitable[None]:
+        now_ms = self._driver.now_ms()
+        due_ms = until_ms if until_ms is not None else now_ms + max(for_ms or 0, 0)
+        if due_ms - now_ms > MOST_SLEEP_MS:
+            raise StepFailed(f"step {step_id!r} sleeps for longer than a year", "InngestErrTimeoutTooLong")
+        call = self._register(step_id)
+        call.request = functools.partial(self._sleep, call, due_ms, Sleep(until_ms=until_ms, for_ms=max(for_ms or 0, 0)))
+        self._begin(call)
+        return call.future
+
+    def send_event(self, step_id: str, events: Sequence[Event[Any]]) -> Awaitable[list[str]]:
+        call = self._register(step_id)
+        call.request = functools.partial(self._send_event, events)
+        self._begin(call)
+        return call.future
+
+    def _register(self, step_id: str) -> Call:
+        body = TENANT.get()
+        if isinstance(body, _BodyTenant):
+            body.is_nested = True
+            raise StepNested
+        if self.is_over:
+            raise Interrupt
+        if not isinstance(step_id, str):
+            raise TypeError(f"a step's id is a string, not {step_id!r}")
+        occurrence = self._counts.get(step_id, 0)
+        self._counts[step_id] = occurrence + 1
+        wire_id, step = _identity(step_id, occurrence)
+        call = Call(step, wire_id, step_id, self._driver.loop.create_future())
+        self._calls[step] = call
+        return call
+
+    def _begin(self, call: Call) -> None:
+        """Begin a call, unless its result is there, or others are that come before it."""
+        waits = self._pending.get(call.step)
+        if waits is not None:
+            call.due_ms, call.attempt = waits
+            if call.due_ms is not None:
+                return
+        if call.step in self._results:
+            return
+        if self._results:
+            self._deferred.append(call)
+        else:
+            self._carry_out(call)
+
+    def _carry_out(self, call: Call) -> None:
+        if call.body is None:
+            assert call.request is not None, "a call has a body or a request"
+            try:
+                operation = call.request()
+            except SteplogError as error:
+                now_ms = self._driver.now_ms()
+                info = describe_error(error).error
+                operation = StepError(error=info, started_ms=now_ms, ended_ms=now_ms, final=True)
+            self._report(call, operation)
+        elif self._dispatch.is_poisoned:
+            self._report(call, Lost())
+        else:
+            call.is_executing = True
+            self._executing[call.step] = call
+            tenant = _BodyTenant(self, call.step_id)
+            key = f"{self.run_id}-{call.wire_id[:16]}"
+            context = call.body.context.copy()
+            context.run(TENANT.set, tenant)
+            context.run(STEP.set, CurrentStep(call.step_id, key, call.attempt))
+            self._driver.track(asyncio.Task(self._execute(call, tenant), loop=self._driver.loop, context=context))
+
+    def _sleep(self, call: Call, due_ms: int, operation: Sleep) -> Operation:
+        call.due_ms = due_ms
+        return operation
+
+    def _send_event(self, events: Sequence[Event[Any]]) -> Operation:
+        limit = self._driver.config.event_bytes
+        return SendEvent(events=tuple([outgoing_event(event, limit) for event in events]))
+
+    def _report(self, call: Call, operation: Operation) -> None:
+        self._driver.post(
+            OpReported(
+                run=self._dispatch.run, generation=self._dispatch.generation, step=call.step, wire_id=call.wire_id,
+                step_id=call.step_id, attempt=call.attempt, op=operation,
+            )
+        )  # fmt: skip
+
+    # --- bodies
+
+    async def _execute(self, call: Call, tenant: _BodyTenant) -> None:
+        """Run a step's body and report what came of it."""
+        body, started_ms = call.body, self._driver.now_ms()
+        assert body is not None, "only calls with a body are executed"
+        try:
+            if body.is_async:
+                value = await body.handler(*body.args, **body.kwargs)
+            else:
+                value = await self._driver.in_thread(body.handler, body.args, body.kwargs)
+            data = dump(value, call.step_id, self._driver.config.output_bytes)
+            call.copy = (load(data, body.decode, call.step_id),)
+            operation: Operation = StepRun(data=data, started_ms=started_ms, ended_ms=self._driver.now_ms())
+        except BaseException as error:  # noqa: BLE001 - user code
+            if self._driver.is_cancelling:
+                return  # the process ends; the next one begins the body again
+            operation = self._failed(error, started_ms)
+        if tenant.is_nested:
+            nested = ErrorInfo(name="StepNested", message="Nested steps are not supported.")
+            operation = StepError(error=nested, started_ms=started_ms, ended_ms=self._driver.now_ms(), final=True)
+        call.is_executing = False
+        self._executing.pop(call.step, None)
+        self._report(call, operation)
+
+    def _failed(self, error: BaseException, started_ms: int) -> Operation:
+        failure: Failure = describe_error(error)
+        return StepError(
+            error=failure.error, started_ms=started_ms, ended_ms=self._driver.now_ms(),
+            final=failure.is_final, retry_after_ms=failure.retry_after_ms,
+        )  # fmt: skip
+
+    async def _main(self) -> None:
+        """Run the function and report how it ended."""
+        dispatch, function = self._dispatch, self._function
+        try:
+            context: Context[Any] = Context(self, dispatch.events)
+            handler = function.handler
+            value = await (handler(context, context.step) if function.takes_step else handler(context))
+            output = dump(value, function.id, self._driver.config.output_bytes)
+            report = RunReported(
+                run=dispatch.run, generation=dispatch.generation, output=output, executing=tuple(self._executing)
+            )
+        except BaseException as error:  # noqa: BLE001 - user code
+            if self.is_over:
+                return
+            failure = describe_error(error)
+            report = RunReported(
+                run=dispatch.run, generation=dispatch.generation, error=failure.error, final=failure.is_final,
+                retry_after_ms=failure.retry_after_ms, executing=tuple(self._executing),
+            )  # fmt: skip
+        if self.is_over:
+            return
+        self._retire()
+        self._driver.post(report)
+
+    # --- what the engine says
+
+    def hand_over(self, recorded: Recorded) -> None:
+        """A result was recorded."""
+        self._delivered += 1
+        self._results[recorded.step] = recorded
+        if not self.ready:
+            self.rest()
+
+    def retry(self, step: bytes, attempt: int) -> None:
+        """A step's back-off is over."""
+        call = self._calls.get(step)
+        if call is None:
+            self._pending[step] = (None, attempt)
+            return
+        call.attempt, call.due_ms = attempt, None
+        self._carry_out(call)
+
+    def back_off(self, step: bytes, attempt: int, due_ms: int) -> None:
+        """A step failed and is tried again later."""
+        call = self._calls.get(step)
+        if call is not None:
+            call.attempt, call.due_ms = attempt, due_ms
+            if not self.ready:
+                self.rest()
+
+    def rest(self) -> None:
+        """The run is at rest: hand over the next result, else begin what was deferred, else see whether it only waits."""
+        if self.is_over:
+            return
+        while self._results:
+            call = self._next_result()
+            if call is None:
+                break
+            if self.ready:
+                return
+        if self._deferred:
+            deferred, self._deferred = self._deferred, []
+            for call in deferred:
+                self._carry_out(call)
+            return
+        if not self._executing and self._calls:
+            self._driver.consider_parking(self)
+
+    def _next_result(self) -> Call | None:
+        """Hand the first result that fits an open call to it."""
+        for position, (step, recorded) in enumerate(self._results.items()):
+            call = self._calls.pop(step, None)
+            if call is None:
+                continue
+            if position and not self._has_warned:
+                self._has_warned = True
+                logger.warning(
+                    "the order of steps has changed since the run began",
+                    extra={"fields": {"function": self._function.id, "run_id": self.run_id, "step": call.step_id}},
+                )
+            del self._results[step]
+            self._step_ended = True
+            self._settle(call, recorded)
+            return call
+        return None
+
+    def _settle(self, call: Call, recorded: Recorded) -> None:
+        future = call.future
+        if future.done():
+            return  # the function has turned away from it, as from the loser of a race
+        if recorded.error is not None:
+            error = recorded.error
+            future.set_exception(StepFailed(error.message, error.name, error.stack))
+            return
+        if call.copy is not None:
+            future.set_result(call.copy[0])
+            return
+        decode = call.body.decode if call.body is not None else msgspec.json.decode
+        try:
+            future.set_result(load(recorded.data or b"null", decode, call.step_id))
+        except OutputUnserializable as error:
+            future.set_exception(StepFailed(str(error), type(error).__name__))
+
+    # --- closing
+
+    def waits_until_ms(self) -> int | None:
+        """The earliest time at which an open call goes on; None where something else than waiting goes on."""
+        if self._executing or self._results or self._deferred or self.ready or not self._calls:
+            return None
+        earliest: int | None = None
+        for call in self._calls.values():
+            if call.due_ms is None:
+                return None  # its operation is being committed
+            if not call.future.done():
+                earliest = call.due_ms if earliest is None else min(earliest, call.due_ms)
+        return earliest
+
+    def park(self) -> None:
+        """Close the coroutine and tell the engine, which dispatches the run again when something comes."""
+        self._driver.post(
+            RunParked(run=self._dispatch.run, generation=self._dispatch.generation, delivered=self._delivered)
+        )
+        self.close()
+
+    def close(self) -> None:
+        """Raise ``Interrupt`` at every open call. What the function does from now on does not count."""
+        self._retire()
+        for call in list(self._calls.values()):
+            if not call.future.done():
+                call.future.set_exception(Interrupt())
+        if self.task is not None and not self.task.done():
+            self._driver.loop.call_later(CLOSE_S, self._warn_unclosed, context=contextvars.Context())
+
+    def _retire(self) -> None:
+        self.is_over = True
+        self._driver.forget(self._dispatch.run, self)
+
+    def _warn_unclosed(self) -> None:
+        if self.task is not None and not self.task.done():
+            logger.warning(
+                "a closed function does not end; it is abandoned",
+                extra={"fields": {"function": self._function.id, "run_id": self.run_id, "after_s": CLOSE_S}},
+            )
+
+
+class LocalDriver:
+    """All live runs of this process. Every method runs on the users' loop."""
+
+    def __init__(
+        self,
+        loop: UsersLoop,
+        functions: Mapping[str, Function[Any, Any]],
+        post: Callable[[Message], None],
+        config: LocalConfig = LocalConfig(),
+    ) -> None:
+        self.loop, self.post, self.config = loop, post, config
+        self._functions = functions
+        self._live: dict[bytes, LiveRun] = {}
+        self._waiting: dict[bytes, LiveRun] = {}  # in the order in which they began to wait
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._threads: ThreadPoolExecutor | None = None
+        self._is_draining = False
+        self.is_cancelling = False
+
+    @staticmethod
+    def now_ms() -> int:
+        """The wall clock, for when bodies began and ended."""
+        return time.time_ns() // 1_000_000
+
+    @property
+    def live_runs(self) -> int:
+        return len(self._live)
+
+    @property
+    def executing(self) -> int:
+        """How many bodies run."""
+        return len(self._tasks)
+
+    def handle(self, effects: Sequence[Effect]) -> None:
+        """Do what a committed turn asked for, in order."""
+        if self._is_draining:
+            return  # what is not begun here is begun by the next process
+        for effect in effects:
+            match effect:
+                case Resume(run=key, generation=generation):
+                    run = self._of(key, generation)
+                    if run is not None:
+                        run.hand_over(effect.recorded)
+                case Dispatch():
+                    self._dispatch(effect)
+                case Retry(run=key, generation=generation):
+                    run = self._of(key, generation)
+                    if run is not None:
+                        run.retry(effect.step, effect.attempt)
+                case Backoff(run=key, generation=generation):
+                    run = self._of(key, generation)
+                    if run is not None:
+                        run.back_off(effect.step, effect.attempt, effect.due_ms)
+                case RunEnded(run=key, generation=generation):
+                    run = self._of(key, generation)
+                    if run is not None:  # the engine ended it, the function has not
+                        run.close()
+                case MakeRoom():
+                    self._make_room(effect.count)
+                case _:
+                    pass
+
+    def abandon(self) -> None:
+        """The node has lost its state and reads it back: what lives here is of no use to it any more."""
+        for run in list(self._live.values()):
+            run.close()
+
+    async def drain(self, grace_s: float) -> None:
+        """Begin nothing, let the bodies that run end for a while, then close every run."""
+        self._is_draining = True
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=grace_s)
+        self.abandon()
+        self.is_cancelling = True
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=CLOSE_S)
+        if self._threads is not None:
+            self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def track(self, task: "asyncio.Task[None]") -> None:
+        """Keep a body's task until it ends."""
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def in_thread(self, handler: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run plain ``def`` user code: the one place where it happens. What it returns may be awaitable, as a lambda's."""
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(self.config.threads, thread_name_prefix="steplog-step")
+        context = contextvars.copy_context()
+        value = await self.loop.run_in_executor(
+            self._threads, functools.partial(context.run, handler, *args, **kwargs)
+        )
+        return await value if inspect.isawaitable(value) else value
+
+    def forget(self, key: bytes, run: LiveRun) -> None:
+        """The run is over here."""
+        if self._live.get(key) is run:
+            del self._live[key]
+            self._waiting.pop(key, None)
+
+    def consider_parking(self, run: LiveRun) -> None:
+        """Park a run that waits long; remember one that waits shortly."""
+        until_ms = run.waits_until_ms()
+        if until_ms is None:
+            return
+        if until_ms - self.now_ms() > self.config.evict_after_ms:
+            run.park()
+        else:
+            self._waiting[run.key] = run
+
+    def _dispatch(self, dispatch: Dispatch) -> None:
+        before = self._live.get(dispatch.run)
+        if before is not None:
+            before.close()
+        run = LiveRun(self, self._functions[dispatch.function], dispatch)
+        self._live[dispatch.run] = run
+        run.start()
+
+    def _make_room(self, count: int) -> None:
+        """Park those that have waited longest."""
+        for key, run in list(self._waiting.items()):
+            if count <= 0:
+                return
+            del self._waiting[key]
+            if run.waits_until_ms() is not None:
+                run.park()
+                count -= 1
+
+    def _of(self, key: bytes, generation: int) -> LiveRun | None:
+        run = self._live.get(key)
+        return run if run is not None and run.generation == generation else None

@@ -1,0 +1,232 @@
+"""The node's side: decide, commit, release, again and again.
+
+Runs on the node's loop. Messages come in by ``post`` and ``submit``; a turn takes what waits, so the busier the node, the
+cheaper each step. If a commit fails, everything in memory is dropped and read back from the log: the same path as a start.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Protocol
+
+import msgspec
+
+from steplog.clock import REPORTED_DRIFT_MS, PartitionClock
+from steplog.engine import keys
+from steplog.engine.effects import Answer, Effect, RunEnded
+from steplog.engine.functions import DEFAULT_ENV, EngineConfig, Registry
+from steplog.engine.ids import decode_ulid
+from steplog.engine.messages import Drain, EventAccepted, Message
+from steplog.engine.processor import LoadedState, Processor, Turn
+from steplog.errors import LogUnavailable, Overloaded
+
+logger = logging.getLogger(__name__)
+
+YIELD_S = 0.005  # a turn lets the API answer after it
+SLICE_MESSAGES = 64  # decided between two looks at the clock
+MOST_WAITING = 50_000  # messages; beyond it the edge answers 503
+LOG_RETRY_S = 0.5
+
+
+class Log(Protocol):
+    """Where turns are committed (log/sqlite.py, log/memory.py)."""
+
+    async def load(self) -> LoadedState: ...
+
+    async def commit(self, turn: Turn) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Turns:
+    """One partition's turns over one log.
+
+    ``deliver`` gets the effects of each committed turn that are meant for the users' loop, ``on_lost`` is told when what
+    was in memory had to be dropped.
+    """
+
+    def __init__(
+        self, log: Log, registry: Registry, config: EngineConfig, *, deliver: Callable[[list[Effect]], None],
+        on_lost: Callable[[LogUnavailable], None],
+    ) -> None:  # fmt: skip
+        self._log, self._registry, self._config = log, registry, config
+        self._deliver, self._on_lost = deliver, on_lost
+        self._processor: Processor | None = None
+        self._clock: PartitionClock | None = None
+        self._wake: asyncio.Future[None] | None = None
+        self._answers: dict[int, asyncio.Future[int]] = {}
+        self._ended: dict[bytes, list[asyncio.Future[None]]] = {}
+        self._last_ticket = 0
+        self._has_reported_drift = False
+        self.position = 0  # of the newest commit
+
+    async def open(self) -> None:
+        """Read the log, and queue what was in flight when it was last written."""
+        loaded = await self._log.load()
+        wall_ms, monotonic_ms = _clocks()
+        stored = max(loaded.now_ms, self._clock.now_ms(wall_ms=wall_ms, monotonic_ms=monotonic_ms) if self._clock else 0)
+        self._clock = PartitionClock(stored_ms=stored, wall_ms=wall_ms, monotonic_ms=monotonic_ms)
+        self._processor = Processor(loaded, self._registry, self._config)
+        self._processor.recover()
+        self.position = loaded.turn
+
+    def now_ms(self) -> int:
+        """The partition's time."""
+        assert self._clock is not None, "open() comes first"
+        wall_ms, monotonic_ms = _clocks()
+        return self._clock.now_ms(wall_ms=wall_ms, monotonic_ms=monotonic_ms)
+
+    @property
+    def is_available(self) -> bool:
+        return self._processor is not None
+
+    @property
+    def waiting(self) -> int:
+        """How many messages wait."""
+        return self._processor.waiting if self._processor is not None else 0
+
+    def post(self, messages: Sequence[Message]) -> None:
+        """Put messages in the mailbox. Answers for a state that was dropped are dropped with it."""
+        if self._processor is None:
+            return
+        for message in messages:
+            self._processor.post(message)
+        self._wake_up()
+
+    async def submit(self, events: Sequence[EventAccepted]) -> int:
+        """Accept a group of events; returns the position of the commit that has them.
+
+        Raises ``Overloaded`` where too much waits, ``LogUnavailable`` where the log cannot be written.
+        """
+        if not events:
+            return self.position
+        if self._processor is None:
+            raise LogUnavailable("the log cannot be written at the moment; nothing was accepted")
+        if self._processor.waiting + len(events) > MOST_WAITING:
+            raise Overloaded(f"{self._processor.waiting} messages wait; send again later")
+        self._last_ticket += 1
+        answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._answers[self._last_ticket] = answer
+        last = msgspec.structs.replace(events[-1], ticket=self._last_ticket, is_last=True)
+        self.post([*events[:-1], last])
+        return await answer
+
+    async def wait_ended(self, run_id: str, timeout_s: float) -> None:
+        """Return when a run has ended, or the time is up; at once for a run that is not open."""
+        key = keys.run(DEFAULT_ENV, decode_ulid(run_id))
+        if self._processor is None or not self._processor.engine.is_open(key):
+            return
+        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._ended.setdefault(key, []).append(ended)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(ended, timeout_s)
+
+    async def run(self) -> None:
+        """Decide and commit until cancelled."""
+        while True:
+            try:
+                await self._turns()
+            except LogUnavailable as error:
+                await self._recover(error)
+
+    async def finish(self) -> None:
+        """Hand back in order what is in flight, in a last commit, and close the log."""
+        try:
+            if self._processor is not None:
+                self._processor.post(Drain())
+                while self._processor.has_work(self.now_ms()):
+                    await self._turn(self._processor)
+        finally:
+            self._log.close()
+
+    async def _turns(self) -> None:
+        processor = self._processor
+        assert processor is not None, "open() comes first"
+        while True:
+            now_ms = self.now_ms()
+            if processor.has_work(now_ms):
+                await self._turn(processor)
+                await asyncio.sleep(0)
+            else:
+                await self._sleep(processor.next_due_ms(), now_ms)
+
+    async def _turn(self, processor: Processor) -> None:
+        began = time.perf_counter()
+        while not processor.advance(self.now_ms(), SLICE_MESSAGES):
+            if time.perf_counter() - began > YIELD_S:
+                await asyncio.sleep(0)
+                began = time.perf_counter()
+        turn = processor.seal()
+        await self._log.commit(turn)
+        self.position = turn.number
+        self._release(processor.committed())
+
+    def _release(self, effects: list[Effect]) -> None:
+        outside: list[Effect] = []
+        for effect in effects:
+            if isinstance(effect, Answer) and effect.ticket > 0:
+                answer = self._answers.pop(effect.ticket, None)
+                if answer is not None and not answer.done():
+                    answer.set_result(self.position)
+                continue
+            if isinstance(effect, RunEnded) and effect.run in self._ended:
+                for ended in self._ended.pop(effect.run):
+                    if not ended.done():
+                        ended.set_result(None)
+            outside.append(effect)
+        if outside:
+            self._deliver(outside)
+
+    async def _sleep(self, due_ms: int | None, now_ms: int) -> None:
+        """Sleep until a message comes or a timer is due."""
+        loop = asyncio.get_running_loop()
+        self._wake = loop.create_future()
+        delay_s = 1.0 if due_ms is None else min((due_ms - now_ms) / 1000, 1.0)
+        timer = loop.call_later(max(delay_s, 0.0005), self._wake_up)
+        await self._wake
+        timer.cancel()
+        self._report_drift()
+
+    def _wake_up(self) -> None:
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
+
+    async def _recover(self, error: LogUnavailable) -> None:
+        """Drop what is in memory, and read it back as soon as the log can be written again."""
+        logger.warning("log unavailable: events are refused, runs pause, nothing is lost; trying again: %s", error)
+        self._processor = None
+        answers, self._answers = self._answers, {}
+        for answer in answers.values():
+            if not answer.done():
+                answer.set_exception(error)
+        for waiting in self._ended.values():
+            for ended in waiting:
+                if not ended.done():
+                    ended.set_result(None)
+        self._ended.clear()
+        self._on_lost(error)
+        while True:
+            await asyncio.sleep(LOG_RETRY_S)
+            try:
+                await self.open()
+            except LogUnavailable as again:
+                logger.debug("log still unavailable: %s", again)
+            else:
+                logger.info("log available again")
+                return
+
+    def _report_drift(self) -> None:
+        assert self._clock is not None, "open() comes first"
+        is_adrift = abs(self._clock.drift_ms) > REPORTED_DRIFT_MS
+        if is_adrift and not self._has_reported_drift:
+            logger.warning(
+                "the wall clock has moved; sleeps go by a steady clock that follows it slowly",
+                extra={"fields": {"drift_ms": round(self._clock.drift_ms)}},
+            )
+        self._has_reported_drift = is_adrift
+
+
+def _clocks() -> tuple[float, float]:
+    return time.time() * 1000, time.monotonic() * 1000
