@@ -73,8 +73,8 @@ class Head:
 
     def first(self) -> bytes | None:
         """Return the least key of the family, or None."""
-        heap, alive = self._heap, self._alive
         while True:
+            heap, alive = self._heap, self._alive  # a refill makes a new heap
             while heap:
                 if heap[0] in alive:
                     return heap[0]
