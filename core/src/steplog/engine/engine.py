@@ -1,8 +1,8 @@
 """Decides messages: how owners change, what is written, what happens after.
 
 One ``apply`` handles one message. It changes the state, appends journal records and asks for effects; nothing of that
-is visible outside before the turn that holds it is committed. The engine keeps open runs in memory until their last write
-is in the table, so reading one back never merges (``engine/state.py``).
+is visible outside before the turn that holds it is committed. The engine keeps open runs in memory until their last
+write is in the table, so reading one back never merges (``engine/state.py``).
 """
 
 from collections import deque
@@ -237,13 +237,14 @@ class Engine:
         head = run.head
         if head.function not in self._registry.by_id:
             head.state = WAITING
-            self.state.put(keys.orphan(head.function, run.key), b"", new=True)
+            self.state.put(keys.orphan(head.function, run.key), b"")
             self._set_live(run, False)
             self._put_head(run)
             self._rest(run)
             return
         head.generation += 1
         head.state = RUNNING
+        run.retried = ()
         self._set_live(run, True)
         if reason is not None:
             started = records.RunStarted(
@@ -296,7 +297,7 @@ class Engine:
         run = self._run(message.run)
         if run is None or run.head.generation != message.generation or not run.is_live or run.is_terminal:
             return
-        if run.recorded != message.delivered or any(s.state == "due" for s in run.steps.values()):
+        if run.recorded != message.delivered or any(run.steps[step].state == "due" for step in run.retried):
             self._dispatch(run, "wake")  # something came while the driver closed it
             return
         self._set_live(run, False)
@@ -330,13 +331,15 @@ class Engine:
             is_new = True
         else:
             is_new = False
+            step.op = type(message.op).__name__  # another one than before, where the function was changed
         match message.op:
             case StepRun(data=data, started_ms=started, ended_ms=ended):
                 self._complete(run, message.step, step, data, started, ended, is_new=is_new)
             case StepError():
                 self._step_error(run, message.step, step, message.op, is_new=is_new)
             case Sleep(until_ms=until, for_ms=for_ms):
-                self._sleep(run, message.step, step, self._now_ms + for_ms if until is None else until)
+                due_ms = self._now_ms + for_ms if until is None else max(until, 0)
+                self._sleep(run, message.step, step, due_ms, is_new=is_new)
             case SendEvent(events=events):
                 ids = self._send(run, message.step, events)
                 self._complete(run, message.step, step, _encode(ids), self._now_ms, self._now_ms, is_new=is_new)
@@ -410,7 +413,7 @@ class Engine:
         )  # fmt: skip
         self._record(run, step_hash, step, is_new=is_new)
 
-    def _sleep(self, run: Run, step_hash: bytes, step: StepState, until_ms: int) -> None:
+    def _sleep(self, run: Run, step_hash: bytes, step: StepState, until_ms: int, *, is_new: bool) -> None:
         step.state, step.due_ms, step.seq = "waiting", until_ms, run.next_seq()
         self.records.append(
             _encode(
@@ -421,7 +424,7 @@ class Engine:
             )
         )  # fmt: skip
         self._set_step_timer(run, step_hash, step)
-        self._put_step(run, step_hash, step, is_new=True)
+        self._put_step(run, step_hash, step, is_new=is_new)
 
     def _send(self, run: Run, step_hash: bytes, events: tuple[EventOut, ...]) -> list[str]:
         """Accept the events of a step in the step's own commit. Their ids derive from (run, step, index)."""
@@ -462,9 +465,9 @@ class Engine:
             error=op.error if isinstance(op, StepError) else msgspec.UNSET,
         )  # fmt: skip
         self.records.append(_encode(late))
-        if run.is_terminal and isinstance(op, StepRun | StepError):
-            run.head.executing -= 1
-            if run.head.executing <= 0:
+        if run.is_terminal:
+            run.head.executing = tuple([step for step in run.head.executing if step != message.step])
+            if not run.head.executing:
                 self.state.delete(keys.live(run.key))
                 self._remove(run)
                 return
@@ -495,6 +498,7 @@ class Engine:
             step.state, step.due_ms = "due", 0
             self._put_step(run, message.step, step, is_new=False)
             if run.is_live:
+                run.retried += (message.step,)
                 self.effects.append(effects.Retry(run.key, run.head.generation, message.step, step.attempt))
             else:
                 self._start(run, "wake")
@@ -503,8 +507,8 @@ class Engine:
 
     def _report_run(self, message: RunReported) -> None:
         run = self._run(message.run)
-        if run is None or run.head.generation != message.generation or run.is_terminal:
-            return
+        if run is None or run.head.generation != message.generation or not run.is_live:
+            return  # it is over, or an attempt was reported twice
         if message.error is None:
             assert message.output is not None, "a report has an output or an error"
             if run.size_bytes + len(message.output) > self._config.run_state_bytes:
@@ -568,7 +572,7 @@ class Engine:
             run.is_live = False
             self._live -= 1
         if executing:
-            head.state, head.executing = status, len(executing)
+            head.state, head.executing = status, executing
             run.steps, run.events = {}, []
             self._set_run_timer(run, self._now_ms + OUTLIVED_MS)
             self._put_head(run)
@@ -592,7 +596,7 @@ class Engine:
         if run is None:
             if self.state.is_deleted(key):  # the table may not know yet
                 return None
-            run = read_run(self.state.owned(key))
+            run = read_run(key, self.state.owned(key))
             if run is None:
                 return None
             self._runs[key] = run
@@ -624,9 +628,10 @@ class Engine:
             self.state.delete(keys.live(run.key))
 
     def _put_head(self, run: Run) -> None:
+        is_new = run.head.seq == 0  # it has never been put
         run.head.seq = run.seq
         run.last_turn = self._turn
-        self.state.put(run.key, _encode(run.head), new=run.seq == 1)
+        self.state.put(run.key, _encode(run.head), new=is_new)
 
     def _put_step(self, run: Run, step_hash: bytes, step: StepState, *, is_new: bool) -> None:
         run.last_turn = self._turn

@@ -46,7 +46,7 @@ class Processor:
         loaded: LoadedState,
         registry: Registry,
         config: EngineConfig,
-        limits: Limits = Limits(),  # noqa: B008 - frozen
+        limits: Limits = Limits(),
     ) -> None:
         self.engine = Engine(State(loaded.table, limits), registry, config)
         self._turn = loaded.turn
@@ -113,7 +113,6 @@ class Processor:
             number=self._turn, now_ms=self._now_ms, state=engine.state.seal(self._turn), records=engine.records,
             events=engine.events,
         )  # fmt: skip
-        engine.forget_idle()
         self._effects = engine.effects
         engine.records, engine.events, engine.effects = [], [], []
         self._inbox.extend(engine.follow_ups)
@@ -126,6 +125,7 @@ class Processor:
         assert self._is_committing, "no turn is being committed"
         self._is_committing = False
         self.engine.state.landed()
+        self.engine.forget_idle()
         released, self._effects = self._effects, []
         return released
 

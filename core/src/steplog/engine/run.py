@@ -32,7 +32,7 @@ class RunHead(msgspec.Struct, kw_only=True, omit_defaults=True):
     is_poisoned: bool = False  # begin no further step
     seq: int = 0
     due_ms: int = 0  # of the run's own timer: start, retry or back-off
-    executing: int = 0  # bodies that outlive a terminal run
+    executing: tuple[bytes, ...] = ()  # steps whose bodies outlive a terminal run
 
 
 class StepState(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -53,7 +53,9 @@ class StepState(msgspec.Struct, kw_only=True, omit_defaults=True):
 class Run:
     """A run in memory."""
 
-    __slots__ = ("events", "head", "id", "is_live", "key", "last_turn", "recorded", "seq", "size_bytes", "steps")
+    __slots__ = (
+        "events", "head", "id", "is_live", "key", "last_turn", "recorded", "retried", "seq", "size_bytes", "steps",
+    )  # fmt: skip
 
     def __init__(self, key: bytes, head: RunHead, events: list[bytes]) -> None:
         self.key, self.head, self.events = key, head, events
@@ -63,6 +65,7 @@ class Run:
         self.recorded = 0
         self.size_bytes = sum(map(len, events))
         self.is_live = False
+        self.retried: tuple[bytes, ...] = ()  # steps that came due during this dispatch: the driver may not know yet
         self.last_turn = 0
 
     @property
@@ -101,13 +104,15 @@ _head_decoder = msgspec.json.Decoder(RunHead)
 _step_decoder = msgspec.json.Decoder(StepState)
 
 
-def read_run(rows: Iterable[tuple[bytes, bytes]]) -> Run | None:
-    """Put a run together from its rows, which begin with its head."""
+def read_run(key: bytes, rows: Iterable[tuple[bytes, bytes]]) -> Run | None:
+    """Put a run together from its rows, which begin with its head.
+
+    Rows without one are of a run that has ended; the table loses its head before them.
+    """
     pairs = iter(rows)
-    first = next(pairs, None)
-    if first is None:
+    first, value = next(pairs, (b"", b""))
+    if first != key:
         return None
-    key, value = first
     head = _head_decoder.decode(value)
     events: list[bytes] = []
     steps: dict[bytes, StepState] = {}
