@@ -111,9 +111,13 @@ class Partition:
 
     def crash(self, *functions: FunctionSpec) -> list[Effect]:
         """Lose what is not in the log, start again (with other functions, where some are given), and recover."""
+        self.reload(*functions)
+        return self.settle()
+
+    def reload(self, *functions: FunctionSpec) -> None:
+        """Crash and start again, and leave what a start has to decide in the mailbox."""
         self._functions = functions or self._functions
         self.processor = self._load()
-        return self.settle()
 
     def drain(self) -> list[Effect]:
         """End in order, and start again."""

@@ -84,6 +84,7 @@ def test_a_day_of_seen_ids_lies_between_itself_and_the_next(env: int, day: int, 
     key = keys.seen(env, day, function, event)
     assert keys.seen_env(env) <= keys.seen_day(env, day) <= key < keys.seen_day(env, day + 1)
     assert key < keys.after(keys.seen_env(env))
+    assert keys.seen_day_of(key) == day
 
 
 @given(st.text(max_size=5), st.text(max_size=5), st.text(max_size=5), st.text(max_size=5))

@@ -63,6 +63,7 @@ class Engine:
         self._live = 0
         self._turn = 0
         self._now_ms = 0
+        self._unswept: dict[int, int] = {}  # environment → the first day whose ids no sweep has met yet
         self.records: list[bytes] = []
         self.events: list[bytes] = []
         self.effects: list[Effect] = []
@@ -97,6 +98,8 @@ class Engine:
             for function in self._registry.by_id:
                 orphans = self.state.owned(keys.orphans(env, function))
                 found.extend(Adopt(run=keys.run_of(key), function=function) for key, _ in orphans)
+            for key, _ in self.state.scan(keys.seen_env(env), 1):
+                self._unswept[env] = keys.seen_day_of(key)
             found.append(SweepSeen(env=env))
         return found
 
@@ -156,30 +159,31 @@ class Engine:
         started: list[records.RunRef] = []
         skipped: list[records.Skip] = []
         functions = self._registry.triggered_by(event.name)
-        scheduled: list[tuple[bytes, FunctionSpec]] = []
+        scheduled: list[tuple[bytes, str, FunctionSpec]] = []
         for function in functions:
             run = run_id(event.received_ms, event.slot, event.env, function.id, event.internal_id)
             if event.is_repeatable and not self._claim(event, function.id, run):
                 skipped.append(records.Skip(function.id, "duplicate"))
                 continue
-            started.append(records.RunRef(encode_ulid(run), function.id))
-            scheduled.append((run, function))
+            run_text = encode_ulid(run)
+            started.append(records.RunRef(run_text, function.id))
+            scheduled.append((keys.run(event.env, run), run_text, function))
         env = ENVIRONMENTS[event.env]
-        internal_id = encode_ulid(event.internal_id)
         routed = records.EventRouted(
-            at=self._now_ms, env=env, event=internal_id, name=event.name, runs=tuple(started), skipped=tuple(skipped),
+            at=self._now_ms, env=env, event=event.internal_text, name=event.name, runs=tuple(started), skipped=tuple(skipped),
             duplicate=True if skipped else msgspec.UNSET,
         )  # fmt: skip
         self.records.append(_encode(routed))
-        for run, function in scheduled:
-            self._schedule(run, function, event, internal_id)
+        for key, run_text, function in scheduled:
+            self._schedule(key, run_text, function, event)
         if event.ticket is not None:
             self.effects.append(effects.Answer(event.ticket))
 
     def _claim(self, event: EventAccepted, function: str, run: bytes) -> bool:
         """Claim (function, event id) for a run; false where another one holds it (EVT-14, P3)."""
         today = self._now_ms // DAY_MS
-        for day in (today, today - 1):
+        oldest = min(today - 1, self._unswept.get(event.env, today))
+        for day in range(today, oldest - 1, -1):
             value = self.state.get(keys.seen(event.env, day, function, event.id))
             if value is not None:
                 owner, first_ms = _seen_decoder.decode(value)
@@ -188,10 +192,9 @@ class Engine:
         self.state.put(keys.seen(event.env, today, function, event.id), _encode((encode_ulid(run), self._now_ms)))
         return True
 
-    def _schedule(self, run_ulid: bytes, function: FunctionSpec, event: EventAccepted, event_id: str) -> None:
-        key = keys.run(event.env, run_ulid)
+    def _schedule(self, key: bytes, run_text: str, function: FunctionSpec, event: EventAccepted) -> None:
         head = RunHead(function=function.id, app=function.app, state=SCHEDULED, scheduled_ms=self._now_ms)
-        run = Run(key, head, [event.body])
+        run = Run(key, head, [event.body], run_text)
         run.last_turn = self._turn
         self._runs[key] = run
         self.state.put(keys.run_event(key, 0), event.body, new=True)
@@ -199,7 +202,7 @@ class Engine:
         starts = not is_future and self._has_place()
         record = records.RunScheduled(
             at=self._now_ms, env=ENVIRONMENTS[event.env], run=run.id, seq=run.next_seq(), function=function.id,
-            app=function.app, version=function.version or msgspec.UNSET, events=(event_id,),
+            app=function.app, version=function.version or msgspec.UNSET, events=(event.internal_text,),
             due=event.ts_ms if is_future else msgspec.UNSET, started=True if starts else msgspec.UNSET,
         )  # fmt: skip
         self.records.append(_encode(record))
@@ -661,6 +664,8 @@ class Engine:
                 self.state.put(keys.seen_day(env, today) + key[13:], value)
         if len(old) == SWEPT_PER_TURN:
             self.follow_ups.append(SweepSeen(env=env))
+        else:
+            self._unswept[env] = today - 1
 
 
 def _lost_text(lost: int) -> str:

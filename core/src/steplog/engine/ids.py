@@ -8,16 +8,19 @@ from hashlib import blake2b, sha1
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _PAIRS = [a + b for a in _ALPHABET for b in _ALPHABET]
 _VALUES = {c: i for i, c in enumerate(_ALPHABET)} | {c.lower(): i for i, c in enumerate(_ALPHABET)}
-_SHIFTS = tuple(range(120, -1, -10))
 MAX_ULID_MS = (1 << 48) - 1
 SLOTS = 4096
 
 
 def encode_ulid(value: bytes) -> str:
     """Print 16 bytes as 26 characters."""
-    number = int.from_bytes(value, "big")
-    pairs = _PAIRS
-    return "".join([pairs[number >> shift & 1023] for shift in _SHIFTS])
+    p, read = _PAIRS, int.from_bytes
+    a, b, c = read(value[1:6], "big"), read(value[6:11], "big"), read(value[11:], "big")  # 40 bits are four pairs
+    return (
+        f"{p[value[0]]}{p[a >> 30]}{p[a >> 20 & 1023]}{p[a >> 10 & 1023]}{p[a & 1023]}"
+        f"{p[b >> 30]}{p[b >> 20 & 1023]}{p[b >> 10 & 1023]}{p[b & 1023]}"
+        f"{p[c >> 30]}{p[c >> 20 & 1023]}{p[c >> 10 & 1023]}{p[c & 1023]}"
+    )
 
 
 def decode_ulid(text: str) -> bytes:

@@ -93,6 +93,11 @@ def seen_day(env: int, day: int) -> bytes:
     return _SEEN + env.to_bytes(4, "big") + day.to_bytes(8, "big")
 
 
+def seen_day_of(key: bytes) -> int:
+    """Read the day of ``seen/…``."""
+    return int.from_bytes(key[5:13], "big")
+
+
 def seen_env(env: int) -> bytes:
     """``seen/<env>``."""
     return _SEEN + env.to_bytes(4, "big")

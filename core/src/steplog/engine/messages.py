@@ -10,6 +10,7 @@ class EventAccepted(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
     env: int
     internal_id: bytes
+    internal_text: str  # the same, printed
     id: str  # the sender's, else the internal one
     name: str
     ts_ms: int

@@ -57,9 +57,9 @@ class Run:
         "events", "head", "id", "is_live", "key", "last_turn", "recorded", "retried", "seq", "size_bytes", "steps",
     )  # fmt: skip
 
-    def __init__(self, key: bytes, head: RunHead, events: list[bytes]) -> None:
+    def __init__(self, key: bytes, head: RunHead, events: list[bytes], text_id: str | None = None) -> None:
         self.key, self.head, self.events = key, head, events
-        self.id = encode_ulid(keys.run_id_of(key))
+        self.id = text_id or encode_ulid(keys.run_id_of(key))
         self.steps: dict[bytes, StepState] = {}
         self.seq = head.seq
         self.recorded = 0
