@@ -33,9 +33,7 @@ class Function(Generic[DF, RF]):
         event = trigger.event if isinstance(trigger, TriggerEvent) else trigger
         self.handler, self.name = handler, name
         self.takes_step = _check(handler, app_id, fn_id, event, retries)
-        self.spec = FunctionSpec(
-            id=f"{app_id}-{fn_id}", app=app_id, events=(event,), version=version, retries=retries
-        )
+        self.spec = FunctionSpec(id=f"{app_id}-{fn_id}", app=app_id, events=(event,), version=version, retries=retries)
 
     @property
     def id(self) -> str:

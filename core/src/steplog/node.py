@@ -37,6 +37,7 @@ logger = logging.getLogger(__name__)
 
 DRAIN_S = 10.0
 STOP_S = 15.0
+FLUSH_PASSES = 5  # of a busy users' loop that messages gather for: crossing costs more than waiting
 Service = Callable[[Turns], Coroutine[Any, Any, None]]
 
 
@@ -82,6 +83,7 @@ class Node:
         self._stop: asyncio.Event
         self._closed: ThreadFuture[None] = ThreadFuture()
         self._outbox: list[Message] = []
+        self._passes = 0  # that the outbox has waited for
         self._no_context = contextvars.Context()  # callbacks of ours belong to no run
         self._answers: dict[int, asyncio.Future[None]] = {}
         self._ends: dict[bytes, asyncio.Future[Ended | None]] = {}
@@ -103,6 +105,7 @@ class Node:
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> None:
         await self._driver.drain(self._config.drain_s)
+        self._passes = FLUSH_PASSES
         self._flush()
         self._node_loop.call_soon_threadsafe(self._stop.set)
         await asyncio.wait_for(asyncio.wrap_future(self._closed), STOP_S)
@@ -167,12 +170,17 @@ class Node:
     # --- between the loops
 
     def _post(self, message: Message) -> None:
-        """Send a message to the engine; those of one pass of the loop cross together."""
+        """Send a message to the engine; those of a few passes of a busy loop cross together."""
         if not self._outbox:
             self._loop.call_soon(self._flush, context=self._no_context)
         self._outbox.append(message)
 
     def _flush(self) -> None:
+        if self._loop.is_busy and self._passes < FLUSH_PASSES:
+            self._passes += 1
+            self._loop.call_soon(self._flush, context=self._no_context)
+            return
+        self._passes = 0
         if self._outbox:
             batch, self._outbox = self._outbox, []
             self._node_loop.call_soon_threadsafe(self._turns.post, batch)
@@ -182,16 +190,21 @@ class Node:
         self._loop.call_soon_threadsafe(self._receive, effects)
 
     def _receive(self, effects: list[Effect]) -> None:
-        for effect in effects:
-            if isinstance(effect, Answer):
-                answer = self._answers.pop(effect.ticket, None)
-                if answer is not None and not answer.done():
-                    answer.set_result(None)
-            elif isinstance(effect, RunEnded) and effect.run in self._ends:
-                end = self._ends.pop(effect.run)
-                if not end.done():
-                    end.set_result(_ended(effect))
-        self._driver.handle(effects)
+        self._driver.handle([effect for effect in effects if not self._is_ours(effect)])
+
+    def _is_ours(self, effect: Effect) -> bool:
+        """Tell programs in this process what they wait for; whether that is all that the effect is for."""
+        kind = type(effect)
+        if kind is Answer:
+            answer = self._answers.pop(effect.ticket, None)
+            if answer is not None and not answer.done():
+                answer.set_result(None)
+            return True
+        if kind is RunEnded:
+            end = self._ends.pop(effect.run, None)
+            if end is not None and not end.done():
+                end.set_result(_ended(effect))
+        return False
 
     def _lost(self, error: LogUnavailable) -> None:
         """Called on the node's loop: the engine's memory was dropped."""
@@ -223,9 +236,7 @@ class Node:
         self._node_loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
         log = self._open_log()
-        self._turns = Turns(
-            log, self._registry, self._config.engine, deliver=self._deliver, on_lost=self._lost
-        )
+        self._turns = Turns(log, self._registry, self._config.engine, deliver=self._deliver, on_lost=self._lost)
         try:
             await self._turns.open()
         except BaseException:

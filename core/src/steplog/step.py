@@ -16,13 +16,13 @@ R = TypeVar("R")
 class StepRunner(Protocol):
     """What carries out the steps of a run: a driver."""
 
-    def run_step(
+    async def run_step(
         self, step_id: str, handler: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Awaitable[Any]: ...
+    ) -> Any: ...
 
-    def sleep(self, step_id: str, *, until_ms: int | None, for_ms: int | None) -> Awaitable[None]: ...
+    async def sleep(self, step_id: str, *, until_ms: int | None, for_ms: int | None) -> None: ...
 
-    def send_event(self, step_id: str, events: Sequence[Event[Any]]) -> Awaitable[list[str]]: ...
+    async def send_event(self, step_id: str, events: Sequence[Event[Any]]) -> list[str]: ...
 
 
 class CurrentStep:
@@ -31,10 +31,15 @@ class CurrentStep:
     ``key`` is the same for every attempt of the step (P6): send it as ``Idempotency-Key``. ``attempt`` counts from 0.
     """
 
-    __slots__ = ("attempt", "key", "step_id")
+    __slots__ = ("attempt", "step_id")
 
-    def __init__(self, step_id: str, key: str, attempt: int) -> None:
-        self.step_id, self.key, self.attempt = step_id, key, attempt
+    def __init__(self, step_id: str, attempt: int) -> None:
+        self.step_id, self.attempt = step_id, attempt
+
+    @property
+    def key(self) -> str:
+        """The step's idempotency key."""
+        raise NotImplementedError
 
 
 STEP: ContextVar[CurrentStep | None] = ContextVar("steplog_step", default=None)

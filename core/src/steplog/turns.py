@@ -66,7 +66,9 @@ class Turns:
         """Read the log, and queue what was in flight when it was last written."""
         loaded = await self._log.load()
         wall_ms, monotonic_ms = _clocks()
-        stored = max(loaded.now_ms, self._clock.now_ms(wall_ms=wall_ms, monotonic_ms=monotonic_ms) if self._clock else 0)
+        stored = max(
+            loaded.now_ms, self._clock.now_ms(wall_ms=wall_ms, monotonic_ms=monotonic_ms) if self._clock else 0
+        )
         self._clock = PartitionClock(stored_ms=stored, wall_ms=wall_ms, monotonic_ms=monotonic_ms)
         self._processor = Processor(loaded, self._registry, self._config)
         self._processor.recover()

@@ -24,7 +24,9 @@ class Failure(NamedTuple):
 
 def describe_error(error: BaseException) -> Failure:
     """Read an exception. Never raises, whatever the exception's own methods do."""
-    final = any(isinstance(e, NonRetriableError | StepError | OutputTooLarge | OutputUnserializable) for e in _leaves(error))
+    final = any(
+        isinstance(e, NonRetriableError | StepError | OutputTooLarge | OutputUnserializable) for e in _leaves(error)
+    )
     return Failure(_info(error), final, _retry_after_ms(error))
 
 

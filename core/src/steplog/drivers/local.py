@@ -15,8 +15,9 @@ import functools
 import inspect
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -56,6 +57,13 @@ class StepNested(BaseException):
     """A step was called inside a step's body (PY-35); no user code may catch it."""
 
 
+class _Begin:
+    """Handed to a call instead of a result: begin the body (again)."""
+
+
+_BEGIN = _Begin()
+
+
 @functools.lru_cache(maxsize=16_384)
 def _identity(step_id: str, occurrence: int) -> tuple[str, bytes]:
     """The wire's id of a step, and its key component."""
@@ -66,39 +74,28 @@ def _identity(step_id: str, occurrence: int) -> tuple[str, bytes]:
 class Call:
     """A step that the function has called and that has no result yet."""
 
-    __slots__ = ("attempt", "body", "copy", "due_ms", "future", "is_executing", "request", "step", "step_id", "wire_id")
+    __slots__ = ("attempt", "copy", "decode", "due_ms", "future", "is_nested", "step", "step_id", "wire_id")
 
-    def __init__(self, step: bytes, wire_id: str, step_id: str, future: "asyncio.Future[Any]") -> None:
-        self.step, self.wire_id, self.step_id, self.future = step, wire_id, step_id, future
+    def __init__(self, step: bytes, wire_id: str, step_id: str, future: "asyncio.Future[Any]", decode: Decode) -> None:
+        self.step, self.wire_id, self.step_id, self.future, self.decode = step, wire_id, step_id, future, decode
         self.attempt = 0
-        self.body: _Body | None = None
-        self.request: Callable[[], Operation] | None = None  # makes the operation of a step without a body
         self.due_ms: int | None = None  # it waits until then
-        self.is_executing = False
         self.copy: tuple[Any] | None = None  # the decoded copy of a result that is being committed
-
-
-class _Body(msgspec.Struct, frozen=True):
-    handler: Callable[..., Any]
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    is_async: bool
-    decode: Decode
-    context: contextvars.Context
-
-
-class _BodyTenant(Tenant):
-    """Callbacks of a step's body; they do not keep the run from resting."""
-
-    __slots__ = ("is_nested", "run", "step_id")
-
-    def __init__(self, run: "LiveRun", step_id: str) -> None:
-        super().__init__()
-        self.run, self.step_id = run, step_id
         self.is_nested = False
 
-    def describe(self) -> str:
-        return f"step {self.step_id} of {self.run.describe()}"
+
+class _Executing(CurrentStep):
+    """The step whose body runs, as its code sees it; nested calls are noted on it."""
+
+    __slots__ = ("call", "run_id")
+
+    def __init__(self, run_id: str, call: Call) -> None:
+        self.run_id, self.call = run_id, call
+        self.step_id, self.attempt = call.step_id, call.attempt
+
+    @property
+    def key(self) -> str:
+        return f"{self.run_id}-{self.call.wire_id[:16]}"
 
 
 class LiveRun(Tenant):
@@ -118,11 +115,12 @@ class LiveRun(Tenant):
         self._calls: dict[bytes, Call] = {}
         self._counts: dict[str, int] = {}
         self._deferred: list[Call] = []
-        self._executing: dict[bytes, Call] = {}
+        self._executing: set[bytes] = set()
         self._results: dict[bytes, Recorded] = {r.step: r for r in dispatch.recorded}
         self._delivered = len(dispatch.recorded)
         self._pending: dict[bytes, tuple[int | None, int]] = {p.step: (p.due_ms, p.attempt) for p in dispatch.pending}
-        self._pending.update((step, (None, attempt)) for step, attempt in dispatch.attempts)
+        for step, attempt in dispatch.attempts:
+            self._pending[step] = (None, attempt)
         self._has_warned = False
         self._step_ended = False
 
@@ -140,126 +138,130 @@ class LiveRun(Tenant):
         return 0 if self._step_ended else self._dispatch.attempt
 
     def describe(self) -> str:
+        """Name the run in a warning."""
         return f"{self._function.id} ({self.run_id})"
 
     # --- what the function calls
 
-    def run_step(
+    async def run_step(
         self, step_id: str, handler: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Awaitable[Any]:
-        call = self._register(step_id)
+    ) -> Any:
         signature = signature_of(handler)
-        call.body = _Body(handler, args, kwargs, signature.is_async, signature.decode, contextvars.copy_context())
-        self._begin(call)
-        return call.future
+        call = self._register(step_id, signature.decode)
+        outcome: Any = _BEGIN if self._may_begin(call) else await call.future
+        while outcome is _BEGIN:
+            if self._dispatch.is_poisoned:
+                self._report(call, Lost())
+            else:
+                await self._execute(call, signature.is_async, handler, args, kwargs)
+            outcome = await self._outcome(call)
+        return outcome
 
-    def sleep(self, step_id: str, *, until_ms: int | None, for_ms: int | None) -> Awaitable[None]:
+    async def sleep(self, step_id: str, *, until_ms: int | None, for_ms: int | None) -> None:
         now_ms = self._driver.now_ms()
         due_ms = until_ms if until_ms is not None else now_ms + max(for_ms or 0, 0)
         if due_ms - now_ms > MOST_SLEEP_MS:
             raise StepFailed(f"step {step_id!r} sleeps for longer than a year", "InngestErrTimeoutTooLong")
-        call = self._register(step_id)
-        call.request = functools.partial(self._sleep, call, due_ms, Sleep(until_ms=until_ms, for_ms=max(for_ms or 0, 0)))
-        self._begin(call)
-        return call.future
+        call = self._register(step_id, msgspec.json.decode)
+        if not self._may_begin(call) and await call.future is not _BEGIN:
+            return
+        call.due_ms = due_ms
+        self._report(call, Sleep(until_ms=until_ms, for_ms=max(for_ms or 0, 0)))
+        await self._outcome(call)
 
-    def send_event(self, step_id: str, events: Sequence[Event[Any]]) -> Awaitable[list[str]]:
-        call = self._register(step_id)
-        call.request = functools.partial(self._send_event, events)
-        self._begin(call)
-        return call.future
+    async def send_event(self, step_id: str, events: Sequence[Event[Any]]) -> list[str]:
+        call = self._register(step_id, msgspec.json.decode)
+        outcome: Any = _BEGIN if self._may_begin(call) else await call.future
+        if outcome is _BEGIN:
+            self._report(call, self._send_event(events))
+            outcome = await self._outcome(call)
+        ids: list[str] = outcome
+        return ids
 
-    def _register(self, step_id: str) -> Call:
-        body = TENANT.get()
-        if isinstance(body, _BodyTenant):
-            body.is_nested = True
+    def _register(self, step_id: str, decode: Decode) -> Call:
+        outer = STEP.get()
+        if isinstance(outer, _Executing):
+            outer.call.is_nested = True
             raise StepNested
         if self.is_over:
             raise Interrupt
         if not isinstance(step_id, str):
             raise TypeError(f"a step's id is a string, not {step_id!r}")
-        occurrence = self._counts.get(step_id, 0)
-        self._counts[step_id] = occurrence + 1
+        counts = self._counts
+        occurrence = counts.get(step_id, 0)
+        counts[step_id] = occurrence + 1
         wire_id, step = _identity(step_id, occurrence)
-        call = Call(step, wire_id, step_id, self._driver.loop.create_future())
+        call = Call(step, wire_id, step_id, self._driver.loop.create_future(), decode)
         self._calls[step] = call
         return call
 
-    def _begin(self, call: Call) -> None:
-        """Begin a call, unless its result is there, or others are that come before it."""
-        waits = self._pending.get(call.step)
-        if waits is not None:
-            call.due_ms, call.attempt = waits
-            if call.due_ms is not None:
-                return
-        if call.step in self._results:
-            return
-        if self._results:
+    def _may_begin(self, call: Call) -> bool:
+        """Whether a call begins at once: not if its result is there, it waits, or other results come before it."""
+        if self._pending:
+            waits = self._pending.pop(call.step, None)
+            if waits is not None:
+                call.due_ms, call.attempt = waits
+                if call.due_ms is not None:
+                    return False
+        if not self._results:
+            return True
+        if call.step not in self._results:
             self._deferred.append(call)
-        else:
-            self._carry_out(call)
+        return False
 
-    def _carry_out(self, call: Call) -> None:
-        if call.body is None:
-            assert call.request is not None, "a call has a body or a request"
-            try:
-                operation = call.request()
-            except SteplogError as error:
-                now_ms = self._driver.now_ms()
-                info = describe_error(error).error
-                operation = StepError(error=info, started_ms=now_ms, ended_ms=now_ms, final=True)
-            self._report(call, operation)
-        elif self._dispatch.is_poisoned:
-            self._report(call, Lost())
-        else:
-            call.is_executing = True
-            self._executing[call.step] = call
-            tenant = _BodyTenant(self, call.step_id)
-            key = f"{self.run_id}-{call.wire_id[:16]}"
-            context = call.body.context.copy()
-            context.run(TENANT.set, tenant)
-            context.run(STEP.set, CurrentStep(call.step_id, key, call.attempt))
-            self._driver.track(asyncio.Task(self._execute(call, tenant), loop=self._driver.loop, context=context))
-
-    def _sleep(self, call: Call, due_ms: int, operation: Sleep) -> Operation:
-        call.due_ms = due_ms
-        return operation
+    async def _outcome(self, call: Call) -> Any:
+        """Wait for what the engine makes of a report: the recorded result, or another attempt."""
+        if self.is_over:
+            raise Interrupt
+        return await call.future
 
     def _send_event(self, events: Sequence[Event[Any]]) -> Operation:
         limit = self._driver.config.event_bytes
-        return SendEvent(events=tuple([outgoing_event(event, limit) for event in events]))
+        try:
+            return SendEvent(events=tuple([outgoing_event(event, limit) for event in events]))
+        except SteplogError as error:
+            now_ms = self._driver.now_ms()
+            return StepError(error=describe_error(error).error, started_ms=now_ms, ended_ms=now_ms, final=True)
 
     def _report(self, call: Call, operation: Operation) -> None:
         self._driver.post(
             OpReported(
-                run=self._dispatch.run, generation=self._dispatch.generation, step=call.step, wire_id=call.wire_id,
+                run=self.key, generation=self.generation, step=call.step, wire_id=call.wire_id,
                 step_id=call.step_id, attempt=call.attempt, op=operation,
             )
         )  # fmt: skip
 
-    # --- bodies
-
-    async def _execute(self, call: Call, tenant: _BodyTenant) -> None:
-        """Run a step's body and report what came of it."""
-        body, started_ms = call.body, self._driver.now_ms()
-        assert body is not None, "only calls with a body are executed"
+    async def _execute(
+        self, call: Call, is_async: bool, handler: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        """Run a step's body and report what came of it. It runs in the caller's task: a cancelled caller ends it."""
+        driver = self._driver
+        started_ms = driver.now_ms()
+        self._executing.add(call.step)
+        driver.executing += 1
+        token = STEP.set(_Executing(self.run_id, call))
         try:
-            if body.is_async:
-                value = await body.handler(*body.args, **body.kwargs)
-            else:
-                value = await self._driver.in_thread(body.handler, body.args, body.kwargs)
-            data = dump(value, call.step_id, self._driver.config.output_bytes)
-            call.copy = (load(data, body.decode, call.step_id),)
-            operation: Operation = StepRun(data=data, started_ms=started_ms, ended_ms=self._driver.now_ms())
-        except BaseException as error:  # noqa: BLE001 - user code
-            if self._driver.is_cancelling:
-                return  # the process ends; the next one begins the body again
+            value = await (handler(*args, **kwargs) if is_async else driver.in_thread(handler, args, kwargs))
+            data = dump(value, call.step_id, driver.config.output_bytes)
+            call.copy = (load(data, call.decode, call.step_id),)
+            operation: Operation = StepRun(data=data, started_ms=started_ms, ended_ms=driver.now_ms())
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():  # the function turned away from it, or the process ends
+                self._calls.pop(call.step, None)
+                raise
             operation = self._failed(error, started_ms)
-        if tenant.is_nested:
+        except BaseException as error:  # noqa: BLE001 - user code
+            operation = self._failed(error, started_ms)
+        finally:
+            STEP.reset(token)
+            self._executing.discard(call.step)
+            driver.body_ended()
+        if call.is_nested:
             nested = ErrorInfo(name="StepNested", message="Nested steps are not supported.")
-            operation = StepError(error=nested, started_ms=started_ms, ended_ms=self._driver.now_ms(), final=True)
-        call.is_executing = False
-        self._executing.pop(call.step, None)
+            operation = StepError(error=nested, started_ms=started_ms, ended_ms=driver.now_ms(), final=True)
+        if call.future.done():
+            call.future = driver.loop.create_future()
         self._report(call, operation)
 
     def _failed(self, error: BaseException, started_ms: int) -> Operation:
@@ -278,14 +280,14 @@ class LiveRun(Tenant):
             value = await (handler(context, context.step) if function.takes_step else handler(context))
             output = dump(value, function.id, self._driver.config.output_bytes)
             report = RunReported(
-                run=dispatch.run, generation=dispatch.generation, output=output, executing=tuple(self._executing)
+                run=self.key, generation=self.generation, output=output, executing=tuple(self._executing)
             )
         except BaseException as error:  # noqa: BLE001 - user code
             if self.is_over:
                 return
             failure = describe_error(error)
             report = RunReported(
-                run=dispatch.run, generation=dispatch.generation, error=failure.error, final=failure.is_final,
+                run=self.key, generation=self.generation, error=failure.error, final=failure.is_final,
                 retry_after_ms=failure.retry_after_ms, executing=tuple(self._executing),
             )  # fmt: skip
         if self.is_over:
@@ -299,7 +301,7 @@ class LiveRun(Tenant):
         """A result was recorded."""
         self._delivered += 1
         self._results[recorded.step] = recorded
-        if not self.ready:
+        if not self.is_checked:
             self.rest()
 
     def retry(self, step: bytes, attempt: int) -> None:
@@ -309,33 +311,37 @@ class LiveRun(Tenant):
             self._pending[step] = (None, attempt)
             return
         call.attempt, call.due_ms = attempt, None
-        self._carry_out(call)
+        self._let_begin(call)
 
     def back_off(self, step: bytes, attempt: int, due_ms: int) -> None:
         """A step failed and is tried again later."""
         call = self._calls.get(step)
         if call is not None:
             call.attempt, call.due_ms = attempt, due_ms
-            if not self.ready:
+            if not self.is_checked:
                 self.rest()
 
     def rest(self) -> None:
-        """The run is at rest: hand over the next result, else begin what was deferred, else see whether it only waits."""
+        """Hand over the next result, else let deferred calls begin, else see whether the run only waits."""
         if self.is_over:
             return
         while self._results:
             call = self._next_result()
             if call is None:
                 break
-            if self.ready:
+            if self.is_checked:
                 return
         if self._deferred:
             deferred, self._deferred = self._deferred, []
             for call in deferred:
-                self._carry_out(call)
+                self._let_begin(call)
             return
         if not self._executing and self._calls:
             self._driver.consider_parking(self)
+
+    def _let_begin(self, call: Call) -> None:
+        if not call.future.done():
+            call.future.set_result(_BEGIN)
 
     def _next_result(self) -> Call | None:
         """Hand the first result that fits an open call to it."""
@@ -366,9 +372,8 @@ class LiveRun(Tenant):
         if call.copy is not None:
             future.set_result(call.copy[0])
             return
-        decode = call.body.decode if call.body is not None else msgspec.json.decode
         try:
-            future.set_result(load(recorded.data or b"null", decode, call.step_id))
+            future.set_result(load(recorded.data or b"null", call.decode, call.step_id))
         except OutputUnserializable as error:
             future.set_exception(StepFailed(str(error), type(error).__name__))
 
@@ -376,7 +381,7 @@ class LiveRun(Tenant):
 
     def waits_until_ms(self) -> int | None:
         """The earliest time at which an open call goes on; None where something else than waiting goes on."""
-        if self._executing or self._results or self._deferred or self.ready or not self._calls:
+        if self._executing or self._results or self._deferred or self.is_checked or not self._calls:
             return None
         earliest: int | None = None
         for call in self._calls.values():
@@ -428,10 +433,10 @@ class LocalDriver:
         self._functions = functions
         self._live: dict[bytes, LiveRun] = {}
         self._waiting: dict[bytes, LiveRun] = {}  # in the order in which they began to wait
-        self._tasks: set[asyncio.Task[None]] = set()
         self._threads: ThreadPoolExecutor | None = None
         self._is_draining = False
-        self.is_cancelling = False
+        self._bodies_ended: asyncio.Event | None = None  # while draining
+        self.executing = 0  # bodies that run
 
     @staticmethod
     def now_ms() -> int:
@@ -442,39 +447,29 @@ class LocalDriver:
     def live_runs(self) -> int:
         return len(self._live)
 
-    @property
-    def executing(self) -> int:
-        """How many bodies run."""
-        return len(self._tasks)
-
     def handle(self, effects: Sequence[Effect]) -> None:
         """Do what a committed turn asked for, in order."""
         if self._is_draining:
             return  # what is not begun here is begun by the next process
+        live = self._live
         for effect in effects:
-            match effect:
-                case Resume(run=key, generation=generation):
-                    run = self._of(key, generation)
-                    if run is not None:
-                        run.hand_over(effect.recorded)
-                case Dispatch():
-                    self._dispatch(effect)
-                case Retry(run=key, generation=generation):
-                    run = self._of(key, generation)
-                    if run is not None:
-                        run.retry(effect.step, effect.attempt)
-                case Backoff(run=key, generation=generation):
-                    run = self._of(key, generation)
-                    if run is not None:
-                        run.back_off(effect.step, effect.attempt, effect.due_ms)
-                case RunEnded(run=key, generation=generation):
-                    run = self._of(key, generation)
-                    if run is not None:  # the engine ended it, the function has not
-                        run.close()
-                case MakeRoom():
-                    self._make_room(effect.count)
-                case _:
-                    pass
+            kind = type(effect)
+            if kind is Dispatch:
+                self._dispatch(effect)
+            elif kind is MakeRoom:
+                self._make_room(effect.count)
+            else:
+                run = live.get(effect.run)
+                if run is None or run.generation != effect.generation:
+                    continue
+                if kind is Resume:
+                    run.hand_over(effect.recorded)
+                elif kind is Retry:
+                    run.retry(effect.step, effect.attempt)
+                elif kind is Backoff:
+                    run.back_off(effect.step, effect.attempt, effect.due_ms)
+                elif kind is RunEnded:  # the engine ended it, the function has not
+                    run.close()
 
     def abandon(self) -> None:
         """The node has lost its state and reads it back: what lives here is of no use to it any more."""
@@ -484,30 +479,32 @@ class LocalDriver:
     async def drain(self, grace_s: float) -> None:
         """Begin nothing, let the bodies that run end for a while, then close every run."""
         self._is_draining = True
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=grace_s)
+        if self.executing:
+            self._bodies_ended = asyncio.Event()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._bodies_ended.wait(), grace_s)
+        tasks = [run.task for run in self._live.values() if run.task is not None]
         self.abandon()
-        self.is_cancelling = True
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=CLOSE_S)
+        if self.executing:
+            for task in tasks:
+                task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=CLOSE_S)
         if self._threads is not None:
             self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def track(self, task: "asyncio.Task[None]") -> None:
-        """Keep a body's task until it ends."""
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def body_ended(self) -> None:
+        """A step's body has ended."""
+        self.executing -= 1
+        if self._bodies_ended is not None and not self.executing:
+            self._bodies_ended.set()
 
     async def in_thread(self, handler: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run plain ``def`` user code: the one place where it happens. What it returns may be awaitable, as a lambda's."""
         if self._threads is None:
             self._threads = ThreadPoolExecutor(self.config.threads, thread_name_prefix="steplog-step")
         context = contextvars.copy_context()
-        value = await self.loop.run_in_executor(
-            self._threads, functools.partial(context.run, handler, *args, **kwargs)
-        )
+        value = await self.loop.run_in_executor(self._threads, functools.partial(context.run, handler, *args, **kwargs))
         return await value if inspect.isawaitable(value) else value
 
     def forget(self, key: bytes, run: LiveRun) -> None:
@@ -543,7 +540,3 @@ class LocalDriver:
             if run.waits_until_ms() is not None:
                 run.park()
                 count -= 1
-
-    def _of(self, key: bytes, generation: int) -> LiveRun | None:
-        run = self._live.get(key)
-        return run if run is not None and run.generation == generation else None

@@ -1,95 +1,104 @@
 """The users' event loop: it knows when a run is at rest.
 
 A run is at rest when no ready callback of the loop carries its context. Looking at tasks is not enough (the callback of a
-future is in no task), so every callback is counted, for the *tenant* that its ``contextvars`` context names. A step's
-body is a tenant of its own: it does not keep its run from resting.
+future is in no task), so the loop stamps the *tenant* that a callback's ``contextvars`` context names whenever one is
+scheduled. A check follows behind the callbacks that were ready; a tenant that was not stamped since the check before is at
+rest. Callbacks that the loop makes itself, for timers and sockets, leave no stamp until they schedule something: what a
+function awaits outside a step is not waited for.
 """
 
 import asyncio
 from collections.abc import Callable
 from contextvars import Context, ContextVar
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    _Loop = asyncio.SelectorEventLoop
+else:
+    try:
+        from uvloop import Loop as _Loop
+    except ImportError:  # not on every platform
+        _Loop = asyncio.SelectorEventLoop
+
+_base_call_soon = _Loop.call_soon
+_base_call_soon_threadsafe = _Loop.call_soon_threadsafe
+RESTLESS_CHECKS = 1_000  # a body that never rests must not keep results from the rest of its run for ever
 
 
 class Tenant:
     """Whom callbacks belong to."""
 
-    __slots__ = ("ready",)
+    __slots__ = ("checks", "is_checked", "seen", "stamp")
 
     def __init__(self) -> None:
-        self.ready = 0  # callbacks of it that wait in the loop
+        self.stamp = 0  # callbacks scheduled so far
+        self.seen = 0  # the stamp at the last check
+        self.checks = 0  # in a row that found it busy
+        self.is_checked = False
 
     def rest(self) -> None:
-        """Called on the loop, outside every context, whenever ``ready`` falls to 0."""
-
-    def describe(self) -> str:
-        """Name it in a warning."""
-        return "a run"
+        """Called on the loop, in an empty context, each time the tenant comes to rest."""
 
 
 TENANT: ContextVar[Tenant | None] = ContextVar("steplog_tenant", default=None)
 
 
-class _TenantHandle(asyncio.Handle):
-    """A ready callback of a tenant."""
-
-    __slots__ = ("_tenant",)
-
-    def __init__(
-        self, callback: Callable[..., object], args: tuple[Any, ...], loop: "UsersLoop", context: Context | None, tenant: Tenant
-    ) -> None:
-        super().__init__(callback, args, loop, context)
-        self._tenant: Tenant | None = tenant
-        tenant.ready += 1
-
-    def _run(self) -> None:
-        tenant, loop = self._tenant, self._loop  # type: ignore[attr-defined] # private, the same since 3.7
-        assert tenant is not None, "a handle runs once"
-        self._tenant = None
-        loop.running = tenant
-        super()._run()  # type: ignore[misc]
-        loop.running = None
-        loop.turns += 1
-        tenant.ready -= 1
-        if not tenant.ready:
-            tenant.rest()
-
-    def cancel(self) -> None:
-        tenant, self._tenant = self._tenant, None
-        super().cancel()
-        if tenant is not None:
-            tenant.ready -= 1
-            if not tenant.ready:
-                self._loop.call_soon(_rest, tenant, context=Context())  # type: ignore[attr-defined]
-
-
-def _rest(tenant: Tenant) -> None:
-    if not tenant.ready:
-        tenant.rest()
-
-
-class UsersLoop(asyncio.SelectorEventLoop):
-    """An asyncio loop that counts the ready callbacks of each tenant."""
+class UsersLoop(_Loop):
+    """An event loop (uvloop's where it installs) that tells each tenant when it is at rest."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.running: Tenant | None = None  # whose callback runs now; read by the watchdog's thread
-        self.turns = 0  # callbacks of tenants so far
+        self._checked: list[Tenant] = []
+        self._empty = Context()
+        self.checks = 0  # so far; read by the watchdog's thread
 
     def call_soon(  # type: ignore[override]
         self, callback: Callable[..., object], *args: Any, context: Context | None = None
     ) -> asyncio.Handle:
-        return self._call_soon(callback, args, context)
-
-    def _call_soon(
-        self, callback: Callable[..., object], args: tuple[Any, ...], context: Context | None
-    ) -> asyncio.Handle:
-        """Where ``call_soon`` and ``call_soon_threadsafe`` meet."""
         tenant = TENANT.get() if context is None else context.get(TENANT)
-        handle = (
-            asyncio.Handle(callback, args, self, context)
-            if tenant is None
-            else _TenantHandle(callback, args, self, context, tenant)
-        )
-        self._ready.append(handle)  # type: ignore[attr-defined]
+        if tenant is not None:
+            tenant.stamp += 1
+            if not tenant.is_checked:
+                self.check(tenant)
+        return _base_call_soon(self, callback, *args, context=context)
+
+    def call_soon_threadsafe(  # type: ignore[override]
+        self, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> asyncio.Handle:
+        handle = _base_call_soon_threadsafe(self, callback, *args, context=context)
+        tenant = TENANT.get() if context is None else context.get(TENANT)
+        if tenant is not None:  # a thread of the run's own: the loop must see the stamp
+            _base_call_soon_threadsafe(self, self._stamp, tenant, context=self._empty)
         return handle
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether some tenant is not at rest."""
+        return bool(self._checked)
+
+    def check(self, tenant: Tenant) -> None:
+        """Have a tenant told when it is at rest."""
+        tenant.is_checked = True
+        if not self._checked:
+            _base_call_soon(self, self._check, context=self._empty)
+        self._checked.append(tenant)
+
+    def _stamp(self, tenant: Tenant) -> None:
+        tenant.stamp += 1
+        if not tenant.is_checked:
+            self.check(tenant)
+
+    def _check(self) -> None:
+        """Everything that was ready when this was scheduled has run by now."""
+        self.checks += 1
+        checked, self._checked = self._checked, []
+        for tenant in checked:
+            if tenant.stamp != tenant.seen and tenant.checks < RESTLESS_CHECKS:
+                tenant.seen = tenant.stamp
+                tenant.checks += 1
+                if not self._checked:
+                    _base_call_soon(self, self._check, context=self._empty)
+                self._checked.append(tenant)
+            else:
+                tenant.is_checked, tenant.checks = False, 0
+                tenant.rest()

@@ -6,32 +6,43 @@ import sys
 import threading
 from types import FrameType
 
+from steplog.drivers.local import LiveRun
 from steplog.drivers.loop import UsersLoop
 
 logger = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 0.25
-LOOKS = 4  # the same callback seen so often in a row blocks: about a second
+LOOKS = 4  # in a row that found the same run in the same pass of the loop: about a second
 
 
 async def watch(loop: UsersLoop, thread: threading.Thread) -> None:
-    """Warn once for each callback of a run that holds the loop for about a second or longer."""
-    seen, looks = -1, 0
+    """Warn once for each run that holds the loop for about a second or longer."""
+    seen: tuple[int, LiveRun] | None = None
+    looks = 0
     while True:
         await asyncio.sleep(LOOK_EVERY_S)
-        tenant, turns = loop.running, loop.turns
-        if tenant is None or turns != seen:
-            seen, looks = turns, 0
-            continue
-        looks += 1
-        if looks == LOOKS:
+        frame = sys._current_frames().get(thread.ident or 0)
+        run = _running(frame)
+        found = None if run is None else (loop.checks, run)
+        looks = looks + 1 if found is not None and found == seen else 0
+        seen = found
+        if run is not None and looks == LOOKS:
             logger.warning(
-                "a function blocks the event loop; other runs of this process wait for it. "
-                "Make the call async, or run it as a plain def step: %s at %s",
-                tenant.describe(),
-                _where(sys._current_frames().get(thread.ident or 0)),
+                "a function blocks the event loop; other runs of this process wait for it. Make the call async, or run "
+                "it in a plain def step: %s at %s",
+                run.describe(),
+                f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame is not None else "an unknown place",
             )
 
 
-def _where(frame: FrameType | None) -> str:
-    return f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame is not None else "an unknown place"
+def _running(frame: FrameType | None) -> LiveRun | None:
+    """The run whose code is on a thread's stack."""
+    while frame is not None:
+        if frame.f_code in _CODES:
+            run = frame.f_locals.get("self")
+            return run if isinstance(run, LiveRun) else None
+        frame = frame.f_back
+    return None
+
+
+_CODES = frozenset({LiveRun._main.__code__, LiveRun._execute.__code__, LiveRun.run_step.__code__})
