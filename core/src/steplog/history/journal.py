@@ -1,6 +1,7 @@
 """Reads a log's journal and events as records, turn by turn, in batches of bounded size.
 
-Invariant: nothing that stands in the log is passed over in silence; what cannot be read is handed out as ``Unreadable``.
+Invariant: nothing that stands in the log is passed over in silence; what cannot be read is handed out too, as
+``Unreadable``.
 """
 
 from collections.abc import Callable

@@ -1,10 +1,14 @@
 """Folds journal records into changes of the history's tables, and writes them.
 
-A batch costs few statements and one row of ``runs`` for each run in it, whatever happened to the run. Nothing is read
-back: a run that began in an earlier batch gets an UPDATE with what changed, and whether it waits is asked of its steps.
+A batch costs few statements, and one row of ``runs`` for each run in it, whatever happened to the run. Nothing is read
+back: a run that began in an earlier batch gets an UPDATE with what changed. Whether an open run is ``running`` or
+``waiting`` is asked of its retry and its steps when it is written, because a wait may be older than the batch.
+
+Where rows are many, 0 and "" stand for NULL: ``sqlite3`` takes 0.5 µs to bind a None, as long as all else of a column.
 """
 
 import sqlite3
+from collections import Counter
 from collections.abc import Iterable
 
 import msgspec
@@ -26,33 +30,35 @@ from steplog.engine.records import (
     StepWaiting,
     StoredEvent,
 )
-from steplog.history.journal import TurnRecords, Unreadable
+from steplog.history.journal import TurnRecords
+from steplog.history.schema import OPEN_STEP
 
-_encode = msgspec.json.Encoder().encode
-_NO_LIST = "[]"
+Row = tuple[str | int | None, ...]
+UNCHANGED = -1
 
 
 class RunChange(msgspec.Struct):
     """What a batch does to one run."""
 
-    scheduled: RunScheduled | None = None  # where it began in this batch
-    state: str = ""  # the last one known; empty for unchanged
-    started_ms: int | None = None
-    ended_ms: int | None = None
+    scheduled: RunScheduled | None = None  # where the run began in this batch
+    state: str = ""  # empty: unchanged; running: it goes on, or waits
+    started_ms: int = 0
+    ended_ms: int = 0
     generation: int = 0
-    retry_at_ms: int | None = None
-    output: str | None = None
-    error: str | None = None
+    retry_at_ms: int = UNCHANGED  # 0: no longer
+    output: str = ""
+    error: str = ""
 
 
 class Changes(msgspec.Struct):
     """What a batch does to the tables: rows as they are written."""
 
     runs: dict[str, RunChange] = {}
-    steps: list[tuple[object, ...]] = []
-    attempts: list[tuple[object, ...]] = []
-    events: list[tuple[object, ...]] = []
-    dead: list[tuple[object, ...]] = []
+    open_steps: list[Row] = []  # that wait, or have failed
+    completed_steps: list[Row] = []
+    attempts: list[Row] = []
+    events: list[Row] = []
+    dead: list[Row] = []
 
 
 def fold(turns: Iterable[TurnRecords]) -> Changes:
@@ -60,63 +66,179 @@ def fold(turns: Iterable[TurnRecords]) -> Changes:
     changes = Changes()
     for turn in turns:
         routed = _fold_records(changes, turn.records)
-        for event in turn.events:
-            _fold_event(changes, event, routed.get(event.internal_id))
-        changes.dead.extend([(bad.position, bad.source, bad.env, bad.reason, bad.data) for bad in turn.unreadable])
+        changes.events += [_event(event, routed.get(event.internal_id)) for event in turn.events]
+        changes.dead += [(bad.position, bad.source, bad.env, bad.reason, bad.data) for bad in turn.unreadable]
     return changes
 
 
+def write(connection: sqlite3.Connection, changes: Changes) -> None:
+    """Write changes in the transaction that is open."""
+    write_rows = connection.executemany
+    if changes.open_steps:
+        write_rows(_UPSERT_STEP, changes.open_steps)
+    if changes.completed_steps:  # after the waits and errors of the same steps, before the runs that ask for them
+        write_rows(_COMPLETE_STEP, changes.completed_steps)
+    if changes.attempts:
+        write_rows(_INSERT_ATTEMPT, changes.attempts)
+    if changes.events:
+        write_rows(_INSERT_EVENT, changes.events)
+    if changes.dead:
+        write_rows(_INSERT_DEAD, changes.dead)
+    begun = [(r, run) for run in changes.runs.values() if (r := run.scheduled) is not None]
+    if begun:
+        write_rows(_INSERT_RUN, [_begun(r, run) for r, run in begun])
+        counts = Counter([(r.env, r.function, r.app) for r, _ in begun])
+        write_rows(_COUNT_RUNS, [(*function, count) for function, count in counts.items()])
+    gone_on = [_gone_on(id_, run) for id_, run in changes.runs.items() if run.scheduled is None and run.state]
+    if gone_on:
+        write_rows(_UPDATE_RUN, gone_on)
+
+
 def _fold_records(changes: Changes, records: list[Record]) -> dict[str, EventRouted]:
-    runs, steps, attempts = changes.runs, changes.steps, changes.attempts
+    """Fold a turn's records; return what became of its events. The most frequent kinds stand first."""
+    runs, completed_steps, open_steps, attempts = (
+        changes.runs, changes.completed_steps, changes.open_steps, changes.attempts
+    )  # fmt: skip
     routed: dict[str, EventRouted] = {}
     for r in records:
         if isinstance(r, EventRouted):
-            routed.setdefault(r.event, r)
+            routed.setdefault(r.event, r)  # an event that comes again with its seed has the same id
             continue
         run = runs.get(r.run)
         if run is None:
             run = runs[r.run] = RunChange()
         match r:
             case StepCompleted():
-                output = str(r.output, "utf8")
-                steps.append((r.run, r.id, r.env, r.step, r.op, "completed", r.attempt, r.seq, r.started, r.ended,
-                              None, None, output, None))  # fmt: skip
-                if r.attempt:
-                    attempts.append(_attempt(r, "completed", r.started, r.ended, output=output))
-                run.state = "running"
+                run.state, output = "running", str(r.output, "utf8")
+                completed_steps.append(
+                    (r.run, r.id, r.env, r.step, r.op, r.attempt, r.seq, r.started, r.ended, output)
+                )  # fmt: skip
+                if r.attempt:  # the last of several; a step that succeeds at once has no rows there
+                    attempts.append(_attempt(r, "completed", output=output))
+            case RunCompleted():
+                run.state, run.ended_ms, run.retry_at_ms, run.output = "completed", r.at, 0, str(r.output, "utf8")
             case RunScheduled():
                 run.scheduled = r
                 if r.started is True:
                     run.state, run.started_ms, run.generation = "running", r.at, 1
                 else:
-                    run.state = "scheduled" if r.due is not UNSET else "queued"
-            case RunCompleted():
-                run.state, run.ended_ms, run.retry_at_ms = "completed", r.at, None
-                run.output = str(r.output, "utf8")
+                    run.state = "queued" if r.due is UNSET else "scheduled"
             case RunStarted():
-                run.state, run.generation, run.retry_at_ms = "running", r.generation, None
-                if run.started_ms is None:
-                    run.started_ms = r.at
+                run.state, run.generation, run.retry_at_ms = "running", r.generation, 0
+                run.started_ms = run.started_ms or r.at
             case StepWaiting():
-                steps.append((r.run, r.id, r.env, r.step, r.op, "waiting", 0, r.seq, r.at, None, r.until, None, None,
-                              None))  # fmt: skip
-                run.state = "running"  # until its steps are asked
+                run.state = "running"
+                open_steps.append((
+                    r.run, r.id, r.env, r.step, r.op, "waiting", 0, r.seq, r.at, None, r.until, None, None, None,
+                ))  # fmt: skip
             case StepErrored():
-                error = _json(r.error)
-                steps.append((r.run, r.id, r.env, r.step, r.op, "errored", r.attempt, r.seq, r.started, r.ended, None,
-                              r.retry_at, None, error))  # fmt: skip
-                attempts.append(_attempt(r, "errored", r.started, r.ended, retry_at_ms=r.retry_at, error=error))
                 run.state = "running"
+                open_steps.append(_unsuccessful(r, "errored", r.retry_at))
+                attempts.append(_attempt(r, "errored", retry_at_ms=r.retry_at))
             case StepFailed():
-                error = _json(r.error)
-                steps.append((r.run, r.id, r.env, r.step, r.op, "failed", r.attempt, r.seq, r.started, r.ended, None,
-                              None, None, error))  # fmt: skip
-                attempts.append(_attempt(r, "failed", r.started, r.ended, error=error))
                 run.state = "running"
+                open_steps.append(_unsuccessful(r, "failed", None))
+                attempts.append(_attempt(r, "failed"))
             case StepLate():
-                pass
+                late = None if isinstance(r.output, UnsetType) else str(r.output, "utf8")
+                attempts.append(_attempt(r, "late", output=late))
             case RunErrored():
-                pass
+                run.state, run.retry_at_ms = "running", r.retry_at
+                attempts.append(_attempt(r, "errored", retry_at_ms=r.retry_at))
             case RunFailed():
-                run.state, run.ended_ms, run.retry_at_ms, run.error = "failed", r.at, None, _json(r.error)
+                run.state, run.ended_ms, run.retry_at_ms, run.error = "failed", r.at, 0, _json(r.error)
     return routed
+
+
+def _unsuccessful(r: StepErrored | StepFailed, state: str, retry_at_ms: int | None) -> Row:
+    return (
+        r.run, r.id, r.env, r.step, r.op, state, r.attempt, r.seq, r.started, r.ended, None, retry_at_ms, None,
+        _json(r.error),
+    )  # fmt: skip
+
+
+def _attempt(
+    r: StepCompleted | StepErrored | StepFailed | StepLate | RunErrored,
+    outcome: str,
+    *,
+    retry_at_ms: int | None = None,
+    output: str | None = None,
+) -> Row:
+    step, name, op = ("", "", "") if isinstance(r, RunErrored) else (r.id, r.step, r.op)
+    started, ended = (None, None) if isinstance(r, StepLate | RunErrored) else (r.started, r.ended)
+    error = None if isinstance(r, StepCompleted) or isinstance(r.error, UnsetType) else _json(r.error)
+    return (
+        r.run, r.seq, r.env, step, name, op, r.attempt, outcome, r.at, started, ended, retry_at_ms, output, error,
+    )  # fmt: skip
+
+
+def _event(event: StoredEvent, routed: EventRouted | None) -> Row:
+    user = "" if isinstance(event.user, UnsetType) else str(event.user, "utf8")
+    v = "" if isinstance(event.v, UnsetType) else event.v
+    is_duplicate, runs, skipped = 0, "[]", "[]"
+    if routed is not None:
+        is_duplicate = int(routed.duplicate is True)
+        runs = _encode(routed.runs).decode()
+        skipped = _encode(routed.skipped).decode() if routed.skipped else skipped
+    return (
+        event.internal_id, event.env, event.id, event.name, event.ts, event.received_at, event.source, v, user,
+        str(event.data, "utf8"), is_duplicate, runs, skipped,
+    )  # fmt: skip
+
+
+def _begun(r: RunScheduled, run: RunChange) -> Row:
+    version = "" if isinstance(r.version, UnsetType) else r.version
+    due_ms = 0 if isinstance(r.due, UnsetType) else r.due
+    retry_at_ms = max(run.retry_at_ms, 0)
+    state = "waiting" if retry_at_ms else run.state
+    return (
+        r.run, r.env, r.function, r.app, version, _encode(r.events).decode(), state, r.at, due_ms, run.started_ms,
+        run.ended_ms, run.generation, retry_at_ms, run.output, run.error,
+    )  # fmt: skip
+
+
+def _gone_on(run_id: str, run: RunChange) -> Row:
+    return (
+        run_id, run.state, run.started_ms, run.ended_ms, run.generation, run.retry_at_ms, run.output, run.error
+    )  # fmt: skip
+
+
+def _json(error: ErrorInfo) -> str:
+    return _encode(error).decode()
+
+
+_encode = msgspec.json.Encoder().encode
+
+_HAS_WAITING_STEP = f"EXISTS (SELECT 1 FROM steps WHERE run = ?1 AND {OPEN_STEP} AND state = 'waiting')"  # noqa: S608 - ours
+_RETRY_AT = f"nullif(iif(?6 = {UNCHANGED}, retry_at_ms, ?6), 0)"
+
+_INSERT_RUN = f"""
+    INSERT INTO runs VALUES (
+        ?1, ?2, ?3, ?4, nullif(?5, ''), ?6,
+        CASE WHEN ?7 <> 'running' THEN ?7 WHEN {_HAS_WAITING_STEP} THEN 'waiting' ELSE ?7 END,
+        ?8, nullif(?9, 0), nullif(?10, 0), nullif(?11, 0), ?12, nullif(?13, 0), nullif(?14, ''), nullif(?15, '')
+    )"""  # noqa: S608 - ours
+_UPDATE_RUN = f"""
+    UPDATE runs SET
+        state = CASE
+            WHEN ?2 <> 'running' THEN ?2 WHEN {_RETRY_AT} NOTNULL OR {_HAS_WAITING_STEP} THEN 'waiting' ELSE ?2 END,
+        started_ms = coalesce(started_ms, nullif(?3, 0)), ended_ms = nullif(?4, 0), generation = max(generation, ?5),
+        retry_at_ms = {_RETRY_AT}, output = nullif(?7, ''), error = nullif(?8, '')
+    WHERE id = ?1"""  # noqa: S608 - ours
+_UPSERT_STEP = """
+    INSERT INTO steps VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    ON CONFLICT DO UPDATE SET
+        op = excluded.op, state = excluded.state, attempt = excluded.attempt, ended_ms = excluded.ended_ms,
+        until_ms = excluded.until_ms, retry_at_ms = excluded.retry_at_ms, error = excluded.error"""
+_COMPLETE_STEP = """
+    INSERT INTO steps (run, id, env, name, op, state, attempt, seq, started_ms, ended_ms, output)
+    VALUES (?, ?, ?, ?, ?, 'completed', ?, ?, ?, ?, ?)
+    ON CONFLICT DO UPDATE SET
+        op = excluded.op, state = excluded.state, attempt = excluded.attempt, ended_ms = excluded.ended_ms,
+        retry_at_ms = NULL, output = excluded.output, error = NULL"""  # seq and started_ms stay those of the first
+_INSERT_ATTEMPT = "INSERT INTO attempts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_INSERT_EVENT = """
+    INSERT OR IGNORE INTO events VALUES (?, ?, ?, ?, ?, ?, ?, nullif(?, ''), nullif(?, ''), ?, ?, ?, ?)
+    """  # ignored: an event that comes again with its seed has the same id
+_INSERT_DEAD = "INSERT INTO dead VALUES (?, ?, ?, ?, ?)"
+_COUNT_RUNS = "INSERT INTO functions VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET runs = runs + excluded.runs"
