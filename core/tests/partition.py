@@ -16,7 +16,7 @@ from steplog.engine.functions import DEFAULT_ENV, EngineConfig, FunctionSpec, Re
 from steplog.engine.ids import hash16, step_wire_id, ulid
 from steplog.engine.messages import Drain, EventAccepted, Message, OpReported, RunParked, RunReported
 from steplog.engine.operations import ErrorInfo, EventOut, Lost, Operation, SendEvent, Sleep, StepError, StepRun
-from steplog.engine.processor import LoadedState, Processor
+from steplog.engine.processor import LoadedState, Processor, Turn
 from steplog.engine.state import Limits
 from steplog.log.memory import MemoryLog
 
@@ -73,11 +73,21 @@ class Partition:
         """Decide what waits."""
         released: list[Effect] = []
         while self.processor.has_work(self.now_ms):
-            while not self.processor.advance(self.now_ms):
-                pass
-            asyncio.run(self.log.commit(self.processor.seal()))
+            self.write(self.decide())
             released += self.processor.committed()
         return released
+
+    def decide(self, *messages: Message) -> Turn:
+        """Decide messages as a turn that is not written yet."""
+        for message in messages:
+            self.processor.post(message)
+        while not self.processor.advance(self.now_ms):
+            pass
+        return self.processor.seal()
+
+    def write(self, turn: Turn) -> None:
+        """Commit a turn; its effects are not released."""
+        asyncio.run(self.log.commit(turn))
 
     def event(
         self, name: str, *, id: str | None = None, ts_ms: int | None = None, data: bytes = b"{}",

@@ -54,9 +54,7 @@ def test_a_group_of_events_is_one_commit_and_one_answer() -> None:
 
 def test_an_answer_follows_the_commit() -> None:
     partition = Partition(PACK)
-    partition.processor.post(partition.event("pack", ticket=7))
-    assert partition.processor.advance(partition.now_ms)
-    partition.processor.seal()  # the process dies before it is written
+    partition.decide(partition.event("pack", ticket=7))  # the process dies before it is written
     assert partition.crash() == []
     assert partition.log.events == []
 

@@ -140,7 +140,7 @@ class Engine:
             state.delete(key)
             run = self._run(keys.run_of(key))
             if run is not None and run.head.state == QUEUED:
-                self._dispatch(run, "wake" if run.head.generation else "start")
+                self._dispatch(run, _reason(run))
         return True
 
     def forget_idle(self) -> None:
@@ -170,8 +170,8 @@ class Engine:
             scheduled.append((keys.run(event.env, run), run_text, function))
         env = ENVIRONMENTS[event.env]
         routed = records.EventRouted(
-            at=self._now_ms, env=env, event=event.internal_text, name=event.name, runs=tuple(started), skipped=tuple(skipped),
-            duplicate=True if skipped else msgspec.UNSET,
+            at=self._now_ms, env=env, event=event.internal_text, name=event.name, runs=tuple(started),
+            skipped=tuple(skipped), duplicate=True if skipped else msgspec.UNSET,
         )  # fmt: skip
         self.records.append(_encode(routed))
         for key, run_text, function in scheduled:
@@ -220,12 +220,12 @@ class Engine:
     def _has_place(self) -> bool:
         return self._live < self._config.live_runs and self.state.first(keys.QUEUE) is None
 
-    def _start(self, run: Run, reason: str) -> None:
+    def _start(self, run: Run) -> None:
         """Dispatch a run that can go on, or let it wait for a place."""
         if run.is_live or run.is_terminal or run.head.state == QUEUED or run.head.due_ms:
             return
         if self._has_place():
-            self._dispatch(run, reason)
+            self._dispatch(run, _reason(run))
         else:
             self._enqueue(run)
 
@@ -294,7 +294,7 @@ class Engine:
         self.state.delete(keys.orphan(message.function, message.run))
         run = self._run(message.run)
         if run is not None:
-            self._start(run, "wake")
+            self._start(run)
 
     def _park(self, message: RunParked) -> None:
         run = self._run(message.run)
@@ -456,7 +456,7 @@ class Engine:
         elif run.is_live:
             self.effects.append(effects.Resume(run.key, head.generation, recorded(step_hash, step)))
         else:
-            self._start(run, "wake")
+            self._start(run)
 
     def _keep_late(self, run: Run, message: OpReported) -> None:
         """Keep an answer that came too late in the journal; it changes nothing (P4, P10)."""
@@ -490,7 +490,7 @@ class Engine:
                 self.state.delete(keys.live(run.key))
                 self._remove(run)
                 return
-            self._start(run, "wake" if run.head.generation else "start")
+            self._start(run)
             return
         step = run.steps.get(message.step)
         if step is None or step.due_ms != message.due_ms or run.is_terminal:
@@ -504,7 +504,7 @@ class Engine:
                 run.retried += (message.step,)
                 self.effects.append(effects.Retry(run.key, run.head.generation, message.step, step.attempt))
             else:
-                self._start(run, "wake")
+                self._start(run)
 
     # --- the end of a run
 
@@ -562,6 +562,8 @@ class Engine:
         generation = head.generation
         if head.state == QUEUED:
             state.delete(keys.queue(head.scheduled_ms, key))
+        if head.function not in self._registry.by_id:
+            state.delete(keys.orphan(head.function, key))
         if head.due_ms:
             state.delete(keys.timer(head.due_ms, key, keys.NO_STEP))
             head.due_ms = 0
@@ -666,6 +668,10 @@ class Engine:
             self.follow_ups.append(SweepSeen(env=env))
         else:
             self._unswept[env] = today - 1
+
+
+def _reason(run: Run) -> str:
+    return "wake" if run.head.generation else "start"
 
 
 def _lost_text(lost: int) -> str:

@@ -48,7 +48,7 @@ def accept_event(
         user=msgspec.UNSET if event.user is None else event.user, v=msgspec.UNSET if event.v is None else event.v,
     )  # fmt: skip
     return EventAccepted(
-        env=env, internal_id=internal_id, internal_text=internal_text, id=stored.id, name=event.name, ts_ms=ts_ms, received_ms=received_ms,
-        slot=slot, body=_encode(stored), is_repeatable=sender_id is not None or is_seeded, ticket=ticket,
-        is_last=is_last,
+        env=env, internal_id=internal_id, internal_text=internal_text, id=stored.id, name=event.name, ts_ms=ts_ms,
+        received_ms=received_ms, slot=slot, body=_encode(stored),
+        is_repeatable=sender_id is not None or is_seeded, ticket=ticket, is_last=is_last,
     )  # fmt: skip
