@@ -1,0 +1,429 @@
+"""One suite over every log, and what the file of the SQLite log has to stand."""
+
+import asyncio
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+import pytest
+from steplog.engine import keys
+from steplog.engine.processor import LoadedState, Turn
+from steplog.engine.state import Limits, Slice, State
+from steplog.errors import LogCorrupt, LogLocked, LogUnavailable
+from steplog.log.memory import MemoryLog
+from steplog.log.sqlite import JournalReader, SqliteLog
+
+A, B, C = (keys.run(0, bytes([n]) * 16) for n in range(3))
+Change = dict[bytes, bytes | None]
+Rows = list[tuple[int, list[object]]]
+
+
+class Log(Protocol):
+    async def load(self) -> LoadedState: ...
+
+    async def commit(self, turn: Turn) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Store(Protocol):
+    """A log that can be crashed."""
+
+    @property
+    def log(self) -> Log: ...
+
+    def crash(self) -> None:
+        """Open what is on the disk, as if the process had been killed."""
+
+    def written(self) -> tuple[Rows, Rows]:
+        """Read journal and events, each with the turns that wrote them."""
+
+    def close(self) -> None: ...
+
+
+class MemoryStore:
+    def __init__(self) -> None:
+        self.log = MemoryLog()
+
+    def crash(self) -> None:
+        """Nothing is held but the log itself."""
+
+    def written(self) -> tuple[Rows, Rows]:
+        def read(rows: list[tuple[int, list[bytes]]]) -> Rows:
+            return [(turn, [msgspec.json.decode(record) for record in found]) for turn, found in rows]
+
+        return read(self.log.journal), read(self.log.events)
+
+    def close(self) -> None:
+        self.log.close()
+
+
+class SqliteStore:
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._crashes = folder, 0
+        self.path = folder / "0" / "log.db"
+        self.log = SqliteLog(self.path)
+        self._opened = [self.log]
+
+    def crash(self) -> None:
+        """Copy the file and its WAL as they lie there, and open the copy."""
+        self._crashes += 1
+        before, self.path = self.path, self._folder / f"{self._crashes}" / "log.db"
+        self.path.parent.mkdir()
+        for name in (before, before.with_name("log.db-wal")):
+            shutil.copy(name, self.path.parent)
+        self.log = SqliteLog(self.path)
+        self._opened.append(self.log)
+
+    def written(self) -> tuple[Rows, Rows]:
+        with JournalReader(self.path) as reader:
+            journal, events = reader.journal(0, 1_000), reader.events(0, 1_000)
+        return [(r.position, msgspec.json.decode(r.data)) for r in journal], [
+            (r.position, msgspec.json.decode(r.data)) for r in events
+        ]
+
+    def close(self) -> None:
+        while self._opened:
+            self._opened.pop().close()
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    opened: Store = MemoryStore() if request.param == "memory" else SqliteStore(tmp_path)
+    yield opened
+    opened.close()
+
+
+def load(log: Log) -> LoadedState:
+    return asyncio.run(log.load())
+
+
+def commit(
+    log: Log, number: int, changes: Change, flush: Change | None = None, *, redo_from: int = 1,
+    records: tuple[bytes, ...] = (), events: tuple[bytes, ...] = (),
+) -> None:  # fmt: skip
+    state = Slice(changes, sorted((flush or {}).items()), redo_from)
+    turn = Turn(number=number, now_ms=number * 10, state=state, records=list(records), events=list(events))
+    asyncio.run(log.commit(turn))
+
+
+def content(loaded: LoadedState) -> dict[bytes, bytes]:
+    return dict(loaded.table.scan(b"\0", b"\xff", 1 << 30))
+
+
+# --- every log
+
+
+def test_an_empty_log_is_loaded_empty(store: Store) -> None:
+    loaded = load(store.log)
+    assert (loaded.turn, loaded.now_ms, content(loaded)) == (0, 0, {})
+    store.crash()
+    assert load(store.log).turn == 0
+
+
+def test_what_was_committed_is_loaded_after_a_crash(store: Store) -> None:
+    load(store.log)
+    commit(store.log, 1, {A: b"1", B: b"1"})
+    commit(store.log, 2, {A: b"2", B: None, C: b""})
+    store.crash()
+    loaded = load(store.log)
+    assert (loaded.turn, loaded.now_ms) == (2, 20)
+    assert content(loaded) == {A: b"2", C: b""}
+    assert [loaded.table.get(key) for key in (A, B, C)] == [b"2", None, b""]
+
+
+def test_journal_and_events_are_kept_by_turn_and_in_order(store: Store) -> None:
+    load(store.log)
+    commit(store.log, 1, {}, records=(b'{"n":1}', b'{"n":2}'), events=(b'{"e":1}',))
+    commit(store.log, 2, {A: b"1"})
+    commit(store.log, 3, {}, records=('{"n":"é\\u0000"}'.encode(),))
+    store.crash()
+    load(store.log)
+    assert store.written() == ([(1, [{"n": 1}, {"n": 2}]), (3, [{"n": "é\0"}])], [(1, [{"e": 1}])])
+
+
+def test_the_table_is_read_in_order_between_bounds(store: Store) -> None:
+    load(store.log)
+    commit(store.log, 1, {key: key[-1:] for key in (C, A, B)})
+    store.crash()
+    table = load(store.log).table
+    assert [key for key, _ in table.scan(A, C, 10)] == [A, B]
+    assert [key for key, _ in table.scan(A, C, 1)] == [A]
+    assert [key for key, _ in table.scan(B, keys.after(C), 10)] == [B, C]
+    assert table.scan(C + b"\0", b"\xff", 10) == []
+
+
+def test_the_redo_is_replayed_over_slices(store: Store) -> None:
+    load(store.log)
+    commit(store.log, 1, {A: b"1", B: b"1"})
+    commit(store.log, 2, {A: b"2", C: b"1"}, {A: b"2", B: b"1"}, redo_from=2)
+    commit(store.log, 3, {B: None})
+    store.crash()
+    assert content(load(store.log)) == {A: b"2", C: b"1"}
+
+
+def test_a_slice_deletes_what_is_gone(store: Store) -> None:
+    load(store.log)
+    commit(store.log, 1, {A: b"1", B: b"1"}, {A: b"1", B: b"1"}, redo_from=2)
+    commit(store.log, 2, {A: None, C: None}, {A: None, C: None}, redo_from=3)
+    store.crash()
+    assert content(load(store.log)) == {B: b"1"}
+
+
+def test_turn_and_time_are_known_when_the_whole_redo_is_cut(store: Store) -> None:
+    load(store.log)
+    commit(store.log, 1, {A: b"1"}, {A: b"1"}, redo_from=2)
+    for number in range(2, 200):
+        commit(store.log, number, {}, redo_from=number + 1)
+    store.crash()
+    loaded = load(store.log)
+    assert (loaded.turn, loaded.now_ms, content(loaded)) == (199, 1_990, {A: b"1"})
+
+
+def test_a_loaded_log_goes_on(store: Store) -> None:
+    for number in range(1, 6):
+        store.crash()
+        assert load(store.log).turn == number - 1
+        commit(store.log, number, {A: b"%d" % number})
+    assert [turn for turn, _ in store.written()[0]] == []
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_state_over_it_survives_any_crash(store: Store, seed: int) -> None:
+    chance = random.Random(seed)
+    limits = Limits(pending_keys=chance.randrange(6), slice_keys=1, pending_turns=chance.randrange(1, 80), head_keys=2)
+    expected: dict[bytes, bytes] = {}
+    loaded = load(store.log)
+    state = State(loaded.table, limits)
+    for number in range(1, 120):
+        for _ in range(chance.randrange(4)):
+            key = bytes([chance.choice((keys.RUN, keys.TIMER)), chance.randrange(12)])
+            if chance.random() < 0.4:
+                state.delete(key)
+                expected.pop(key, None)
+            else:
+                value = chance.randbytes(2)
+                state.put(key, value, new=key not in expected)
+                expected[key] = value
+        turn = Turn(number=number, now_ms=number, state=state.seal(number), records=[], events=[])
+        asyncio.run(store.log.commit(turn))
+        state.landed()
+        assert state.first(keys.TIMER) == min((k for k in expected if k[0] == keys.TIMER), default=None)
+        if chance.random() < 0.1:
+            store.crash()
+            loaded = load(store.log)
+            assert content(loaded) == expected
+            assert loaded.turn == number
+            state = State(loaded.table, limits)
+
+
+# --- SQLite
+
+
+@pytest.fixture
+def sqlite_store(tmp_path: Path) -> Iterator[SqliteStore]:
+    opened = SqliteStore(tmp_path)
+    yield opened
+    opened.close()
+
+
+def test_a_commit_that_fails_leaves_nothing(sqlite_store: SqliteStore) -> None:
+    log = sqlite_store.log
+    load(log)
+    commit(log, 1, {A: b"1"}, records=(b'"a"',))
+    with pytest.raises(LogUnavailable):
+        commit(log, 1, {A: b"2"}, {B: b"1"}, records=(b'"b"',), events=(b'"b"',), redo_from=1)
+    commit(log, 2, {C: b"1"})
+    sqlite_store.crash()
+    assert content(load(sqlite_store.log)) == {A: b"1", C: b"1"}
+    assert sqlite_store.written() == ([(1, ["a"])], [])
+
+
+def flip(path: Path, table: str, column: str) -> None:
+    """Change one bit of the first row of a table."""
+    with sqlite3.connect(path) as other:
+        row, value = other.execute(f"SELECT {'key' if table == 'state' else 'rowid'}, {column} FROM {table}").fetchone()
+        name = "key" if table == "state" else "rowid"
+        changed = bytes([value[0] ^ 1]) + value[1:]
+        other.execute(f"UPDATE {table} SET {column} = ? WHERE {name} = ?", (changed, row))
+    other.close()
+
+
+def load_file(path: Path) -> None:
+    log = SqliteLog(path)
+    try:
+        load(log)
+    finally:
+        log.close()
+
+
+def read_journal(path: Path) -> None:
+    with JournalReader(path) as reader:
+        reader.journal(0, 10)
+
+
+def read_events(path: Path) -> None:
+    with JournalReader(path) as reader:
+        reader.events(0, 10)
+
+
+@pytest.mark.spec("FAULT-C4")
+@pytest.mark.parametrize(
+    ("table", "read"),
+    [
+        ("redo", load_file),
+        ("journal", read_journal),
+        ("events", read_events),
+    ],
+)
+def test_a_flipped_bit_of_a_row_is_noticed(
+    sqlite_store: SqliteStore, table: str, read: Callable[[Path], object]
+) -> None:
+    load(sqlite_store.log)
+    commit(sqlite_store.log, 1, {A: b"1"}, records=(b'{"n":1}',), events=(b'{"n":1}',))
+    sqlite_store.close()
+    flip(sqlite_store.path, table, "data")
+    with pytest.raises(LogCorrupt) as caught:
+        read(sqlite_store.path)
+    assert caught.value.where == f"row 1 of {table}"
+    assert str(sqlite_store.path) in str(caught.value)
+
+
+@pytest.mark.spec("FAULT-C4")
+@pytest.mark.parametrize("column", ["value", "key"])
+def test_a_flipped_bit_of_the_state_is_noticed(sqlite_store: SqliteStore, column: str) -> None:
+    load(sqlite_store.log)
+    commit(sqlite_store.log, 1, {A: b"1"}, {A: b"1"}, redo_from=2)
+    table = load(sqlite_store.log).table
+    flip(sqlite_store.path, "state", column)
+    with pytest.raises(LogCorrupt) as caught:
+        table.scan(b"\0", b"\xff", 10)
+    assert caught.value.where.startswith("the state of ")
+    if column == "value":
+        with pytest.raises(LogCorrupt) as caught:
+            table.get(A)
+        assert caught.value.where == f"the state of {keys.printed(A)}"
+
+
+@pytest.mark.spec("FAULT-C4")
+def test_a_torn_page_is_noticed(sqlite_store: SqliteStore) -> None:
+    load(sqlite_store.log)
+    for number in range(1, 50):
+        commit(sqlite_store.log, number, {A: b"1"}, records=(b'"%s"' % (b"x" * 2_000),))
+    sqlite_store.close()
+    with sqlite_store.path.open("r+b") as file:
+        file.seek(8 * 4096)
+        file.write(bytes(20 * 4096))
+    with pytest.raises(LogCorrupt), JournalReader(sqlite_store.path) as reader:
+        reader.journal(0, 1_000)
+
+
+def test_a_file_of_another_kind_is_refused_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text("not a database\n" * 500)
+    before = path.read_bytes()
+    with pytest.raises(LogCorrupt, match="SQLite"):
+        SqliteLog(path)
+    assert path.read_bytes() == before
+
+
+def test_a_newer_format_is_refused(sqlite_store: SqliteStore) -> None:
+    sqlite_store.close()
+    with sqlite3.connect(sqlite_store.path) as other:
+        other.execute("PRAGMA user_version = 99")
+    other.close()
+    with pytest.raises(LogUnavailable, match="format 99"):
+        SqliteLog(sqlite_store.path)
+    with sqlite3.connect(sqlite_store.path) as other:
+        assert other.execute("PRAGMA user_version").fetchone() == (99,)
+        other.execute("PRAGMA user_version = 1")
+    other.close()
+    SqliteLog(sqlite_store.path).close()  # the refusal holds no lock
+
+
+@pytest.mark.parametrize("folder", ["/proc/none", "{tmp}/file"])
+def test_a_folder_that_cannot_be_written_is_named(folder: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    path = Path(folder.format(tmp=tmp_path)) / "log.db"
+    with pytest.raises(LogUnavailable, match=str(path)):
+        SqliteLog(path)
+
+
+def test_a_file_that_is_a_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "log.db").mkdir()
+    with pytest.raises(LogUnavailable, match=r"log\.db"):
+        SqliteLog(tmp_path / "log.db")
+
+
+# --- processes
+
+
+HOLD = "import sys, time, pathlib; from steplog.log.sqlite import SqliteLog; log = SqliteLog(pathlib.Path(sys.argv[1]))"
+
+
+def python(code: str, path: Path) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+@pytest.mark.spec("FAULT-A9")
+def test_a_second_writer_is_refused_by_name(sqlite_store: SqliteStore) -> None:
+    load(sqlite_store.log)
+    commit(sqlite_store.log, 1, {A: b"1"})
+    began = time.monotonic()
+    _, complaint = python(HOLD, sqlite_store.path).communicate(timeout=20)
+    assert time.monotonic() - began < 5
+    assert "LogLocked" in complaint
+    assert f"process {os.getpid()};" in complaint
+    with pytest.raises(LogLocked, match=f"process {os.getpid()}"):
+        SqliteLog(sqlite_store.path)
+    commit(sqlite_store.log, 2, {B: b"1"})
+    sqlite_store.crash()
+    assert content(load(sqlite_store.log)) == {A: b"1", B: b"1"}
+
+
+def test_a_killed_writer_leaves_no_lock(tmp_path: Path) -> None:
+    path = tmp_path / "log.db"
+    holder = python(HOLD + "; print('open', flush=True); time.sleep(60)", path)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "open\n"
+    with pytest.raises(LogLocked, match=f"process {holder.pid}"):
+        SqliteLog(path)
+    holder.send_signal(signal.SIGKILL)
+    holder.communicate(timeout=20)
+    log = SqliteLog(path)
+    load(log)
+    log.close()
+
+
+def test_readers_follow_a_writer(sqlite_store: SqliteStore) -> None:
+    load(sqlite_store.log)
+    with JournalReader(sqlite_store.path) as reader, JournalReader(sqlite_store.path) as slow:
+        assert reader.log_id == slow.log_id
+        assert reader.last_position() == 0
+        seen: list[int] = []
+        for number in range(1, 100):
+            commit(
+                sqlite_store.log, number, {A: b"1"}, {A: b"1"}, redo_from=number + 1, records=(b"1",), events=(b"2",)
+            )
+            assert reader.last_position() == number
+            seen += [row.position for row in reader.journal(seen[-1] if seen else 0, 10)]
+        assert seen == list(range(1, 100))
+        assert [row.position for row in slow.journal(90, 5)] == list(range(91, 96))
+        assert slow.events(98, 5)[0].data == b"[2]"
+
+
+def test_a_reader_wants_a_file(tmp_path: Path) -> None:
+    with pytest.raises(LogUnavailable, match="does not exist"):
+        JournalReader(tmp_path / "log.db")
+    assert list(tmp_path.iterdir()) == []
