@@ -91,7 +91,7 @@ TABLES = {
         function TEXT NOT NULL,
         app TEXT NOT NULL,
         runs INTEGER NOT NULL,        -- scheduled so far
-        PRIMARY KEY (env, function, app)
+        PRIMARY KEY (env, function)
     """,
 }
 _STATEMENTS = (
