@@ -94,6 +94,7 @@ class Node:
         if not isinstance(loop, UsersLoop):
             raise TypeError("a node needs a UsersLoop: asyncio.Runner(loop_factory=UsersLoop)")
         self._loop = loop
+        self._users_thread = threading.current_thread()
         self._driver = LocalDriver(loop, self.functions, self._post, self._config.local)
         opened: ThreadFuture[None] = ThreadFuture()
         thread = threading.Thread(target=self._node_thread, args=(opened,), name="steplog-node", daemon=True)
@@ -105,15 +106,20 @@ class Node:
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> None:
         await self._driver.drain(self._config.drain_s)
-        self._passes = FLUSH_PASSES
-        self._flush()
-        self._node_loop.call_soon_threadsafe(self._stop.set)
+        if not self._closed.done():
+            self._passes = FLUSH_PASSES
+            self._flush()
+            self._node_loop.call_soon_threadsafe(self._stop.set)
         await asyncio.wait_for(asyncio.wrap_future(self._closed), STOP_S)
 
     @property
-    def failed(self) -> "asyncio.Future[None]":
-        """Done when the node's thread has ended by itself, which is an error."""
-        return asyncio.wrap_future(self._closed)
+    def executing(self) -> int:
+        """How many step bodies run."""
+        return self._driver.executing
+
+    async def failed(self) -> None:
+        """Return, or raise, when the node's thread ends by itself."""
+        await asyncio.wrap_future(self._closed)
 
     # --- for programs in this process
 
@@ -194,13 +200,12 @@ class Node:
 
     def _is_ours(self, effect: Effect) -> bool:
         """Tell programs in this process what they wait for; whether that is all that the effect is for."""
-        kind = type(effect)
-        if kind is Answer:
+        if isinstance(effect, Answer):
             answer = self._answers.pop(effect.ticket, None)
             if answer is not None and not answer.done():
                 answer.set_result(None)
             return True
-        if kind is RunEnded:
+        if isinstance(effect, RunEnded):
             end = self._ends.pop(effect.run, None)
             if end is not None and not end.done():
                 end.set_result(_ended(effect))
@@ -224,7 +229,8 @@ class Node:
         try:
             with asyncio.Runner(loop_factory=_node_loop_factory()) as runner:
                 runner.run(self._node_main(opened))
-        except BaseException as error:  # noqa: BLE001 - the top of a thread: who waits for it gets the error
+        except BaseException as caught:  # noqa: BLE001 - the top of a thread: who waits for it gets the error
+            error = _only(caught)
             if not opened.done():
                 opened.set_exception(error)
             else:
@@ -242,17 +248,28 @@ class Node:
         except BaseException:
             log.close()
             raise
-        async with asyncio.TaskGroup() as tasks:
-            running = [
-                tasks.create_task(self._turns.run()),
-                tasks.create_task(watch(self._loop, threading.main_thread())),
-                *(tasks.create_task(service(self._turns)) for service in self._services),
-            ]
-            opened.set_result(None)
-            await self._stop.wait()
-            for task in running:
-                task.cancel()
-        await self._turns.finish()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                turns = tasks.create_task(self._turns.run())
+                watching = tasks.create_task(watch(self._loop, self._users_thread))
+                services = [tasks.create_task(service(self._turns)) for service in self._services]
+                opened.set_result(None)
+                await self._stop.wait()
+                for service in services:
+                    service.cancel()
+                if services:  # they may wait for answers, which the turns give
+                    await asyncio.wait(services)
+                turns.cancel()
+                watching.cancel()
+        finally:
+            await self._turns.finish()
+
+
+def _only(error: BaseException) -> BaseException:
+    """The one error in a group, or the group."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
 
 
 def _ended(effect: RunEnded) -> Ended:

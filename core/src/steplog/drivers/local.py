@@ -26,7 +26,7 @@ from steplog.context import Context
 from steplog.drivers.failures import Failure, describe_error
 from steplog.drivers.loop import TENANT, Tenant, UsersLoop
 from steplog.drivers.outgoing import outgoing_event
-from steplog.engine.effects import Backoff, Dispatch, Effect, MakeRoom, Recorded, Resume, Retry, RunEnded
+from steplog.engine.effects import Answer, Backoff, Dispatch, Effect, MakeRoom, Recorded, Resume, Retry
 from steplog.engine.ids import hash16, step_wire_id
 from steplog.engine.messages import Message, OpReported, RunParked, RunReported
 from steplog.engine.operations import ErrorInfo, Lost, Operation, SendEvent, Sleep, StepError, StepRun
@@ -453,23 +453,24 @@ class LocalDriver:
             return  # what is not begun here is begun by the next process
         live = self._live
         for effect in effects:
-            kind = type(effect)
-            if kind is Dispatch:
+            if isinstance(effect, Dispatch):
                 self._dispatch(effect)
-            elif kind is MakeRoom:
+                continue
+            if isinstance(effect, MakeRoom):
                 self._make_room(effect.count)
-            else:
-                run = live.get(effect.run)
-                if run is None or run.generation != effect.generation:
-                    continue
-                if kind is Resume:
-                    run.hand_over(effect.recorded)
-                elif kind is Retry:
-                    run.retry(effect.step, effect.attempt)
-                elif kind is Backoff:
-                    run.back_off(effect.step, effect.attempt, effect.due_ms)
-                elif kind is RunEnded:  # the engine ended it, the function has not
-                    run.close()
+                continue
+            assert not isinstance(effect, Answer), "answers are not for drivers"
+            run = live.get(effect.run)
+            if run is None or run.generation != effect.generation:
+                continue
+            if isinstance(effect, Resume):
+                run.hand_over(effect.recorded)
+            elif isinstance(effect, Retry):
+                run.retry(effect.step, effect.attempt)
+            elif isinstance(effect, Backoff):
+                run.back_off(effect.step, effect.attempt, effect.due_ms)
+            else:  # the engine ended it, the function has not
+                run.close()
 
     def abandon(self) -> None:
         """The node has lost its state and reads it back: what lives here is of no use to it any more."""

@@ -1,0 +1,65 @@
+"""What ``dev`` and ``start`` add to a node: the HTTP server and the history."""
+
+import asyncio
+import socket
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from steplog.engine.messages import EventAccepted
+from steplog.history.process import HistoryProcess
+from steplog.history.queries import History
+from steplog.server.app import Application
+from steplog.server.config import ServerConfig
+from steplog.server.listen import serve
+from steplog.turns import Turns
+
+T = TypeVar("T")
+HISTORY_OPENS_S = 10.0
+
+
+class NodeBackend:
+    """A node, as the server sees it."""
+
+    def __init__(self, turns: Turns, history: HistoryProcess) -> None:
+        self._turns, self._history = turns, history
+
+    def now_ms(self) -> int:
+        return self._turns.now_ms()
+
+    async def submit(self, events: list[EventAccepted]) -> int:
+        return await self._turns.submit(events)
+
+    def position(self) -> int:
+        return self._turns.position
+
+    async def wait_ended(self, run_id: str, timeout_s: float) -> None:
+        await self._turns.wait_ended(run_id, timeout_s)
+
+    async def read(self, query: Callable[[History], T], *, at_least: int) -> tuple[T, bool]:
+        return await self._history.read(query, at_least=at_least)
+
+
+class HttpService:
+    """Serves on sockets that are bound already, until it is cancelled. ``is_serving`` is set when requests are answered."""
+
+    def __init__(
+        self, sockets: Sequence[socket.socket], config: ServerConfig, *, log_path: Path, history_path: Path,
+        on_serving: Callable[[], None],
+    ) -> None:  # fmt: skip
+        self._sockets, self._config = sockets, config
+        self._log_path, self._history_path = log_path, history_path
+        self._on_serving = on_serving
+
+    async def __call__(self, turns: Turns) -> None:
+        """Run on the node's loop."""
+        history = HistoryProcess(self._log_path, self._history_path)
+        async with asyncio.TaskGroup() as tasks:
+            projecting = tasks.create_task(history.run())
+            try:
+                await history.opened(HISTORY_OPENS_S)
+                async with serve(Application(NodeBackend(turns, history), self._config), self._sockets):
+                    self._on_serving()
+                    await asyncio.Event().wait()
+            finally:
+                projecting.cancel()
