@@ -1,0 +1,39 @@
+"""What the server needs of a node; ``node.py`` has it."""
+
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+from steplog.engine.messages import EventAccepted
+from steplog.history.queries import History
+
+T = TypeVar("T")
+
+
+class Backend(Protocol):
+    """A node, as the server sees it. Its methods are called on the server's loop."""
+
+    def now_ms(self) -> int:
+        """The partition's time."""
+        ...
+
+    async def submit(self, events: list[EventAccepted]) -> int:
+        """Commit the events of one request as one group; returns the position when they are durable.
+
+        Raises ``Overloaded`` or ``LogUnavailable``; then none of them was accepted, or it is not known.
+        """
+        ...
+
+    def position(self) -> int:
+        """The newest committed position."""
+        ...
+
+    async def wait_ended(self, run_id: str, timeout_s: float) -> None:
+        """Return when the run has ended or the time is up; at once for a run that is not open."""
+        ...
+
+    async def read(self, query: Callable[[History], T], *, at_least: int) -> tuple[T, bool]:
+        """Ask the history in a thread, after waiting up to 2 s for the projection to reach a position.
+
+        The second value says whether it did not: what is read may be stale.
+        """
+        ...
