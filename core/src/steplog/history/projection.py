@@ -35,6 +35,7 @@ from steplog.history.schema import OPEN_STEP
 
 Row = tuple[str | int | None, ...]
 UNCHANGED = -1
+_UNFIT = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceError, OverflowError, ValueError)
 
 
 class RunChange(msgspec.Struct):
@@ -71,6 +72,18 @@ def fold(turns: Iterable[TurnRecords]) -> Changes:
     return changes
 
 
+def project(connection: sqlite3.Connection, turns: list[TurnRecords]) -> None:
+    """Write what turns do, in the transaction that is open. What does not fit the tables goes to ``dead``."""
+    connection.execute("SAVEPOINT turns")
+    try:
+        write(connection, fold(turns))
+    except _UNFIT:
+        connection.execute("ROLLBACK TO turns")
+        for turn in turns:
+            _project_singly(connection, turn)
+    connection.execute("RELEASE turns")
+
+
 def write(connection: sqlite3.Connection, changes: Changes) -> None:
     """Write changes in the transaction that is open."""
     write_rows = connection.executemany
@@ -92,6 +105,24 @@ def write(connection: sqlite3.Connection, changes: Changes) -> None:
     gone_on = [_gone_on(id_, run) for id_, run in changes.runs.items() if run.scheduled is None and run.state]
     if gone_on:
         write_rows(_UPDATE_RUN, gone_on)
+
+
+def _project_singly(connection: sqlite3.Connection, turn: TurnRecords) -> None:
+    """Write a turn record by record, so that one that does not fit harms no other."""
+    routed = [record for record in turn.records if isinstance(record, EventRouted)]
+    parts = [TurnRecords(position=turn.position, records=[*routed], events=[event]) for event in turn.events]
+    parts += [TurnRecords(position=turn.position, records=[r]) for r in turn.records if not isinstance(r, EventRouted)]
+    for part in parts:
+        connection.execute("SAVEPOINT part")
+        try:
+            write(connection, fold([part]))
+        except _UNFIT as error:
+            connection.execute("ROLLBACK TO part")
+            source, record = ("events", part.events[0]) if part.events else ("journal", part.records[0])
+            reason = f"{type(error).__name__}: {error}"
+            write(connection, Changes(dead=[(part.position, source, record.env, reason, repr(record))]))
+        connection.execute("RELEASE part")
+    write(connection, fold([TurnRecords(position=turn.position, unreadable=turn.unreadable)]))
 
 
 def _fold_records(changes: Changes, records: list[Record]) -> dict[str, EventRouted]:

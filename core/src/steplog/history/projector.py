@@ -8,19 +8,16 @@ import logging
 import os
 import select
 import signal
-import sqlite3
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from steplog.engine.records import EventRouted
 from steplog.errors import LogUnavailable, SteplogError
 from steplog.history import schema
-from steplog.history.journal import Batch, Tape, TurnRecords
-from steplog.history.projection import Changes, Row, fold, write
+from steplog.history.journal import Batch, Tape
+from steplog.history.projection import project
 from steplog.log.sqlite import JournalReader
 
 POLL_S = 0.02  # while something happens: what was written is seen this much later
@@ -29,8 +26,6 @@ REST = 8  # times what a batch took: under load batches grow, so that most runs 
 SLOWER = 1.2  # each poll that finds nothing; idle after about ten
 UNAVAILABLE_S = 1.0
 LAST_BATCHES = 16  # after the parent's end, so that what it wrote last is there
-
-_UNFIT = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceError, OverflowError, ValueError)
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +55,7 @@ class Projector:
         batch = self._tape.read(self._position)
         if batch is not None:
             with schema.unavailable(self.path):
-                self._project(batch)
+                self._commit(batch)
         return batch
 
     def catch_up(self) -> int:
@@ -98,13 +93,7 @@ class Projector:
             raise
         return found.position
 
-    def _project(self, batch: Batch) -> None:
-        try:
-            self._commit(batch, _write)
-        except _UNFIT:
-            self._commit(batch, _write_singly)
-
-    def _commit(self, batch: Batch, write_batch: Callable[[sqlite3.Connection, Batch], None]) -> None:
+    def _commit(self, batch: Batch) -> None:
         connection = self._connection
         connection.execute("BEGIN IMMEDIATE")
         try:
@@ -113,7 +102,7 @@ class Projector:
                 (batch.position, self._position, self._reader.log_id),
             )
             if moved.rowcount:
-                write_batch(connection, batch)
+                project(connection, batch.turns)
             found = schema.read_meta(connection)  # further on, where another projector was faster
             connection.execute("COMMIT")
         except BaseException:
@@ -122,34 +111,6 @@ class Projector:
         if found is None or found.log_id != self._reader.log_id:
             raise LogUnavailable(f"{self.path} has become the history of another log")
         self._position = found.position
-
-
-def _write(connection: sqlite3.Connection, batch: Batch) -> None:
-    write(connection, fold(batch.turns))
-
-
-def _write_singly(connection: sqlite3.Connection, batch: Batch) -> None:
-    """Write record by record, so that one that does not fit harms no other."""
-    for turn in batch.turns:
-        routed = [record for record in turn.records if isinstance(record, EventRouted)]
-        parts = [TurnRecords(position=turn.position, records=[*routed], events=[event]) for event in turn.events]
-        parts += [
-            TurnRecords(position=turn.position, records=[r]) for r in turn.records if not isinstance(r, EventRouted)
-        ]
-        for part in parts:
-            connection.execute("SAVEPOINT part")
-            try:
-                write(connection, fold([part]))
-            except _UNFIT as error:
-                connection.execute("ROLLBACK TO part")
-                write(connection, Changes(dead=[_dead(part, error)]))
-            connection.execute("RELEASE part")
-        write(connection, fold([TurnRecords(position=turn.position, unreadable=turn.unreadable)]))
-
-
-def _dead(part: TurnRecords, error: Exception) -> Row:
-    source, record = ("events", part.events[0]) if part.events else ("journal", part.records[0])
-    return part.position, source, record.env, f"{type(error).__name__}: {error}", repr(record)
 
 
 def main(log_path: str, history_path: str) -> int:

@@ -113,11 +113,11 @@ class Meta(NamedTuple):
     version: int
 
 
-def read_meta(connection: sqlite3.Connection) -> Meta | None:
+def read_meta(connection: sqlite3.Connection, database: str = "main") -> Meta | None:
     """Read what a history is of; None where the file has no tables yet."""
-    if connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'meta'").fetchone() is None:
+    if connection.execute(f"SELECT 1 FROM {database}.sqlite_schema WHERE name = 'meta'").fetchone() is None:  # noqa: S608
         return None
-    return Meta(*connection.execute("SELECT position, log_id, schema FROM meta").fetchone())
+    return Meta(*connection.execute(f"SELECT position, log_id, schema FROM {database}.meta").fetchone())  # noqa: S608
 
 
 def create_tables(connection: sqlite3.Connection, log_id: str, *, position: int = 0) -> None:

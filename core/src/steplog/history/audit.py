@@ -1,0 +1,242 @@
+"""Accounts for every accepted event, from the log alone (spec: faults.md P2, P4 and the linear journal).
+
+An event is accounted for when exactly one record says what became of it, each run that it started is scheduled, and the
+records of each run are numbered without gap or repeat, with one end at most. Streams: held in memory are open runs, and
+those that ended in the last two hours of the journal, as long as an answer may come late.
+"""
+
+from collections import Counter, deque
+from pathlib import Path
+
+import msgspec
+
+from steplog.engine.records import (
+    EventRouted,
+    RunCompleted,
+    RunErrored,
+    RunFailed,
+    RunScheduled,
+    RunStarted,
+    StepCompleted,
+    StepErrored,
+    StepFailed,
+    StepLate,
+    StepWaiting,
+)
+from steplog.history.journal import Tape, TurnRecords
+from steplog.log.sqlite import JournalReader
+
+LATE_MS = 2 * 3_600_000 + 60_000  # the longest execution of a step (LIM-02), and a minute
+FINDINGS = 20  # shown by id; all are counted
+
+RunRecord = (
+    RunScheduled
+    | RunStarted
+    | StepCompleted
+    | StepErrored
+    | StepFailed
+    | StepWaiting
+    | StepLate
+    | RunErrored
+    | RunCompleted
+    | RunFailed
+)
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """Something that does not add up."""
+
+    id: str  # of the run, the event, or the place in the log
+    problem: str
+
+
+class AuditReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of what was accepted."""
+
+    accepted: int  # events
+    scheduled: int  # runs
+    completed: int
+    failed: int
+    open: int
+    skipped: dict[str, int]  # reason: triggers
+    dead: int  # records that cannot be read
+    unaccounted: int  # events and runs
+    planned_steps: int  # of which anything is recorded
+    recorded_steps: int  # with a result
+    repeated_steps: int  # with more than one result
+    findings: tuple[Finding, ...]  # the first 20
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether everything adds up."""
+        return not (self.unaccounted or self.repeated_steps or self.dead)
+
+
+def audit(log_path: Path, since_ms: int | None = None, until_ms: int | None = None) -> AuditReport:
+    """Follow the events accepted from ``since_ms`` on and before ``until_ms`` through the log to its present end.
+
+    Raises ``LogUnavailable`` where the log cannot be read.
+    """
+    with JournalReader(log_path) as reader:
+        ledger = Ledger(since_ms, until_ms)
+        target, position, tape = reader.last_position(), 0, Tape(reader)
+        while position < target and (batch := tape.read(position)) is not None:
+            for turn in batch.turns:
+                ledger.add(turn)
+            position = batch.position
+    return ledger.report()
+
+
+class _Run(msgspec.Struct):
+    """An open run."""
+
+    seq: int = 0
+    planned: set[str] = set()  # wire ids of steps
+    recorded: set[str] = set()
+
+
+class Ledger:
+    """Takes turns in order and keeps account."""
+
+    def __init__(self, since_ms: int | None = None, until_ms: int | None = None) -> None:
+        self._since_ms, self._until_ms = since_ms, until_ms
+        self._counts: Counter[str] = Counter()
+        self._skipped: Counter[str] = Counter()
+        self._unrouted: dict[str, int] = {}  # event: accepted so often without a record, or below 0, too many records
+        self._unscheduled: dict[str, str] = {}  # run: the event that started it
+        self._runs: dict[str, _Run] = {}
+        self._ended: dict[str, int] = {}  # run: seq
+        self._endings: deque[tuple[int, str]] = deque()  # (when, run) of the same
+        self._dead_seqs: set[tuple[str, int]] = set()
+        self._unaccounted: dict[str, None] = {}
+        self._findings: list[Finding] = []
+
+    def add(self, turn: TurnRecords) -> None:
+        """Enter what one turn wrote."""
+        at_ms = turn.records[0].at if turn.records else turn.events[0].received_at if turn.events else None
+        is_counted = at_ms is not None and self._is_counted(at_ms)
+        for bad in turn.unreadable:
+            self._counts["dead"] += 1
+            self._dead_seqs.add((bad.run, bad.seq))
+            self._find(f"{bad.source}@{bad.position}", bad.reason)
+        if is_counted:
+            self._counts["accepted"] += len(turn.events)
+            for event in turn.events:
+                self._balance(event.internal_id, 1)
+        for record in turn.records:
+            if not isinstance(record, EventRouted):
+                self._enter(record, is_counted=is_counted)
+            elif is_counted:
+                self._route(record)
+        self._dead_seqs.clear()
+        while self._endings and at_ms is not None and self._endings[0][0] < at_ms - LATE_MS:
+            self._ended.pop(self._endings.popleft()[1], None)
+
+    def report(self) -> AuditReport:
+        """Draw the balance."""
+        for event, count in self._unrouted.items():
+            problem = "is accepted, but no record says what became of it" if count > 0 else "is routed more than once"
+            self._miss(event, problem)
+        for run, event in self._unscheduled.items():
+            self._miss(run, f"was started by event {event}, but is not scheduled")
+        counts = self._counts
+        return AuditReport(
+            accepted=counts["accepted"], scheduled=counts["scheduled"], completed=counts["completed"],
+            failed=counts["failed"], open=len(self._runs), skipped=dict(sorted(self._skipped.items())),
+            dead=counts["dead"], unaccounted=len(self._unaccounted), planned_steps=counts["planned"],
+            recorded_steps=counts["recorded"], repeated_steps=counts["repeated"],
+            findings=tuple(self._findings[:FINDINGS]),
+        )  # fmt: skip
+
+    def _is_counted(self, at_ms: int) -> bool:
+        return (self._since_ms is None or at_ms >= self._since_ms) and (
+            self._until_ms is None or at_ms < self._until_ms
+        )
+
+    # --- events
+
+    def _balance(self, event: str, count: int) -> None:
+        balance = self._unrouted.pop(event, 0) + count
+        if balance:
+            self._unrouted[event] = balance
+
+    def _route(self, record: EventRouted) -> None:
+        self._balance(record.event, -1)
+        self._skipped.update([skip.reason for skip in record.skipped])
+        self._unscheduled.update({ref.run: record.event for ref in record.runs})
+
+    # --- runs
+
+    def _enter(self, record: RunRecord, *, is_counted: bool) -> None:
+        """Enter a record of a run."""
+        ended_seq = self._ended.get(record.run)
+        if ended_seq is not None:
+            self._ended[record.run] = self._follow(record, ended_seq)
+            if not isinstance(record, StepLate):
+                self._miss(record.run, f"ended before its record {record.seq}, a {_kind(record)}")
+            return
+        run = self._runs.get(record.run)
+        if run is None:
+            run = self._open(record, is_counted=is_counted)
+            if run is None:
+                return
+        run.seq = self._follow(record, run.seq)
+        match record:
+            case StepCompleted() | StepFailed():
+                self._plan(run, record.id)
+                if record.id in run.recorded:
+                    self._counts["repeated"] += 1
+                    self._find(record.run, f"step {record.step} has more than one result")
+                else:
+                    self._counts["recorded"] += 1
+                    run.recorded.add(record.id)
+            case StepErrored() | StepWaiting():
+                self._plan(run, record.id)
+            case RunCompleted() | RunFailed():
+                self._counts["completed" if isinstance(record, RunCompleted) else "failed"] += 1
+                del self._runs[record.run]
+                self._ended[record.run] = run.seq
+                self._endings.append((record.at, record.run))
+
+    def _open(self, record: RunRecord, *, is_counted: bool) -> _Run | None:
+        """Begin with a run; None for one from before the time that is asked for."""
+        if isinstance(record, RunScheduled):
+            if not is_counted:
+                return None
+            self._counts["scheduled"] += 1
+            self._unscheduled.pop(record.run, None)
+        elif record.run not in self._unscheduled and (self._since_ms is not None or self._until_ms is not None):
+            return None
+        else:
+            self._unscheduled.pop(record.run, None)
+            self._miss(record.run, f"begins with record {record.seq}, a {_kind(record)}, and is not scheduled")
+        run = self._runs[record.run] = _Run()
+        return run
+
+    def _follow(self, record: RunRecord, seq: int) -> int:
+        """Check that a record is the next one of its run, and return its number."""
+        expected = seq + 1
+        while (record.run, expected) in self._dead_seqs:
+            expected += 1
+        if record.seq != expected:
+            self._miss(record.run, f"has record {record.seq} where {expected} is the next")
+        return max(record.seq, seq)
+
+    def _plan(self, run: _Run, step: str) -> None:
+        if step not in run.planned:
+            run.planned.add(step)
+            self._counts["planned"] += 1
+
+    # --- findings
+
+    def _miss(self, id_: str, problem: str) -> None:
+        self._unaccounted[id_] = None
+        self._find(id_, problem)
+
+    def _find(self, id_: str, problem: str) -> None:
+        if len(self._findings) < FINDINGS:
+            self._findings.append(Finding(id_, problem))
+
+
+def _kind(record: RunRecord) -> str:
+    return str(record.__struct_config__.tag)
