@@ -135,7 +135,11 @@ class Ledger:
     def report(self) -> AuditReport:
         """Draw the balance."""
         for event, count in self._unrouted.items():
-            problem = "is accepted, but no record says what became of it" if count > 0 else "is routed more than once"
+            problem = (
+                "is accepted, but no record says what became of it"
+                if count > 0
+                else "is routed more often than it is accepted"
+            )
             self._miss(event, problem)
         for run, event in self._unscheduled.items():
             self._miss(run, f"was started by event {event}, but is not scheduled")
@@ -210,7 +214,7 @@ class Ledger:
         else:
             self._unscheduled.pop(record.run, None)
             self._miss(record.run, f"begins with record {record.seq}, a {_kind(record)}, and is not scheduled")
-        run = self._runs[record.run] = _Run()
+        run = self._runs[record.run] = _Run(seq=0 if isinstance(record, RunScheduled) else record.seq - 1)
         return run
 
     def _follow(self, record: RunRecord, seq: int) -> int:

@@ -99,24 +99,27 @@ def _step_over(
 ) -> tuple[list[Row], list[Unreadable]]:
     """Read row by row, past those that do not match their checksums.
 
-    The reader says what is wrong with the next row, but not its position: that is where it stops to complain.
+    The reader says what is wrong with the row that comes next, but not its position: that is where it stops to complain.
     """
     rows: list[Row] = []
-    damaged: dict[str, int] = {}  # reason, which names the row: position
-    while len(rows) < limit and after < upto:
+    damaged: list[Unreadable] = []
+    reason = ""
+    while len(rows) < limit:
+        page, problem = list[Row](), ""
         try:
             page = read(after, 1)
         except LogCorrupt as error:
             if error.__cause__ is not None:
                 raise
-            after += 1
-            damaged[str(error)] = after
-            continue
-        if not page:
+            problem = str(error)  # it names the row
+        if reason and problem != reason:
+            damaged.append(Unreadable(position=after, source=source, reason=reason))
+        reason = problem
+        if after >= upto or not (page or problem):
             break
         rows += page
-        after = page[0].position
-    return rows, [Unreadable(position=at, source=source, reason=reason) for reason, at in damaged.items()]
+        after = page[0].position if page else after + 1
+    return rows, damaged
 
 
 def _turns(rows: list[Row], events: list[Row], damaged: list[Unreadable]) -> list[TurnRecords]:

@@ -1,0 +1,239 @@
+"""What a run's records become in the history."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from steplog.engine.effects import Dispatch
+from steplog.engine.functions import EngineConfig
+from steplog.engine.operations import EventOut, SendEvent
+from steplog.engine.records import RunRef, Skip
+from steplog.history.projector import Projector
+from steplog.history.queries import History
+from steplog.history.views import RunView
+
+from .history_log import RecordedPartition
+from .partition import (
+    DAY,
+    MINUTE,
+    NOON,
+    SECOND,
+    broke,
+    function,
+    raised,
+    ran,
+    report,
+    returned,
+    slept,
+    the,
+)
+
+
+class World:
+    """A log that grows, and its history."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.log = RecordedPartition(folder / "log.db", function("f", retries=1), function("g", "f"), function("h"))
+        self.projector = Projector(folder / "log.db", folder / "history.db")
+        self.history = History(folder / "history.db")
+
+    def project(self) -> History:
+        self.projector.catch_up()
+        return self.history
+
+    def run(self, at: Dispatch) -> RunView:
+        return self.project().run(at.run_id)
+
+    def close(self) -> None:
+        self.history.close()
+        self.projector.close()
+        self.log.close()
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    world = World(tmp_path)
+    yield world
+    world.close()
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_short_run_is_the_same_in_one_batch_and_in_many(world: World, at_once: bool) -> None:
+    def look() -> None:
+        if not at_once:
+            world.project()
+
+    at = world.log.start("h")
+    look()
+    for step in ("a", "b", "c"):
+        world.log.now_ms += 5
+        world.log.post(ran(at, step, b'{"n":1}'))
+        look()
+    world.log.post(returned(at, b'"done"'))
+    run = world.run(at)
+    assert (run.state, run.function, run.app, run.env) == ("completed", "a-h", "a", "default")
+    assert (run.scheduled_ms, run.started_ms, run.ended_ms) == (NOON, NOON, NOON + 15)
+    assert run.generation == 1
+    assert run.output is not None
+    assert bytes(run.output) == b'"done"'
+    assert (run.error, run.next_step, run.retry_at_ms, run.due_ms, run.version) == (None, None, None, None, None)
+    steps = world.history.steps(at.run_id)
+    assert [(s.name, s.state, s.attempt, s.seq, s.attempts) for s in steps] == [
+        ("a", "completed", 0, 2, ()), ("b", "completed", 0, 3, ()), ("c", "completed", 0, 4, ()),
+    ]  # fmt: skip
+    assert (steps[0].started_ms, steps[0].ended_ms, steps[0].op) == (1, 2, "StepRun")
+    assert [bytes(s.output or b"") for s in steps] == [b'{"n":1}'] * 3
+
+
+def test_event_knows_its_runs(world: World) -> None:
+    first, second = (effect for effect in world.log.send("f", id="e1") if isinstance(effect, Dispatch))
+    world.project()
+    event = world.history.events().events[0]
+    assert (event.id, event.name, event.source, event.env, event.is_duplicate) == ("e1", "f", "test", "default", False)
+    assert event.runs == (RunRef(first.run_id, "a-f"), RunRef(second.run_id, "a-g"))
+    assert bytes(event.data) == b"{}"
+    assert world.history.runs_of_event(event.internal_id) == (world.run(first), world.run(second))
+    assert world.history.run(first.run_id).events == (event.internal_id,)
+
+
+@pytest.mark.spec("EVT-14", "GAP-14")
+def test_duplicate_event_is_kept_and_starts_nothing(world: World) -> None:
+    world.log.send("h", id="e1")
+    world.log.send("h", id="e1")
+    world.project()
+    second, first = world.history.events().events
+    assert (first.is_duplicate, second.is_duplicate) == (False, True)
+    assert (second.runs, second.skipped) == ((), (Skip("a-h", "duplicate"),))
+    assert world.history.runs_of_event(second.internal_id) == ()
+    assert len(world.history.runs().runs) == 1
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_sleeping_run_waits_until_its_sleep_ends(world: World, at_once: bool) -> None:
+    at = world.log.start("h")
+    if not at_once:
+        assert world.run(at).state == "running"
+    world.log.post(slept(at, "nap", NOON + MINUTE))
+    run = world.run(at)
+    assert (run.state, run.next_step, run.next_ms) == ("waiting", "nap", NOON + MINUTE)
+    world.log.advance(MINUTE)
+    run = world.run(at)
+    assert (run.state, run.next_step) == ("running", None)
+    (nap,) = world.history.steps(at.run_id)
+    assert (nap.state, nap.op, nap.started_ms, nap.ended_ms) == ("completed", "Sleep", NOON, NOON + MINUTE)
+    assert nap.until_ms == NOON + MINUTE
+
+
+def test_run_with_a_longer_sleep_beside_goes_on_waiting(world: World) -> None:
+    at = world.log.start("h")
+    world.log.post(slept(at, "short", NOON + SECOND), slept(at, "long", NOON + DAY))
+    assert world.run(at).next_step == "short"
+    world.log.advance(SECOND)
+    run = world.run(at)
+    assert (run.state, run.next_step, run.next_ms) == ("waiting", "long", NOON + DAY)
+
+
+def test_run_that_began_again_in_its_sleep_is_waiting(world: World) -> None:
+    at = world.log.start("h")
+    world.log.post(slept(at, "nap", NOON + MINUTE))
+    world.project()
+    again = the(Dispatch, world.log.crash())
+    run = world.run(again)
+    assert (run.state, run.generation, run.started_ms) == ("waiting", 2, NOON)
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_retried_step_has_its_attempts(world: World, at_once: bool) -> None:
+    at = world.log.start("h")
+    world.log.post(broke(at, "pack", retry_after_ms=15 * SECOND))
+    if not at_once:
+        run = world.run(at)
+        assert (run.state, run.next_step, run.next_ms) == ("running", "pack", NOON + 15 * SECOND)
+        (step,) = world.history.steps(at.run_id)
+        assert (step.state, step.retry_at_ms, step.output) == ("errored", NOON + 15 * SECOND, None)
+        assert step.error is not None
+        assert step.error.message == "pack 0"
+    world.log.advance(15 * SECOND)
+    world.log.post(ran(at, "pack", b"2", attempt=1))
+    world.project()
+    (step,) = world.history.steps(at.run_id)
+    assert (step.state, step.attempt, step.seq, step.retry_at_ms, step.error) == ("completed", 1, 2, None, None)
+    failed, last = step.attempts
+    assert (failed.attempt, failed.outcome, failed.retry_at_ms) == (0, "errored", NOON + 15 * SECOND)
+    assert failed.error is not None
+    assert failed.error.name == "ValueError"
+    assert (last.attempt, last.outcome, bytes(last.output or b"")) == (1, "completed", b"2")
+    assert last.at_ms == NOON + 15 * SECOND
+
+
+def test_failed_step_and_failed_run(world: World) -> None:
+    at = world.log.start("h")
+    world.log.post(broke(at, "pack", final=True), raised(at, final=True))
+    run = world.run(at)
+    assert (run.state, run.output, run.is_terminal, run.ended_ms) == ("failed", None, True, NOON)
+    assert run.error is not None
+    assert (run.error.name, run.error.message) == ("KeyError", "'x'")
+    (step,) = world.history.steps(at.run_id)
+    assert (step.state, [a.outcome for a in step.attempts]) == ("failed", ["failed"])
+
+
+def test_function_that_raised_waits_for_its_retry(world: World) -> None:
+    at = world.log.start("h")
+    world.log.post(slept(at, "nap", NOON + SECOND), raised(at, retry_after_ms=MINUTE))
+    run = world.run(at)
+    assert (run.state, run.retry_at_ms, run.error) == ("waiting", NOON + MINUTE, None)
+    world.log.advance(SECOND)  # a result is recorded meanwhile
+    assert world.run(at).state == "waiting"
+    (attempt,) = [a for a in world.history.attempts(at.run_id) if not a.step]
+    assert (attempt.attempt, attempt.outcome, attempt.retry_at_ms) == (0, "errored", NOON + MINUTE)
+    world.log.advance(MINUTE)
+    run = world.run(at)
+    assert (run.state, run.retry_at_ms, run.generation) == ("running", None, 2)
+
+
+@pytest.mark.spec("FAULT-A4")
+def test_late_answers_are_kept_and_change_nothing(world: World) -> None:
+    at = world.log.start("h")
+    world.log.post(ran(at, "a", b"1"), ran(at, "a", b"2"))
+    world.log.post(returned(at, executing=["b"]))
+    before = world.run(at)
+    world.log.post(ran(at, "b", b"3"))
+    assert world.run(at) == before
+    recorded, late = world.history.steps(at.run_id)
+    assert (recorded.state, bytes(recorded.output or b"")) == ("completed", b"1")
+    assert [(a.outcome, bytes(a.output or b"")) for a in recorded.attempts] == [("late", b"2")]
+    assert (late.name, late.state, late.output) == ("b", "late", None)
+    assert [bytes(a.output or b"") for a in late.attempts] == [b"3"]
+
+
+def test_future_run_is_scheduled_and_a_run_without_a_place_is_queued(tmp_path: Path) -> None:
+    log = RecordedPartition(tmp_path / "log.db", config=EngineConfig(live_runs=1))
+    log.send("f", ts_ms=NOON + DAY)
+    log.now_ms += 1
+    first = log.start("f")
+    log.now_ms += 1
+    log.send("f")
+    with Projector(log.path, tmp_path / "h.db") as projector, History(tmp_path / "h.db") as history:
+        projector.catch_up()
+        queued, running, scheduled = history.runs().runs
+        assert (scheduled.state, scheduled.due_ms, scheduled.started_ms) == ("scheduled", NOON + DAY, None)
+        assert (running.id, running.state) == (first.run_id, "running")
+        assert (queued.state, queued.started_ms, queued.generation) == ("queued", None, 0)
+        log.now_ms += SECOND
+        log.post(returned(first))
+        projector.catch_up()
+        started = history.run(queued.id)
+        assert (started.state, started.started_ms, started.generation) == ("running", NOON + 2 + SECOND, 1)
+    log.close()
+
+
+def test_events_of_a_step_are_events(world: World) -> None:
+    at = world.log.start("h")
+    out = EventOut(name="f", data=msgspec.Raw(b'{"x":1}'), user=msgspec.Raw(b'{"id":7}'), v="2")
+    world.log.post(report(at, "tell", SendEvent(events=(out,))))
+    world.project()
+    event = next(event for event in world.history.events().events if event.source == "step")
+    assert (event.name, event.v, bytes(event.data), bytes(event.user or b"")) == ("f", "2", b'{"x":1}', b'{"id":7}')
+    assert len(event.runs) == 2
