@@ -1,0 +1,40 @@
+"""The command line. Each command is imported when it is used, so that ``--help`` is there at once."""
+
+import sys
+
+import click
+
+from steplog.cli import output
+from steplog.cli.commands import Commands, run
+
+_COMMANDS = {
+    "dev": ("steplog.cli.serve", "Run the functions of a file on this machine, with the API."),
+    "start": ("steplog.cli.serve", "Run functions for production: keys are needed."),
+    "send": ("steplog.cli.send", "Send an event."),
+    "runs": ("steplog.cli.runs", "List, show and follow runs."),
+    "audit": ("steplog.cli.audit", "Account for every accepted event."),
+    "demo": ("steplog.cli.demo", "Kill the engine in the middle of its work, and see that nothing is lost."),
+    "version": ("steplog.cli.version", "Print the version."),
+}
+
+
+@click.group(cls=Commands, table=_COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error. May stand anywhere.")
+@click.option(
+    "--color", type=click.Choice(["auto", "always", "never"]), default="auto",
+    help="Also by NO_COLOR and FORCE_COLOR. Default: on a terminal.",
+)  # fmt: skip
+def commands(color: str) -> None:
+    """Durable functions on one SQLite file: events, and steps that survive kill -9.
+
+    \b
+    Examples:
+      steplog demo
+      steplog dev orders.py
+    """
+    output.choose_color(color)
+
+
+def main() -> None:
+    """Run the command line of this process, and end it."""
+    sys.exit(run(commands, sys.argv[1:]))

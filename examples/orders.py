@@ -1,0 +1,1 @@
+../core/src/steplog/demo/orders.py
