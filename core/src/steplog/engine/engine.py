@@ -201,7 +201,7 @@ class Engine:
         is_future = event.ts_ms > self._now_ms
         starts = not is_future and self._has_place()
         record = records.RunScheduled(
-            at=self._now_ms, env=ENVIRONMENTS[event.env], run=run.id, seq=run.next_seq(), function=function.id,
+            at=self._now_ms, env=run.env, run=run.id, seq=run.next_seq(), function=function.id,
             app=function.app, version=function.version or msgspec.UNSET, events=(event.internal_text,),
             due=event.ts_ms if is_future else msgspec.UNSET, started=True if starts else msgspec.UNSET,
         )  # fmt: skip
@@ -251,7 +251,7 @@ class Engine:
         self._set_live(run, True)
         if reason is not None:
             started = records.RunStarted(
-                at=self._now_ms, env=self._env(run), run=run.id, seq=run.next_seq(), generation=head.generation,
+                at=self._now_ms, env=run.env, run=run.id, seq=run.next_seq(), generation=head.generation,
                 reason=reason,
             )  # fmt: skip
             self.records.append(_encode(started))
@@ -361,7 +361,7 @@ class Engine:
         self.records.append(
             _encode(
                 records.StepCompleted(
-                    at=self._now_ms, env=self._env(run), run=run.id, seq=step.seq, step=step.name, id=step.id,
+                    at=self._now_ms, env=run.env, run=run.id, seq=step.seq, step=step.name, id=step.id,
                     op=step.op, attempt=step.attempt, started=started_ms, ended=ended_ms, output=step.data,
                 )
             )
@@ -383,7 +383,7 @@ class Engine:
         self.records.append(
             _encode(
                 records.StepErrored(
-                    at=self._now_ms, env=self._env(run), run=run.id, seq=step.seq, step=step.name, id=step.id,
+                    at=self._now_ms, env=run.env, run=run.id, seq=step.seq, step=step.name, id=step.id,
                     op=step.op, attempt=failed_attempt, started=op.started_ms, ended=op.ended_ms, error=op.error,
                     retry_at=step.due_ms,
                 )
@@ -409,7 +409,7 @@ class Engine:
         self.records.append(
             _encode(
                 records.StepFailed(
-                    at=self._now_ms, env=self._env(run), run=run.id, seq=step.seq, step=step.name, id=step.id,
+                    at=self._now_ms, env=run.env, run=run.id, seq=step.seq, step=step.name, id=step.id,
                     op=step.op, attempt=step.attempt, started=started_ms, ended=ended_ms, error=error,
                 )
             )
@@ -421,7 +421,7 @@ class Engine:
         self.records.append(
             _encode(
                 records.StepWaiting(
-                    at=self._now_ms, env=self._env(run), run=run.id, seq=step.seq, step=step.name, id=step.id,
+                    at=self._now_ms, env=run.env, run=run.id, seq=step.seq, step=step.name, id=step.id,
                     op=step.op, until=until_ms,
                 )
             )
@@ -462,7 +462,7 @@ class Engine:
         """Keep an answer that came too late in the journal; it changes nothing (P4, P10)."""
         op = message.op
         late = records.StepLate(
-            at=self._now_ms, env=self._env(run), run=run.id, seq=run.next_seq(), step=message.step_id,
+            at=self._now_ms, env=run.env, run=run.id, seq=run.next_seq(), step=message.step_id,
             id=message.wire_id, op=type(op).__name__, attempt=message.attempt,
             output=msgspec.Raw(op.data) if isinstance(op, StepRun) else msgspec.UNSET,
             error=op.error if isinstance(op, StepError) else msgspec.UNSET,
@@ -519,7 +519,7 @@ class Engine:
                 self._fail(run, _state_too_large(size, self._config.run_state_bytes), message.executing)
                 return
             completed = records.RunCompleted(
-                at=self._now_ms, env=self._env(run), run=run.id, seq=run.next_seq(), output=msgspec.Raw(message.output)
+                at=self._now_ms, env=run.env, run=run.id, seq=run.next_seq(), output=msgspec.Raw(message.output)
             )
             self.records.append(_encode(completed))
             self._end(run, COMPLETED, message.executing, output=message.output)
@@ -533,7 +533,7 @@ class Engine:
         head.attempt += 1
         wait = delay_ms(self._config.retry, head.attempt, asked_ms=message.retry_after_ms, seed=keys.run_id_of(run.key))
         errored = records.RunErrored(
-            at=self._now_ms, env=self._env(run), run=run.id, seq=run.next_seq(), attempt=failed_attempt,
+            at=self._now_ms, env=run.env, run=run.id, seq=run.next_seq(), attempt=failed_attempt,
             error=message.error, retry_at=self._now_ms + wait,
         )  # fmt: skip
         self.records.append(_encode(errored))
@@ -544,7 +544,7 @@ class Engine:
         self._rest(run)
 
     def _fail(self, run: Run, error: ErrorInfo, executing: tuple[bytes, ...]) -> None:
-        failed = records.RunFailed(at=self._now_ms, env=self._env(run), run=run.id, seq=run.next_seq(), error=error)
+        failed = records.RunFailed(at=self._now_ms, env=run.env, run=run.id, seq=run.next_seq(), error=error)
         self.records.append(_encode(failed))
         self._end(run, FAILED, executing, error=error)
 
@@ -618,9 +618,6 @@ class Engine:
         run.last_turn = self._turn
         self._idle.append((self._turn, run.key))
 
-    def _env(self, run: Run) -> str:
-        return ENVIRONMENTS[keys.env_of(run.key)]
-
     def _set_live(self, run: Run, is_live: bool) -> None:
         if run.is_live == is_live:
             return
@@ -675,7 +672,8 @@ def _reason(run: Run) -> str:
 
 
 def _lost_text(lost: int) -> str:
-    return f"the process that executed this died {lost} times in a row; it is not begun again"
+    how_often = f"{lost} times in a row" if lost else "again and again"  # 0: an earlier step was recorded as lost
+    return f"the process that executed this died {how_often}; it is not begun any more"
 
 
 def _too_many_steps(limit: int) -> ErrorInfo:

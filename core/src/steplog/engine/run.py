@@ -11,6 +11,7 @@ import msgspec
 
 from steplog.engine import keys
 from steplog.engine.effects import Pending, Recorded
+from steplog.engine.functions import ENVIRONMENTS
 from steplog.engine.ids import encode_ulid
 from steplog.engine.operations import ErrorInfo
 
@@ -54,12 +55,13 @@ class Run:
     """A run in memory."""
 
     __slots__ = (
-        "events", "head", "id", "is_live", "key", "last_turn", "recorded", "retried", "seq", "size_bytes", "steps",
+        "env", "events", "head", "id", "is_live", "key", "last_turn", "recorded", "retried", "seq", "size_bytes", "steps",
     )  # fmt: skip
 
     def __init__(self, key: bytes, head: RunHead, events: list[bytes], text_id: str | None = None) -> None:
         self.key, self.head, self.events = key, head, events
         self.id = text_id or encode_ulid(keys.run_id_of(key))
+        self.env = ENVIRONMENTS[keys.env_of(key)]
         self.steps: dict[bytes, StepState] = {}
         self.seq = head.seq
         self.recorded = 0

@@ -1,0 +1,118 @@
+"""A node with its history, in this process, on a log in a temporary directory."""
+
+import asyncio
+import resource
+import shutil
+import sqlite3
+import statistics
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from steplog import App
+from steplog.cli.serve import tune_process
+from steplog.drivers.local import LocalConfig
+from steplog.drivers.loop import UsersLoop
+from steplog.engine.functions import EngineConfig
+from steplog.engine.processor import Turn
+from steplog.history.process import HistoryProcess
+from steplog.log.sqlite import SqliteLog
+from steplog.node import Node, NodeConfig
+from steplog.paths import history_path
+from steplog.turns import Turns
+
+
+class RecordingLog(SqliteLog):
+    """A log that also keeps its turns in memory, to write them again without an engine."""
+
+    def __init__(self, path: Path, turns: list[Turn]) -> None:
+        super().__init__(path)
+        self._turns = turns
+
+    async def commit(self, turn: Turn) -> None:
+        await super().commit(turn)
+        self._turns.append(turn)
+
+
+class Cpu(NamedTuple):
+    """CPU seconds so far: of this process, and of its children that have ended."""
+
+    own_s: float
+    children_s: float
+
+    @staticmethod
+    def now() -> "Cpu":
+        own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+        return Cpu(own.ru_utime + own.ru_stime, children.ru_utime + children.ru_stime)
+
+    def since(self, earlier: "Cpu") -> "Cpu":
+        return Cpu(self.own_s - earlier.own_s, self.children_s - earlier.children_s)
+
+
+@asynccontextmanager
+async def node(
+    app: App, path: Path, *, with_history: bool = True, turns: list[Turn] | None = None,
+    engine: EngineConfig = EngineConfig(), local: LocalConfig = LocalConfig(),  # noqa: B008 - frozen
+) -> AsyncIterator[Node]:  # fmt: skip
+    """Run a node as ``start`` does, without HTTP."""
+
+    async def history(_: Turns) -> None:
+        await HistoryProcess(path, history_path(path)).run()
+
+    def open_log() -> SqliteLog:
+        return SqliteLog(path) if turns is None else RecordingLog(path, turns)
+
+    services = [history] if with_history else []
+    async with Node([app], open_log, NodeConfig(engine=engine, local=local), services) as running:
+        yield running
+
+
+def run(benchmark: Callable[[Path], Awaitable[None]]) -> None:
+    """Run a benchmark on the users' loop, with the settings of ``start`` and a directory of its own."""
+    tune_process()
+    directory = Path(tempfile.mkdtemp(prefix="steplog-bench-"))
+
+    async def body() -> None:
+        await benchmark(directory)
+
+    try:
+        with asyncio.Runner(loop_factory=UsersLoop) as runner:
+            runner.run(body())
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+async def floor_s(path: Path, turns: Iterable[Turn]) -> float:
+    """How long it takes to write the same turns to SQLite, one commit each, without an engine."""
+    log = SqliteLog(path)
+    await log.load()
+    began = time.perf_counter()
+    for turn in turns:
+        await log.commit(turn)
+    took = time.perf_counter() - began
+    log.close()
+    return took
+
+
+def one_row_commit_ms(path: Path, rounds: int = 300) -> float:
+    """The median of committing one small row: what each durable step of a single run has to wait for."""
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("CREATE TABLE row (n INTEGER PRIMARY KEY, data BLOB)")
+    taken = []
+    for n in range(rounds):
+        began = time.perf_counter()
+        connection.execute("INSERT INTO row VALUES (?, ?)", (n, b"x" * 200))
+        taken.append(time.perf_counter() - began)
+    connection.close()
+    return statistics.median(taken) * 1000
+
+
+def percentile(values: list[float], percent: float) -> float:
+    """Read a percentile of unsorted values."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]
