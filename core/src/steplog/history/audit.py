@@ -128,18 +128,13 @@ class Ledger:
                 self._enter(record, is_counted=is_counted)
             elif is_counted:
                 self._route(record)
-        self._dead_seqs.clear()
         while self._endings and at_ms is not None and self._endings[0][0] < at_ms - LATE_MS:
             self._ended.pop(self._endings.popleft()[1], None)
 
     def report(self) -> AuditReport:
         """Draw the balance."""
         for event, count in self._unrouted.items():
-            problem = (
-                "is accepted, but no record says what became of it"
-                if count > 0
-                else "is routed more often than it is accepted"
-            )
+            problem = "is accepted, but not routed" if count > 0 else "is routed more often than it is accepted"
             self._miss(event, problem)
         for run, event in self._unscheduled.items():
             self._miss(run, f"was started by event {event}, but is not scheduled")
@@ -220,7 +215,7 @@ class Ledger:
     def _follow(self, record: RunRecord, seq: int) -> int:
         """Check that a record is the next one of its run, and return its number."""
         expected = seq + 1
-        while (record.run, expected) in self._dead_seqs:
+        while (record.run, expected) in self._dead_seqs:  # it stands there, but cannot be read
             expected += 1
         if record.seq != expected:
             self._miss(record.run, f"has record {record.seq} where {expected} is the next")

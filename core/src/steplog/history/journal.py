@@ -99,7 +99,7 @@ def _step_over(
 ) -> tuple[list[Row], list[Unreadable]]:
     """Read row by row, past those that do not match their checksums.
 
-    The reader says what is wrong with the row that comes next, but not its position: that is where it stops to complain.
+    The reader says what is wrong with the next row, but not its position: that is where it stops to complain.
     """
     rows: list[Row] = []
     damaged: list[Unreadable] = []
