@@ -44,10 +44,10 @@ class Reply(msgspec.Struct, frozen=True):
 
 
 class Served:
-    """What tests do with a server. ``turns`` may be touched on the server's loop alone: see ``call``."""
+    """What tests do with a server. What is behind it may be touched on its loop alone: see ``call``."""
 
-    def __init__(self, port: int, loop: asyncio.AbstractEventLoop, turns: Turns) -> None:
-        self.port, self._loop, self.turns = port, loop, turns
+    def __init__(self, port: int, loop: asyncio.AbstractEventLoop) -> None:
+        self.port, self._loop = port, loop
 
     def request(
         self, method: str, path: str, body: Any = None, *, headers: Mapping[str, str] | None = None,
@@ -90,7 +90,7 @@ class TurnsBackend:
     """
 
     def __init__(self, turns: Turns, log_path: Path | None) -> None:
-        self._turns = turns
+        self.turns = turns
         self.fail_with: Exception | None = None
         self.is_behind = False
         self._projector: Projector | None = None
@@ -100,19 +100,19 @@ class TurnsBackend:
         self.groups: list[list[EventAccepted]] = []
 
     def now_ms(self) -> int:
-        return self._turns.now_ms()
+        return self.turns.now_ms()
 
     async def submit(self, events: list[EventAccepted]) -> int:
         if self.fail_with is not None:
             raise self.fail_with
         self.groups.append(events)
-        return await self._turns.submit(events)
+        return await self.turns.submit(events)
 
     def position(self) -> int:
-        return self._turns.position
+        return self.turns.position
 
     async def wait_ended(self, run_id: str, timeout_s: float) -> None:
-        await self._turns.wait_ended(run_id, timeout_s)
+        await self.turns.wait_ended(run_id, timeout_s)
 
     async def read(self, query: Callable[[History], T], *, at_least: int) -> tuple[T, bool]:
         return await asyncio.to_thread(self._read, query, at_least)
@@ -153,7 +153,7 @@ def served(
         async with asyncio.TaskGroup() as tasks:
             deciding = tasks.create_task(turns.run())
             async with serve(app, sockets, on_stop=app.stop):
-                ready.set_result((Served(sockets[0].getsockname()[1], asyncio.get_running_loop(), turns), backend))
+                ready.set_result((Served(sockets[0].getsockname()[1], asyncio.get_running_loop()), backend))
                 await stop.wait()
             deciding.cancel()
         await turns.finish()

@@ -4,14 +4,18 @@ import asyncio
 import http.client
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import closing, contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
+import uvloop
 from steplog.errors import ConfigInvalid, PortInUse
-from steplog.server.http import Receive, Scope, Send, answer_json
+from steplog.server.http import Receive, Scope, Send, answer_json, read_body
 from steplog.server.listen import bind, serve
+from steplog.server.patience import Patience
+
+T = TypeVar("T")
 
 
 def has_ipv6() -> bool:
@@ -146,8 +150,90 @@ def test_a_service_that_is_cancelled_stops_in_order() -> None:
     run(story())
 
 
-def run(story: Any) -> None:
-    import uvloop
+# --- slow clients
 
+IMPATIENT = Patience(head_s=0.1, body_s=0.1, head_bytes=4_000)
+HEAD = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\n"
+
+
+class Reader:
+    """An application that answers with the length of what it was sent."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        body = await read_body(receive, None, 1_000)
+        await answer_json(send, 200, b"%d" % len(body), [])
+
+
+def exchange(app: Any, *parts: bytes, patience: Patience = IMPATIENT) -> bytes:
+    """Send parts, a moment apart, and read until the server closes."""
+
+    async def story() -> bytes:
+        sockets = bind(0)
+        async with serve(app, sockets, patience=patience):
+            reader, writer = await asyncio.open_connection(*sockets[0].getsockname())
+            for part in parts:
+                writer.write(part)
+                await asyncio.sleep(0.02)
+            try:
+                return await reader.read()
+            except ConnectionResetError:
+                return b"reset"
+            finally:
+                writer.close()
+
+    return run(story())
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [],
+        [b"POST / HT"],
+        [b"POST / HTTP/1.1\r\n", b"host: x\r\n", b"a: b\r\n"],
+        [HEAD],
+        [HEAD, b"12345"],
+        [b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n", b"5\r\n12345\r\n"],
+    ],
+)
+def test_a_request_that_does_not_come_to_its_end_is_cut_off(parts: list[bytes]) -> None:
+    assert exchange(Reader(), *parts) in (b"", b"reset")
+
+
+def test_a_second_request_is_waited_for_no_longer_than_the_first() -> None:
+    answers = exchange(Reader(), HEAD + b"1234567890", HEAD + b"1")
+    assert answers.count(b"HTTP/1.1 200") == 1
+
+
+def test_a_head_is_bounded() -> None:
+    patient = Patience(head_bytes=4_000)
+    for parts in ([b"GET /" + b"x" * 5_000], [b"GET / HTTP/1.1\r\n", *[b"a: " + b"b" * 1_000 + b"\r\n"] * 5]):
+        assert exchange(Reader(), *parts, patience=patient) in (b"", b"reset")
+
+
+def test_pieces_that_come_in_time_are_one_request() -> None:
+    parts = [HEAD[:20], HEAD[20:], b"12345", b"67890"]
+    answers = exchange(
+        Reader(), *parts, HEAD + b"1234567890" + HEAD.replace(b"host", b"connection: close\r\nhost"), b"x" * 10
+    )
+    assert answers.count(b"HTTP/1.1 200") == 3
+
+
+def test_slow_clients_do_not_hold_others() -> None:
+    async def story() -> None:
+        sockets = bind(0)
+        address = sockets[0].getsockname()
+        async with serve(Reader(), sockets):
+            slow = [await asyncio.open_connection(*address) for _ in range(200)]
+            for _, writer in slow:
+                writer.write(HEAD + b"1")
+            for _ in range(20):
+                assert (await asyncio.to_thread(get, address[1], "/"))[0] == 200
+            for _, writer in slow:
+                writer.close()
+
+    run(story())
+
+
+def run(story: Coroutine[Any, Any, T]) -> T:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(asyncio.wait_for(story, 10))
+        return runner.run(asyncio.wait_for(story, 10))

@@ -1,5 +1,6 @@
 """The REST API over HTTP: what became of events and runs."""
 
+import asyncio
 import re
 import time
 from collections.abc import Iterator
@@ -14,13 +15,21 @@ from urllib.parse import quote
 
 import msgspec
 import pytest
+from steplog.app import App
+from steplog.context import Context
+from steplog.drivers.loop import UsersLoop
 from steplog.engine.effects import Dispatch, Effect
 from steplog.engine.functions import FunctionSpec
 from steplog.engine.ids import hash16, step_wire_id
 from steplog.engine.messages import Message, OpReported, RunReported
 from steplog.engine.operations import ErrorInfo, Operation, Sleep, StepError, StepRun
+from steplog.log.sqlite import SqliteLog
+from steplog.node import Node
 from steplog.server.answers import function_uuid, rfc3339
 from steplog.server.config import ServerConfig
+from steplog.server.listen import bind
+from steplog.service import HttpService
+from steplog.step import Step
 
 from .serving import DEV, READY_S, Reply, Served, TurnsBackend, served
 
@@ -37,6 +46,7 @@ class Shop:
 
     def __init__(self, server: Served, backend: TurnsBackend, dispatched: "SimpleQueue[Effect]") -> None:
         self.server, self.backend, self._dispatched = server, backend, dispatched
+        self.turns = backend.turns
 
     def start(self, event: dict[str, Any]) -> tuple[str, dict[str, Dispatch]]:
         """Send an event; its internal id, and its runs by function."""
@@ -51,7 +61,7 @@ class Shop:
                 return effect
 
     def post(self, *messages: Message) -> None:
-        self.server.call(lambda: self.server.turns.post(messages))
+        self.server.call(lambda: self.turns.post(messages))
 
     def report(self, run: Dispatch, step: str, op: Operation, attempt: int = 0) -> None:
         wire_id = step_wire_id(step, 0)
@@ -127,6 +137,25 @@ def test_an_event_shows_what_became_of_it(at: Shop) -> None:
     assert at.get(f"/v1/events/{again}/runs")["data"] == []
 
 
+@pytest.mark.spec("FAULT-I1")
+def test_an_id_is_shown_exactly(at: Shop) -> None:
+    ids = [
+        " ",
+        "x" * 10_240,
+        "\x00",
+        "a\x00b",
+        "../../x",
+        "\u202eabc",
+        "😀",
+        "Abc",
+        "abc",
+        "\r\n",
+        "'; DROP TABLE runs",
+    ]
+    sent = at.server.send([{"name": "unheard", "id": id_} for id_ in ids]).json["ids"]
+    assert [at.get(f"/v1/events/{internal}")["data"]["id"] for internal in sent] == ids
+
+
 @pytest.mark.spec("REST-12", "EVT-13", "EVT-19")
 def test_the_runs_of_an_event(at: Shop) -> None:
     event_id, runs = at.start({"name": "order"})
@@ -182,7 +211,7 @@ def test_the_output_of_a_failed_run_is_its_error(at: Shop) -> None:
 
 
 def test_states_and_statuses(at: Shop) -> None:
-    later_ms = at.server.call(at.server.turns.now_ms) + 3_600 * SECOND
+    later_ms = at.server.call(at.turns.now_ms) + 3_600 * SECOND
     (event_id,) = at.server.send({"name": "bill", "ts": later_ms}).json["ids"]
     (run,) = at.get(f"/v1/events/{event_id}/runs")["data"]
     assert (run["status"], run["state"], run["due_at"]) == ("Scheduled", "scheduled", rfc3339(later_ms))
@@ -257,7 +286,7 @@ def test_the_end_of_the_server_ends_the_waiting(tmp_path: Path) -> None:
         with shop(tmp_path, DEV) as at:
             _, runs = at.start({"name": "bill"})
             waiting = pool.submit(at.server.get, f"/v1/runs/{runs['shop-bill'].run_id}?wait=60s")
-            until(lambda: at.server.call(lambda: len(at.server.turns._ended)), bool)
+            until(lambda: at.server.call(lambda: len(at.turns._ended)), bool)
             began = time.monotonic()
         reply = waiting.result(READY_S)
         assert (reply.status, reply.json["data"]["state"]) == (200, "running")
@@ -372,3 +401,45 @@ def test_a_function_has_one_uuid() -> None:
 def test_times() -> None:
     assert rfc3339(1_700_000_000_007) == "2023-11-14T22:13:20.007Z"
     assert rfc3339(0) == "1970-01-01T00:00:00.000Z"
+
+
+# --- the whole
+
+
+@pytest.mark.spec("EVT-10", "EVT-12", "REST-12", "REST-13")
+def test_a_node_over_http(tmp_path: Path) -> None:
+    shop_app = App("shop")
+
+    @shop_app.function(trigger="order")
+    async def charge(ctx: Context[dict[str, Any]], step: Step) -> str:
+        async def pay() -> int:
+            return int(ctx.event.data["total"]) * 2
+
+        return f"paid {await step.run('pay', pay)}"
+
+    async def story() -> None:
+        serving = asyncio.Event()
+        loop, sockets = asyncio.get_running_loop(), bind(0)
+        path = tmp_path / "log.db"
+
+        def serves() -> None:
+            loop.call_soon_threadsafe(serving.set)
+
+        service = HttpService(
+            sockets, DEV, log_path=path, history_path=tmp_path / "history.db", on_serving=serves
+        )  # fmt: skip
+        client = Served(sockets[0].getsockname()[1], loop)
+        async with Node([shop_app], lambda: SqliteLog(path), services=[service]):
+            await asyncio.wait_for(serving.wait(), READY_S)
+            reply = await asyncio.to_thread(client.send, {"name": "order", "data": {"total": 21}})
+            (event_id,) = reply.json["ids"]
+            reply = await asyncio.to_thread(client.get, f"/v1/events/{event_id}/runs")
+            (run,) = reply.json["data"]
+            reply = await asyncio.to_thread(client.get, f"/v1/runs/{run['run_id']}?wait=10s")
+            assert (reply.json["data"]["state"], reply.json["data"]["output"]) == ("completed", "paid 42")
+            assert "stale" not in reply.json["metadata"]
+            reply = await asyncio.to_thread(client.get, f"/v1/runs/{run['run_id']}/steps")
+            assert [(step["name"], step["output"]) for step in reply.json["data"]["steps"]] == [("pay", 42)]
+
+    with asyncio.Runner(loop_factory=UsersLoop) as runner:
+        runner.run(story())

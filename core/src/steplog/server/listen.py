@@ -13,6 +13,7 @@ from typing import Any
 import uvicorn
 
 from steplog.errors import ConfigInvalid, PortInUse
+from steplog.server.patience import Patience, protocol
 
 LOOPBACK = ("127.0.0.1", "::1")
 BACKLOG = 2048  # connections that wait to be accepted; also over a reload
@@ -44,7 +45,12 @@ def bind(port: int, host: str = LOOPBACK[0]) -> list[socket.socket]:
 
 @asynccontextmanager
 async def serve(
-    app: Any, sockets: Sequence[socket.socket], *, on_stop: Callable[[], None] = lambda: None, grace_s: int = GRACE_S
+    app: Any,
+    sockets: Sequence[socket.socket],
+    *,
+    on_stop: Callable[[], None] = lambda: None,
+    grace_s: int = GRACE_S,
+    patience: Patience = Patience(),  # noqa: B008 - frozen
 ) -> AsyncIterator[None]:
     """Serve an ASGI application until the block ends; the block begins when requests are answered.
 
@@ -52,7 +58,7 @@ async def serve(
     sockets are closed.
     """
     config = uvicorn.Config(
-        app, http="httptools", ws="none", loop="none", lifespan="off", access_log=False, log_config=None,
+        app, http=protocol(patience), ws="none", loop="none", lifespan="off", access_log=False, log_config=None,
         log_level="warning", server_header=False, proxy_headers=False, timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=grace_s, backlog=BACKLOG,
     )  # fmt: skip

@@ -6,9 +6,9 @@ A read sees every write that was answered before it; where the projection does n
 import asyncio
 import re
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from typing import TypeVar
 
+import msgspec
 from starlette.applications import Starlette
 from starlette.datastructures import QueryParams
 from starlette.exceptions import HTTPException
@@ -106,9 +106,7 @@ class RestApi:
     async def _ask(self, query: Callable[[History], T]) -> tuple[T, answers.Metadata]:
         found, is_stale = await self._backend.read(query, at_least=self._backend.position())
         fetched_at = answers.rfc3339(self._backend.now_ms())
-        return found, answers.Metadata(fetched_at=fetched_at, stale=True) if is_stale else answers.Metadata(
-            fetched_at=fetched_at
-        )
+        return found, answers.Metadata(fetched_at=fetched_at, stale=is_stale or msgspec.UNSET)
 
     async def _wait_ended(self, run_id: str, wait_s: float) -> None:
         async with asyncio.TaskGroup() as tasks:
@@ -163,13 +161,16 @@ def _listing(given: QueryParams) -> tuple[int, str | None, RunFilter]:
     limit = given.get("limit", str(DEFAULT_LIMIT))
     if not (limit.isascii() and limit.isdecimal() and len(limit) < 4 and 1 <= int(limit) <= MOST_LIMIT):
         raise HTTPException(400, f"limit is {limit[:40]!r}, it must be a number from 1 to {MOST_LIMIT}")
-    cursor = given.get("cursor")
-    if cursor is not None:
-        with suppress(ValueError):
-            decode_ulid(cursor)
-            return int(limit), cursor, _filter(given)
-        raise HTTPException(400, f"{cursor[:40]!r} is not a cursor")
-    return int(limit), None, _filter(given)
+    return int(limit), _cursor(given.get("cursor")), _filter(given)
+
+
+def _cursor(text: str | None) -> str | None:
+    if text is None:
+        return None
+    try:
+        return encode_ulid(decode_ulid(text))
+    except ValueError as error:
+        raise HTTPException(400, f"{text[:40]!r} is not a cursor") from error
 
 
 def _filter(given: QueryParams) -> RunFilter:
