@@ -33,7 +33,6 @@ def tell(log: RecordedPartition) -> None:
     log.send("f", ts_ms=NOON + DAY)
 
 
-@pytest.mark.spec("FAULT-P2", "FAULT-P4")
 def test_sound_log_adds_up(log: RecordedPartition) -> None:
     tell(log)
     report = audit(log.path)
@@ -90,7 +89,7 @@ def with_two_results(records: list[Json]) -> list[Json]:
     ("change", "unaccounted", "repeated", "problem"),
     [
         (without("event.routed"), 1, 0, "is accepted, but not routed"),
-        (twice("event.routed"), 1, 0, "is routed more often than it is accepted"),
+        (twice("event.routed"), 1, 0, "is routed more often than accepted"),
         (without("run.scheduled"), 1, 0, "begins with record 2, a step.completed, and is not scheduled"),
         (twice("run.scheduled"), 1, 0, "has record 1 where 2 is the next"),
         (without("step.completed"), 1, 0, "has record 5 where 2 is the next"),

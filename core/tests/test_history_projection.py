@@ -98,7 +98,7 @@ def test_event_knows_its_runs(world: World) -> None:
     assert world.history.run(first.run_id).events == (event.internal_id,)
 
 
-@pytest.mark.spec("EVT-14", "GAP-14")
+@pytest.mark.spec("EVT-14")
 def test_duplicate_event_is_kept_and_starts_nothing(world: World) -> None:
     world.log.send("h", id="e1")
     world.log.send("h", id="e1")
@@ -193,7 +193,6 @@ def test_function_that_raised_waits_for_its_retry(world: World) -> None:
     assert (run.state, run.retry_at_ms, run.generation) == ("running", None, 2)
 
 
-@pytest.mark.spec("FAULT-A4")
 def test_late_answers_are_kept_and_change_nothing(world: World) -> None:
     at = world.log.start("h")
     world.log.post(ran(at, "a", b"1"), ran(at, "a", b"2"))

@@ -53,7 +53,6 @@ def ids(page: RunPage) -> list[str]:
     return [run.id for run in page.runs]
 
 
-@pytest.mark.spec("GAP-22")
 def test_runs_come_newest_first_page_by_page(history: History) -> None:
     everything = ids(history.runs(limit=100))
     assert len(everything) == 17

@@ -134,7 +134,7 @@ class Ledger:
     def report(self) -> AuditReport:
         """Draw the balance."""
         for event, count in self._unrouted.items():
-            problem = "is accepted, but not routed" if count > 0 else "is routed more often than it is accepted"
+            problem = "is accepted, but not routed" if count > 0 else "is routed more often than accepted"
             self._miss(event, problem)
         for run, event in self._unscheduled.items():
             self._miss(run, f"was started by event {event}, but is not scheduled")
