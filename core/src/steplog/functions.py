@@ -44,10 +44,12 @@ class Function(Generic[DF, RF]):
         return self.handler(*args, **kwargs)
 
 
-def _check(handler: object, app_id: str, fn_id: str, event: object, retries: object) -> bool:
+def _check(handler: object, app_id: str, fn_id: object, event: object, retries: object) -> bool:
     """Raise ``ConfigInvalid`` with every problem. Returns whether the handler takes ``(ctx, step)`` (PY-22)."""
     problems = []
-    if not fn_id:
+    if not isinstance(fn_id, str):
+        problems.append(f"id is {fn_id!r}; give text")
+    elif not fn_id:
         problems.append("id is empty")
     if not isinstance(event, str) or not event:
         problems.append(f"trigger is {event!r}; give the name of an event")
@@ -56,13 +58,22 @@ def _check(handler: object, app_id: str, fn_id: str, event: object, retries: obj
     if not isinstance(retries, int) or isinstance(retries, bool) or not 0 <= retries <= MOST_RETRIES:
         problems.append(f"retries is {retries!r}; it must be a number from 0 to {MOST_RETRIES}")
     takes_step = False
+    handler_name = getattr(handler, "__qualname__", handler)
     if not inspect.iscoroutinefunction(handler):
-        problems.append(f"{getattr(handler, '__qualname__', handler)} is not an async function; write async def")
+        problems.append(f"{handler_name} is not an async function; write async def")
     else:
-        count = len(inspect.signature(handler).parameters)
-        takes_step = count == 2
-        if count not in (1, 2):
-            problems.append(f"{handler.__qualname__} takes {count} parameters; it is called with (ctx), or (ctx, step)")
+        signature = inspect.signature(handler)
+        takes_step = _takes(signature, 2)
+        if not takes_step and not _takes(signature, 1):
+            problems.append(f"{handler_name}{signature} is called with (ctx), or (ctx, step)")
     if problems:
         raise ConfigInvalid(f"function {app_id}-{fn_id}", problems)
     return takes_step
+
+
+def _takes(signature: inspect.Signature, count: int) -> bool:
+    try:
+        signature.bind(*[None] * count)
+    except TypeError:
+        return False
+    return True

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import logging
 import math
 import typing
 from collections.abc import Callable
@@ -12,6 +13,10 @@ import msgspec
 
 from steplog.errors import OutputTooLarge, OutputUnserializable
 
+logger = logging.getLogger(__name__)
+
+WARNED_PERCENT = 80  # of the limit (GAP-20)
+MOST_SIGNATURES = 10_000  # a type that is made anew in every run must not fill the memory
 _encode = msgspec.json.Encoder().encode
 _decode_plain = msgspec.json.Decoder().decode
 Decode = Callable[[bytes], Any]
@@ -31,15 +36,27 @@ def dump(value: object, what: str, limit_bytes: int) -> bytes:
     ``OutputTooLarge`` beyond the limit. ``what`` names the step or function in the error.
     """
     try:
-        data = _encode(value)
+        data = encode(value)
     except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
         raise OutputUnserializable(f'"{what}" returned unserializable data: {error}') from error
-    if b"null" in data:  # NaN and infinities are written as null
-        path = _not_finite(value, "$")
+    size = len(data)
+    if size * 100 >= limit_bytes * WARNED_PERCENT:
+        if size > limit_bytes:
+            raise OutputTooLarge(f'"{what}"', size, limit_bytes)
+        logger.warning(
+            "an output is close to the limit",
+            extra={"fields": {"of": what, "size_bytes": size, "limit_bytes": limit_bytes}},
+        )
+    return data
+
+
+def encode(value: object) -> bytes:
+    """Write a value as JSON. Raises what msgspec raises, and ``ValueError`` for a number that is not finite."""
+    data = _encode(value)
+    if b"null" in data and value is not None:  # NaN and infinities are written as null
+        path = _not_finite(msgspec.to_builtins(value), "$")
         if path:
-            raise OutputUnserializable(f'"{what}" returned unserializable data: {path} is not a finite number')
-    if len(data) > limit_bytes:
-        raise OutputTooLarge(f'"{what}"', len(data), limit_bytes)
+            raise ValueError(f"{path} is not a finite number")
     return data
 
 
@@ -47,28 +64,40 @@ def load(data: bytes, decode: Decode, what: str) -> Any:
     """Read a recorded value. Raises ``OutputUnserializable`` where it does not fit the annotation."""
     try:
         return decode(data)
-    except (ValueError, RecursionError, msgspec.MsgspecError) as error:
+    except Exception as error:  # user code: a type's own __post_init__ may raise anything
         raise OutputUnserializable(f'"{what}" has a result that its annotation does not allow: {error}') from error
 
 
-_signatures: dict[CodeType, Signature] = {}
+_signatures: dict[tuple[CodeType, object], Signature] = {}
 
 
 def signature_of(handler: Callable[..., Any]) -> Signature:
-    """Find out how a handler is called and how its result is decoded; remembered for plain functions."""
-    code = getattr(handler, "__code__", None)
-    if code is not None:
-        known = _signatures.get(code)
-        if known is not None:
-            return known
+    """Find out how a handler is called and how its result is decoded; remembered for plain functions.
+
+    Functions that share their code, as those of a factory or a decorator do, may differ in their annotation.
+    """
     target: Any = handler
     while isinstance(target, functools.partial):
         target = target.func
-    is_async = inspect.iscoroutinefunction(target) or inspect.iscoroutinefunction(getattr(target, "__call__", None))  # noqa: B004
-    signature = Signature(is_async, decoder_of(target))
-    if code is not None:
-        _signatures[code] = signature
-    return signature
+    code = getattr(target, "__code__", None)
+    if code is None or hasattr(target, "__wrapped__"):
+        return _read_signature(target)
+    key = (code, target.__annotations__.get("return"))
+    try:
+        known = _signatures.get(key)
+    except TypeError:  # an annotation that has no hash
+        return _read_signature(target)
+    if known is None:
+        if len(_signatures) >= MOST_SIGNATURES:
+            _signatures.clear()
+        known = _signatures[key] = _read_signature(target)
+    return known
+
+
+def _read_signature(target: Any) -> Signature:
+    if not inspect.isroutine(target) and not inspect.isclass(target):
+        target = type(target).__call__
+    return Signature(inspect.iscoroutinefunction(target), decoder_of(target))
 
 
 def decoder_of(target: Callable[..., Any]) -> Decode:
@@ -86,20 +115,16 @@ def decoder_of(target: Callable[..., Any]) -> Decode:
 
 
 def _not_finite(value: object, path: str) -> str | None:
-    """Find the first number that is not finite: its path, or None."""
+    """Find the first number that is not finite among builtins: its path, or None."""
     match value:
         case float():
             return None if math.isfinite(value) else path
         case dict():
             pairs = ((f"{path}.{key}", item) for key, item in value.items())
-        case list() | tuple() | set() | frozenset():
+        case list() | tuple():
             pairs = ((f"{path}[{index}]", item) for index, item in enumerate(value))
         case _:
-            try:
-                fields = msgspec.structs.asdict(value) if isinstance(value, msgspec.Struct) else vars(value)
-            except TypeError:
-                return None
-            pairs = ((f"{path}.{key}", item) for key, item in fields.items())
+            return None
     for at, item in pairs:
         found = _not_finite(item, at)
         if found:

@@ -11,6 +11,7 @@ from steplog.engine.operations import ErrorInfo
 from steplog.errors import NonRetriableError, OutputTooLarge, OutputUnserializable, RetryAfterError, StepError
 
 STACK_CHARACTERS = 8_000
+MESSAGE_CHARACTERS = 32_000  # an error is kept in memory while its run is open
 _OURS = str(Path(__file__).parent.parent)
 
 
@@ -33,14 +34,21 @@ def describe_error(error: BaseException) -> Failure:
 def _info(error: BaseException) -> ErrorInfo:
     leaf = next(_leaves(error), error)
     if isinstance(leaf, StepError):
-        return ErrorInfo(name=leaf.name, message=leaf.message, stack=leaf.stack)
+        return ErrorInfo(
+            name=_text(leaf.name), message=_text(leaf.message), stack=None if leaf.stack is None else _text(leaf.stack)
+        )
     cause = leaf.__cause__
     return ErrorInfo(
-        name=type(leaf).__name__,
-        message=_message(leaf),
+        name=_name(leaf),
+        message=_text(leaf),
         stack=_stack(leaf),
-        cause=ErrorInfo(name=type(cause).__name__, message=_message(cause)) if cause is not None else None,
+        cause=ErrorInfo(name=_name(cause), message=_text(cause)) if cause is not None else None,
     )
+
+
+def _name(error: BaseException) -> str:
+    """The class's name; what the wire's suites compare for an error that has a name there (GAP-20)."""
+    return error.code if isinstance(error, OutputTooLarge) else _text(type(error).__name__)
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:
@@ -52,27 +60,30 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
         yield error
 
 
-def _message(error: BaseException) -> str:
+def _text(value: object) -> str:
     try:
-        return str(error).encode("utf8", "replace").decode()
-    except Exception:  # noqa: BLE001 - user code: __str__ may raise
-        return f"<{type(error).__name__} whose text cannot be read>"
+        return str(value)[:MESSAGE_CHARACTERS].encode("utf8", "replace").decode()
+    except BaseException:  # noqa: BLE001 - user code: __str__ may raise anything, and an error must be recorded
+        return "<an error whose text cannot be read>"
 
 
 def _stack(error: BaseException) -> str:
     """The traceback from the user's first frame on."""
     try:
         frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(_OURS)]
-        lines = [*traceback.format_list(frames), f"{type(error).__name__}: {_message(error)}"]
+        lines = [*traceback.format_list(frames), f"{_name(error)}: {_text(error)}"[: STACK_CHARACTERS // 2]]
         return "".join(lines).encode("utf8", "replace").decode()[-STACK_CHARACTERS:]
     except Exception:  # noqa: BLE001 - user code: a source line or a loader may raise
-        return f"{type(error).__name__}: {_message(error)}"
+        return f"{_name(error)}: {_text(error)}"
 
 
 def _retry_after_ms(error: BaseException) -> int | None:
     for leaf in _leaves(error):
         if isinstance(leaf, RetryAfterError):
-            if isinstance(leaf.retry_after, datetime):
-                return epoch_ms(leaf.retry_after) - epoch_ms(datetime.now(UTC))
-            return milliseconds(leaf.retry_after)
+            try:
+                if isinstance(leaf.retry_after, datetime):
+                    return epoch_ms(leaf.retry_after) - epoch_ms(datetime.now(UTC))
+                return milliseconds(leaf.retry_after)
+            except (AttributeError, TypeError, ValueError, OverflowError):  # user code: it may hold anything
+                return None
     return None

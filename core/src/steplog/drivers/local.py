@@ -1,9 +1,9 @@
 """The local driver: a function lives in this process, as a coroutine that stays alive between its steps.
 
 Theory of operation. Live and replayed runs are one thing: results wait in ``_results``, in the run's completion order,
-and are handed over one at a time, each when the run is at rest (``drivers/loop.py``). A live run gets its results as they
-are committed; a replayed one finds them all there. A step that is called while results wait begins only when none of them
-fits an open call, so a replay repeats no body that a recorded race has already decided.
+and are handed over one at a time, each when the run is at rest (``drivers/loop.py``). A live run gets its results as
+they are committed; a replayed one finds them all there. A step that is called while results wait begins only when none
+of them fits an open call, so a replay repeats no body that a recorded race has already decided.
 
 A run that only waits is parked: its coroutine is closed by ``Interrupt`` and made anew from its records when a result
 comes. The engine decides everything else; this file reports what happened and does what it is told.
@@ -25,7 +25,7 @@ import msgspec
 from steplog.context import Context
 from steplog.drivers.failures import Failure, describe_error
 from steplog.drivers.loop import TENANT, Tenant, UsersLoop
-from steplog.drivers.outgoing import outgoing_event
+from steplog.drivers.outgoing import outgoing_events
 from steplog.engine.effects import Answer, Backoff, Dispatch, Effect, MakeRoom, Recorded, Resume, Retry
 from steplog.engine.ids import hash16, step_wire_id
 from steplog.engine.messages import Message, OpReported, RunParked, RunReported
@@ -41,6 +41,7 @@ logger = logging.getLogger(__name__)
 
 EVICT_AFTER_MS = 30_000
 CLOSE_S = 5.0  # how long a closed function may unwind before it is named
+MOST_INTERRUPTS = 100  # raised in a function that swallows them; then its calls wait for ever, so that it cannot spin
 MOST_SLEEP_MS = 366 * 86_400_000  # LIM-01; a year, whichever
 
 
@@ -103,7 +104,8 @@ class LiveRun(Tenant):
 
     __slots__ = (
         "_calls", "_counts", "_deferred", "_delivered", "_dispatch", "_driver", "_executing", "_function",
-        "_has_warned", "_pending", "_results", "_step_ended", "generation", "is_over", "key", "run_id", "task",
+        "_has_warned", "_interrupts", "_is_poisoned", "_own_attempt", "_pending", "_results", "generation", "is_over",
+        "key", "run_id", "task",
     )  # fmt: skip
 
     def __init__(self, driver: "LocalDriver", function: Function[Any, Any], dispatch: Dispatch) -> None:
@@ -115,14 +117,15 @@ class LiveRun(Tenant):
         self._calls: dict[bytes, Call] = {}
         self._counts: dict[str, int] = {}
         self._deferred: list[Call] = []
-        self._executing: set[bytes] = set()
+        self._executing: dict[bytes, asyncio.Task[Any] | None] = {}  # the task that runs the step's body
         self._results: dict[bytes, Recorded] = {r.step: r for r in dispatch.recorded}
         self._delivered = len(dispatch.recorded)
         self._pending: dict[bytes, tuple[int | None, int]] = {p.step: (p.due_ms, p.attempt) for p in dispatch.pending}
         for step, attempt in dispatch.attempts:
             self._pending[step] = (None, attempt)
+        self._own_attempt, self._is_poisoned = dispatch.attempt, dispatch.is_poisoned
         self._has_warned = False
-        self._step_ended = False
+        self._interrupts = 0
 
     def start(self) -> None:
         """Begin the function."""
@@ -133,9 +136,7 @@ class LiveRun(Tenant):
     @property
     def attempt(self) -> int:
         step = STEP.get()
-        if step is not None:
-            return step.attempt
-        return 0 if self._step_ended else self._dispatch.attempt
+        return self._own_attempt if step is None else step.attempt
 
     def describe(self) -> str:
         """Name the run in a warning."""
@@ -150,7 +151,9 @@ class LiveRun(Tenant):
         call = self._register(step_id, signature.decode)
         outcome: Any = _BEGIN if self._may_begin(call) else await call.future
         while outcome is _BEGIN:
-            if self._dispatch.is_poisoned:
+            if self.is_over:  # closed after it was told to begin
+                raise Interrupt
+            if self._is_poisoned:
                 self._report(call, Lost())
             else:
                 await self._execute(call, signature.is_async, handler, args, kwargs)
@@ -184,7 +187,9 @@ class LiveRun(Tenant):
             outer.call.is_nested = True
             raise StepNested
         if self.is_over:
-            raise Interrupt
+            self._interrupts += 1
+            if self._interrupts <= MOST_INTERRUPTS:
+                raise Interrupt
         if not isinstance(step_id, str):
             raise TypeError(f"a step's id is a string, not {step_id!r}")
         counts = self._counts
@@ -197,6 +202,8 @@ class LiveRun(Tenant):
 
     def _may_begin(self, call: Call) -> bool:
         """Whether a call begins at once: not if its result is there, it waits, or other results come before it."""
+        if self._driver.is_draining or self.is_over:
+            return False
         if self._pending:
             waits = self._pending.pop(call.step, None)
             if waits is not None:
@@ -218,7 +225,7 @@ class LiveRun(Tenant):
     def _send_event(self, events: Sequence[Event[Any]]) -> Operation:
         limit = self._driver.config.event_bytes
         try:
-            return SendEvent(events=tuple([outgoing_event(event, limit) for event in events]))
+            return SendEvent(events=tuple(outgoing_events(events, limit)))
         except SteplogError as error:
             now_ms = self._driver.now_ms()
             return StepError(error=describe_error(error).error, started_ms=now_ms, ended_ms=now_ms, final=True)
@@ -237,7 +244,7 @@ class LiveRun(Tenant):
         """Run a step's body and report what came of it. It runs in the caller's task: a cancelled caller ends it."""
         driver = self._driver
         started_ms = driver.now_ms()
-        self._executing.add(call.step)
+        task = self._executing[call.step] = asyncio.current_task()
         driver.executing += 1
         token = STEP.set(_Executing(self.run_id, call))
         try:
@@ -246,7 +253,6 @@ class LiveRun(Tenant):
             call.copy = (load(data, call.decode, call.step_id),)
             operation: Operation = StepRun(data=data, started_ms=started_ms, ended_ms=driver.now_ms())
         except asyncio.CancelledError as error:
-            task = asyncio.current_task()
             if task is not None and task.cancelling():  # the function turned away from it, or the process ends
                 self._calls.pop(call.step, None)
                 raise
@@ -255,7 +261,7 @@ class LiveRun(Tenant):
             operation = self._failed(error, started_ms)
         finally:
             STEP.reset(token)
-            self._executing.discard(call.step)
+            del self._executing[call.step]
             driver.body_ended()
         if call.is_nested:
             nested = ErrorInfo(name="StepNested", message="Nested steps are not supported.")
@@ -279,27 +285,35 @@ class LiveRun(Tenant):
             handler = function.handler
             value = await (handler(context, context.step) if function.takes_step else handler(context))
             output = dump(value, function.id, self._driver.config.output_bytes)
-            report = RunReported(
-                run=self.key, generation=self.generation, output=output, executing=tuple(self._executing)
-            )
+            report = RunReported(run=self.key, generation=self.generation, output=output, executing=self._outliving())
         except BaseException as error:  # noqa: BLE001 - user code
             if self.is_over:
                 return
             failure = describe_error(error)
             report = RunReported(
                 run=self.key, generation=self.generation, error=failure.error, final=failure.is_final,
-                retry_after_ms=failure.retry_after_ms, executing=tuple(self._executing),
+                retry_after_ms=failure.retry_after_ms, executing=self._outliving(),
             )  # fmt: skip
         if self.is_over:
             return
+        if self._results and report.error is None and any(step not in self._calls for step in self._results):
+            self._warn_changed(None)
         self._retire()
         self._driver.post(report)
+        self._interrupt()
+
+    def _outliving(self) -> tuple[bytes, ...]:
+        """The steps whose bodies go on when the function has ended, and will be late."""
+        if not self._executing:
+            return ()
+        return tuple([step for step, task in self._executing.items() if task is None or not task.cancelling()])
 
     # --- what the engine says
 
     def hand_over(self, recorded: Recorded) -> None:
         """A result was recorded."""
         self._delivered += 1
+        self._own_attempt, self._is_poisoned = 0, False
         self._results[recorded.step] = recorded
         if not self.is_checked:
             self.rest()
@@ -332,7 +346,11 @@ class LiveRun(Tenant):
             if self.is_checked:
                 return
         if self._deferred:
+            if self._driver.is_draining:
+                return
             deferred, self._deferred = self._deferred, []
+            if self._results:
+                self._warn_changed(deferred[0].step_id)
             for call in deferred:
                 self._let_begin(call)
             return
@@ -349,17 +367,21 @@ class LiveRun(Tenant):
             call = self._calls.pop(step, None)
             if call is None:
                 continue
-            if position and not self._has_warned:
-                self._has_warned = True
-                logger.warning(
-                    "the order of steps has changed since the run began",
-                    extra={"fields": {"function": self._function.id, "run_id": self.run_id, "step": call.step_id}},
-                )
+            if position:
+                self._warn_changed(call.step_id)
             del self._results[step]
-            self._step_ended = True
             self._settle(call, recorded)
             return call
         return None
+
+    def _warn_changed(self, step_id: str | None) -> None:
+        """Say once that recorded steps are not called, or in another order (DUR-09); each keeps its own result."""
+        if not self._has_warned:
+            self._has_warned = True
+            logger.warning(
+                "the steps of a function have changed since the run began",
+                extra={"fields": {"function": self._function.id, "run_id": self.run_id, "step": step_id}},
+            )
 
     def _settle(self, call: Call, recorded: Recorded) -> None:
         future = call.future
@@ -385,10 +407,11 @@ class LiveRun(Tenant):
             return None
         earliest: int | None = None
         for call in self._calls.values():
+            if call.future.done():
+                continue  # the function has turned away from it
             if call.due_ms is None:
                 return None  # its operation is being committed
-            if not call.future.done():
-                earliest = call.due_ms if earliest is None else min(earliest, call.due_ms)
+            earliest = call.due_ms if earliest is None else min(earliest, call.due_ms)
         return earliest
 
     def park(self) -> None:
@@ -401,11 +424,17 @@ class LiveRun(Tenant):
     def close(self) -> None:
         """Raise ``Interrupt`` at every open call. What the function does from now on does not count."""
         self._retire()
-        for call in list(self._calls.values()):
-            if not call.future.done():
-                call.future.set_exception(Interrupt())
+        self._interrupt()
         if self.task is not None and not self.task.done():
-            self._driver.loop.call_later(CLOSE_S, self._warn_unclosed, context=contextvars.Context())
+            context = contextvars.Context()
+            warning = self._driver.loop.call_later(CLOSE_S, self._warn_unclosed, context=context)
+            self.task.add_done_callback(lambda _: warning.cancel(), context=context)
+
+    def _interrupt(self) -> None:
+        """Raise ``Interrupt`` at the open calls; one whose body runs meets it when the body has ended."""
+        for step, call in self._calls.items():
+            if not call.future.done() and step not in self._executing:
+                call.future.set_exception(Interrupt())
 
     def _retire(self) -> None:
         self.is_over = True
@@ -427,14 +456,14 @@ class LocalDriver:
         loop: UsersLoop,
         functions: Mapping[str, Function[Any, Any]],
         post: Callable[[Message], None],
-        config: LocalConfig = LocalConfig(),
+        config: LocalConfig,
     ) -> None:
         self.loop, self.post, self.config = loop, post, config
         self._functions = functions
         self._live: dict[bytes, LiveRun] = {}
         self._waiting: dict[bytes, LiveRun] = {}  # in the order in which they began to wait
         self._threads: ThreadPoolExecutor | None = None
-        self._is_draining = False
+        self.is_draining = False
         self._bodies_ended: asyncio.Event | None = None  # while draining
         self.executing = 0  # bodies that run
 
@@ -449,7 +478,7 @@ class LocalDriver:
 
     def handle(self, effects: Sequence[Effect]) -> None:
         """Do what a committed turn asked for, in order."""
-        if self._is_draining:
+        if self.is_draining:
             return  # what is not begun here is begun by the next process
         live = self._live
         for effect in effects:
@@ -479,7 +508,7 @@ class LocalDriver:
 
     async def drain(self, grace_s: float) -> None:
         """Begin nothing, let the bodies that run end for a while, then close every run."""
-        self._is_draining = True
+        self.is_draining = True
         if self.executing:
             self._bodies_ended = asyncio.Event()
             with suppress(TimeoutError):
@@ -501,11 +530,11 @@ class LocalDriver:
             self._bodies_ended.set()
 
     async def in_thread(self, handler: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run plain ``def`` user code: the one place where it happens. What it returns may be awaitable, as a lambda's."""
+        """Run plain ``def`` user code: the one place where it happens. It may return an awaitable, as a lambda does."""
         if self._threads is None:
             self._threads = ThreadPoolExecutor(self.config.threads, thread_name_prefix="steplog-step")
-        context = contextvars.copy_context()
-        value = await self.loop.run_in_executor(self._threads, functools.partial(context.run, handler, *args, **kwargs))
+        call = functools.partial(contextvars.copy_context().run, _in_thread, handler, args, kwargs)
+        value = await self.loop.run_in_executor(self._threads, call)
         return await value if inspect.isawaitable(value) else value
 
     def forget(self, key: bytes, run: LiveRun) -> None:
@@ -541,3 +570,10 @@ class LocalDriver:
             if run.waits_until_ms() is not None:
                 run.park()
                 count -= 1
+
+
+def _in_thread(handler: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    try:
+        return handler(*args, **kwargs)
+    except StopIteration as error:  # no future takes one
+        raise RuntimeError("the step raised StopIteration") from error

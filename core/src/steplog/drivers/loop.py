@@ -1,16 +1,18 @@
 """The users' event loop: it knows when a run is at rest.
 
-A run is at rest when no ready callback of the loop carries its context. Looking at tasks is not enough (the callback of a
-future is in no task), so the loop stamps the *tenant* that a callback's ``contextvars`` context names whenever one is
-scheduled. A check follows behind the callbacks that were ready; a tenant that was not stamped since the check before is at
-rest. Callbacks that the loop makes itself, for timers and sockets, leave no stamp until they schedule something: what a
-function awaits outside a step is not waited for.
+A run is at rest when no ready callback of the loop carries its context. Looking at tasks is not enough (the callback of
+a future is in no task), so the loop stamps the *tenant* that a callback's ``contextvars`` context names whenever one is
+scheduled. A check follows behind the callbacks that were ready; a tenant that was not stamped since the check before is
+at rest. Callbacks that the loop makes itself, for timers and sockets, leave no stamp until they schedule something:
+what a function awaits outside a step is not waited for.
 """
 
 import asyncio
 from collections.abc import Callable
 from contextvars import Context, ContextVar
 from typing import TYPE_CHECKING, Any
+
+from steplog.errors import Interrupt
 
 if TYPE_CHECKING:
     _Loop = asyncio.SelectorEventLoop
@@ -71,6 +73,11 @@ class UsersLoop(_Loop):
             _base_call_soon_threadsafe(self, self._stamp, tenant, context=self._empty)
         return handle
 
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        """Pass on what no code has looked at, but for ``Interrupt``: the branches of a closed run end by it."""
+        if not isinstance(context.get("exception"), Interrupt):
+            super().call_exception_handler(context)
+
     @property
     def is_busy(self) -> bool:
         """Whether some tenant is not at rest."""
@@ -101,4 +108,7 @@ class UsersLoop(_Loop):
                 self._checked.append(tenant)
             else:
                 tenant.is_checked, tenant.checks = False, 0
-                tenant.rest()
+                try:
+                    tenant.rest()
+                except Exception as error:  # noqa: BLE001 - the others would never be told
+                    self.call_exception_handler({"message": "a tenant's rest failed", "exception": error})
