@@ -1,0 +1,115 @@
+"""What one seed chooses: functions, limits, and how much goes wrong."""
+
+from random import Random
+
+import msgspec
+from steplog.engine.functions import EngineConfig, FunctionSpec
+from steplog.engine.operations import EventOut
+from steplog.engine.retry import RetryPolicy
+from steplog.engine.state import Limits
+
+from .scripts import DAY, HOUR, MINUTE, SECOND, Author, Node
+
+START_MS = 1_800_000_000_000
+ROOTS, CHILDREN = ("root.a", "root.b", "root.c"), ("child.a", "child.b")
+AT_COMMITS = (
+    "crash within a turn",
+    "crash before a commit",
+    "crash after a commit",
+    "crash among the effects",
+    "commit refused",
+    "commit with unknown outcome",
+)
+
+
+class Group(msgspec.Struct):
+    """Events that are sent together, again and again until they are answered."""
+
+    events: list[EventOut]
+    seed: int | None = None  # their internal ids derive from it, as from an SDK's: the same at every try
+    is_answered: bool = False
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """Drawn once, before anything happens."""
+
+    functions: tuple[FunctionSpec, ...]
+    scripts: dict[str, Node]
+    groups: tuple[tuple[int, Group], ...]  # (when it is sent, group)
+    config: EngineConfig
+    limits: Limits
+    calm_ms: int  # from then on nothing goes wrong any more
+    evict_after_ms: int
+    at_commits: tuple[str, ...]  # the faults that hit commits
+    fault_chance: float  # of one at each commit
+    crashes: int  # at any moment
+    drains: int
+    is_partial: bool  # starts may lack a function
+    repeat_chance: float  # of a report or an event
+    hop_ms: int  # the longest way between driver, engine and sender
+
+
+def draw(chance: Random) -> Plan:
+    """Draw a plan."""
+    crash_chance = chance.choice((0.0, 0.01, 0.05, 0.15))
+    calm_ms = START_MS + chance.choice((MINUTE, HOUR, 2 * DAY))
+    functions, scripts = _functions(chance, may_kill=crash_chance > 0)
+    return Plan(
+        functions=functions,
+        scripts=scripts,
+        groups=tuple(_groups(chance, calm_ms)),
+        config=EngineConfig(
+            live_runs=chance.choice((1, 2, 4, 10_000, 10_000)),
+            lost_allowance=chance.choice((0, 3)),
+            retry=RetryPolicy(interval_ms=chance.choice((None, 0, SECOND))),
+        ),
+        limits=chance.choice((Limits(), _tiny(chance), _tiny(chance))),
+        calm_ms=calm_ms,
+        evict_after_ms=chance.choice((0, 30 * SECOND, 30 * SECOND, 400 * DAY)),
+        at_commits=tuple(chance.sample(AT_COMMITS, chance.randint(1, len(AT_COMMITS)))),
+        fault_chance=crash_chance,
+        crashes=chance.choice((0, 0, 1, 3)),
+        drains=chance.choice((0, 0, 1, 2)),
+        is_partial=chance.random() < 0.2,
+        repeat_chance=chance.choice((0.0, 0.1, 0.4)),
+        hop_ms=chance.choice((0, 2, 2, 2_000)),
+    )
+
+
+def _tiny(chance: Random) -> Limits:
+    return Limits(
+        pending_keys=chance.choice((0, 3, 12)), pending_turns=chance.choice((1, 5, 20)),
+        slice_keys=chance.choice((1, 4)), head_keys=chance.choice((2, 3)),
+    )  # fmt: skip
+
+
+def _functions(chance: Random, *, may_kill: bool) -> tuple[tuple[FunctionSpec, ...], dict[str, Node]]:
+    specs: list[FunctionSpec] = []
+    scripts: dict[str, Node] = {}
+    for index in range(chance.randint(2, 4)):
+        is_root = index == 0 or chance.random() < 0.6
+        names = ROOTS if is_root else CHILDREN
+        events = tuple(chance.sample(names, chance.randint(1, 2)))
+        spec = FunctionSpec(id=f"app-{index}", app="app", events=events, retries=chance.choice((0, 1, 4)))
+        specs.append(spec)
+        scripts[spec.id] = Author(chance, CHILDREN if is_root else (), may_kill=may_kill).write()
+    return tuple(specs), scripts
+
+
+def _groups(chance: Random, calm_ms: int) -> list[tuple[int, Group]]:
+    ids = [f"order-{n}" for n in range(4)]
+    found: list[tuple[int, Group]] = []
+    for index in range(chance.randint(2, 7)):
+        at_ms = START_MS + int((calm_ms - START_MS) * chance.random() ** 3)
+        events = [_event(chance, at_ms, ids) for _ in range(chance.choice((1, 1, 2, 4)))]
+        found.append((at_ms, Group(events, seed=index if chance.random() < 0.2 else None)))
+    return found
+
+
+def _event(chance: Random, at_ms: int, ids: list[str]) -> EventOut:
+    return EventOut(
+        name=chance.choice((*ROOTS, *ROOTS, *CHILDREN, "nobody.listens")),
+        data=msgspec.Raw(b"{}"),
+        id=chance.choice(ids) if chance.random() < 0.5 else None,
+        ts=at_ms + chance.choice((-DAY, MINUTE, 3 * HOUR)) if chance.random() < 0.2 else None,
+    )

@@ -1,0 +1,269 @@
+"""The promises P1-P7 of a partition (docs/faults.md), checked at every commit, start of a body and answer.
+
+It reads what the log has committed and nothing of the engine's memory: the changes of a turn go into a plain dict, its
+records into one history a run. What a driver does is held against both.
+"""
+
+from collections import Counter
+
+import msgspec
+from steplog.engine import keys, records
+from steplog.engine.effects import Dispatch, Recorded
+from steplog.engine.ids import decode_ulid
+from steplog.engine.processor import Turn
+from steplog.engine.run import QUEUED, RUNNING, TERMINAL, WAITING, RunHead, StepState
+
+from .scripts import step_hash
+
+_decode_record = msgspec.json.Decoder(records.Record).decode
+_decode_event = msgspec.json.Decoder(records.StoredEvent).decode
+_decode_head = msgspec.json.Decoder(RunHead).decode
+_decode_step = msgspec.json.Decoder(StepState).decode
+
+
+class Broken(AssertionError):
+    """A promise does not hold."""
+
+
+class History(msgspec.Struct):
+    """What the journal says of one run."""
+
+    function: str
+    event: str
+    due_ms: int
+    seq: int = 0
+    generation: int = 1  # of the last dispatch that the driver got
+    recorded: list[Recorded] = []  # in completion order
+    ended: str | None = None
+    errors: Counter[str] = msgspec.field(default_factory=Counter)  # step → attempts that failed
+    retry_at_ms: dict[str, int] = {}
+    until_ms: dict[str, int] = {}
+
+
+class Bodies(msgspec.Struct):
+    """What the effect probe knows of one step of one run."""
+
+    key: str
+    starts: int = 0
+    hits: int = 0  # faults that hit it between a start and its record
+    is_open: bool = False  # started, and nothing of it is recorded yet
+
+
+class Watch:
+    """Everything that is known from outside the engine."""
+
+    def __init__(self, *, retries: dict[str, int], live_runs: int) -> None:
+        self._retries, self._live_runs = retries, live_runs
+        self.now_ms = 0
+        self.state: dict[bytes, bytes] = {}
+        self.runs: dict[str, History] = {}
+        self.kinds: Counter[str] = Counter()  # of records
+        self.live = 0  # runs that are dispatched
+        self._accepted: Counter[str] = Counter()  # internal id → how often it was written
+        self._routed: Counter[str] = Counter()
+        self._sender_ids: dict[str, str] = {}  # internal id → the sender's, or itself
+        self._claims: dict[tuple[str, str], tuple[int, str]] = {}  # (function, event id) → when, run
+        self._bodies: dict[tuple[str, str], Bodies] = {}
+        self._effect_keys: dict[str, tuple[str, str]] = {}
+        self._wakes: dict[bytes, set[bytes]] = {}
+        self._steps: dict[bytes, dict[bytes, StepState]] = {}
+
+    def expect(self, is_so: bool, promise: str, otherwise: str) -> None:
+        """Raise ``Broken`` where a promise does not hold."""
+        if not is_so:
+            raise Broken(f"{promise} at {self.now_ms}: {otherwise}")
+
+    # --- commits
+
+    def committed(self, turn: Turn) -> None:
+        """A turn is in the log."""
+        for event in turn.events:
+            stored = _decode_event(event)
+            self._accepted[stored.internal_id] += 1
+            self._sender_ids[stored.internal_id] = stored.id
+        for data in turn.records:
+            self._read(_decode_record(data))
+        self.expect(self._accepted == self._routed, "P2", "an accepted event was not routed in its own commit")
+        touched = self._change(turn.state.changes)
+        for run in touched:
+            self._check_run(run)
+        self.live = sum(key[0] == keys.LIVE and not self._is_terminal(keys.run_of(key)) for key in self.state)
+        self.expect(
+            self.live <= self._live_runs, "limit", f"{self.live} runs are live, at most {self._live_runs} may be"
+        )
+
+    def _read(self, record: records.Record) -> None:
+        self.kinds[str(record.__struct_config__.tag)] += 1
+        if isinstance(record, records.EventRouted):
+            self._route(record)
+            return
+        if isinstance(record, records.RunScheduled):
+            self.expect(record.run not in self.runs, "P3", f"run {record.run} is scheduled twice")
+            due_ms = 0 if record.due is msgspec.UNSET else record.due
+            self.runs[record.run] = History(record.function, record.events[0], due_ms)
+        run = self.runs[record.run]
+        run.seq += 1
+        self.expect(record.seq == run.seq, "journal", f"{record.run} has record {record.seq}, not {run.seq}")
+        is_late = isinstance(record, records.StepLate)
+        self.expect(run.ended is None or is_late, "journal", f"{record.run} goes on after its end: {record}")
+        match record:
+            case records.RunStarted():
+                self.expect(record.at >= run.due_ms, "EVT-06", f"{record.run} starts before its event's time")
+            case records.StepCompleted():
+                until_ms = run.until_ms.get(record.step, 0)
+                self.expect(record.at >= until_ms, "F4", f"{record.step} of {record.run} wakes early")
+                self._record(record.run, Recorded(step_hash(record.step), bytes(record.output)), record.step)
+            case records.StepFailed():
+                self._record(record.run, Recorded(step_hash(record.step), None, record.error), record.step)
+            case records.StepErrored():
+                run.errors[record.step] += 1
+                run.retry_at_ms[record.step] = record.retry_at
+                self._close_body(record.run, record.step)
+            case records.StepWaiting():
+                run.until_ms[record.step] = record.until
+            case records.RunErrored():
+                self.hit(record.run)
+            case records.RunCompleted() | records.RunFailed():
+                run.ended = str(record.__struct_config__.tag)
+            case _:
+                pass
+
+    def _route(self, routed: records.EventRouted) -> None:
+        self._routed[routed.event] += 1
+        event_id = self._sender_ids[routed.event]
+        for run in routed.runs:
+            before = self._claims.get((run.function, event_id))
+            self._claims[run.function, event_id] = (routed.at, run.run)
+            if before is not None:
+                at, earlier = before
+                is_free = routed.at - at >= keys.DAY_MS and self.runs[earlier].ended is not None
+                self.expect(is_free, "P3", f"{event_id} starts {run.run} beside {earlier} of {run.function}")
+        for skip in routed.skipped:
+            at, earlier = self._claims[skip.function, event_id]
+            is_held = routed.at - at < keys.DAY_MS or self.runs[earlier].ended is None
+            self.expect(is_held, "P2", f"{event_id} is skipped by {skip.function} without a reason")
+
+    def _record(self, run_id: str, recorded: Recorded, step: str) -> None:
+        run = self.runs[run_id]
+        is_first = all(r.step != recorded.step for r in run.recorded)
+        self.expect(is_first, "P4", f"{step} of {run_id} is recorded twice")
+        run.recorded.append(recorded)
+        self._close_body(run_id, step)
+
+    def _change(self, changes: dict[bytes, bytes | None]) -> set[bytes]:
+        """Apply a turn's changes; returns the runs that they touch."""
+        touched: set[bytes] = set()
+        for key, value in changes.items():
+            if value is None:
+                self.state.pop(key, None)
+            else:
+                self.state[key] = value
+            kind = key[0]
+            if kind == keys.RUN:
+                run = key[:21]
+                if keys.is_step(key):
+                    steps = self._steps.setdefault(run, {})
+                    if value is None:
+                        steps.pop(keys.step_of(key), None)
+                    else:
+                        steps[keys.step_of(key)] = _decode_step(value)
+            elif kind in (keys.TIMER, keys.QUEUE, keys.LIVE, keys.ORPHAN):
+                run = keys.timer_owner(key)[0] if kind == keys.TIMER else keys.run_of(key)
+                wakes = self._wakes.setdefault(run, set())
+                (wakes.discard if value is None else wakes.add)(key)
+            else:
+                continue
+            touched.add(run)
+        return touched
+
+    def _check_run(self, run: bytes) -> None:
+        """P7: an open run has exactly the keys that wake it, one that is over has none."""
+        value = self.state.get(run)
+        found, steps = self._wakes.get(run, set()), self._steps.get(run, {})
+        if value is None:
+            self.expect(not found and not steps, "P7", f"{keys.printed(run)} is gone and leaves {found} {steps}")
+            return
+        head = _decode_head(value)
+        wanted = {keys.timer(step.due_ms, run, name) for name, step in steps.items() if step.due_ms}
+        if head.due_ms:
+            wanted.add(keys.timer(head.due_ms, run, keys.NO_STEP))
+        if head.state == RUNNING or head.state in TERMINAL:
+            wanted.add(keys.live(run))
+        elif head.state == QUEUED:
+            wanted.add(keys.queue(head.scheduled_ms, run))
+        orphan = keys.orphan(head.function, run)
+        if head.state == WAITING and orphan in found:
+            wanted.add(orphan)
+        printed = sorted(map(keys.printed, found ^ wanted))
+        self.expect(found == wanted, "P7", f"{keys.printed(run)} is {head.state}; keys too many or too few: {printed}")
+        self.expect(bool(wanted), "P7", f"{keys.printed(run)} is {head.state} and nothing wakes it")
+
+    def _is_terminal(self, run: bytes) -> bool:
+        return _decode_head(self.state[run]).state in TERMINAL
+
+    # --- the driver
+
+    def dispatched(self, dispatch: Dispatch) -> None:
+        """A driver was told to begin a run, or to go on with it."""
+        run = self.runs.get(dispatch.run_id)
+        self.expect(run is not None, "P1", f"{dispatch.run_id} is dispatched and not in the log")
+        assert run is not None, "expected above"
+        self.expect(keys.run_id_of(dispatch.run) == decode_ulid(dispatch.run_id), "P6", "run id and key differ")
+        self.expect(self.now_ms >= run.due_ms, "EVT-06", f"{dispatch.run_id} starts before its event's time")
+        is_new = dispatch.generation > run.generation or dispatch.generation == 1
+        self.expect(is_new, "P4", f"{dispatch.run_id} is dispatched twice with generation {dispatch.generation}")
+        run.generation = dispatch.generation
+
+    def delivered(self, run_id: str, place: int, recorded: Recorded) -> None:
+        """A result was handed to a function, as its ``place``-th from 0."""
+        found = self.runs[run_id].recorded
+        is_so = place < len(found) and found[place] == recorded
+        self.expect(is_so, "P4", f"{run_id} gets {recorded} as result {place}; the log has {found[place : place + 1]}")
+
+    def started(self, run_id: str, step: str, attempt: int, key: str) -> int:
+        """A step's body begins; returns how often it has begun by now."""
+        run = self.runs[run_id]
+        body = self._bodies.setdefault((run_id, step), Bodies(key))
+        name = f"{step} of {run_id}"
+        self.expect(all(r.step != step_hash(step) for r in run.recorded), "P4", f"{name} begins after its record")
+        self.expect(body.key == key, "P6", f"{name} has two effect keys")
+        self.expect(self._effect_keys.setdefault(key, (run_id, step)) == (run_id, step), "P6", f"{name} shares its key")
+        self.expect(attempt == run.errors[step], "P5", f"{name} begins attempt {attempt}, not {run.errors[step]}")
+        self.expect(attempt <= self._retries[run.function], "P5", f"{name} begins attempt {attempt}")
+        self.expect(self.now_ms >= run.retry_at_ms.get(step, 0), "P5", f"{name} is tried again too early")
+        body.starts += 1
+        allowed = 1 + run.errors[step] + body.hits
+        self.expect(body.starts <= allowed, "P5", f"{name} begins {body.starts} times, {allowed} were due")
+        body.is_open = True
+        return body.starts
+
+    def hit(self, run_id: str | None = None) -> None:
+        """The process was lost, or this run's attempt: bodies that were executing may be begun again."""
+        for (owner, _), body in self._bodies.items():
+            if body.is_open and run_id in (None, owner):
+                body.hits += 1
+                body.is_open = False
+
+    def _close_body(self, run_id: str, step: str) -> None:
+        body = self._bodies.get((run_id, step))
+        if body is not None:
+            body.is_open = False
+
+    # --- senders
+
+    def answered(self, internal_ids: list[str]) -> None:
+        """A sender was told that its events are accepted."""
+        for event in internal_ids:
+            self.expect(self._accepted[event] > 0, "P1", f"{event} was answered and is not in the log")
+
+    # --- the end
+
+    def at_rest(self) -> None:
+        """Nothing is left to do: every run has ended, and nothing but ids is left of them."""
+        open_runs = [run_id for run_id, run in self.runs.items() if run.ended is None]
+        self.expect(not open_runs, "P7", f"{open_runs} have not ended")
+        left = [keys.printed(key) for key in self.state if key[0] != keys.SEEN]
+        self.expect(not left, "P7", f"left in the state: {left}")
+        for run_id, run in self.runs.items():
+            is_linear = len({r.step for r in run.recorded}) == len(run.recorded)
+            self.expect(is_linear, "P4", f"{run_id} has two results of one step")
