@@ -1,5 +1,6 @@
 """A group of commands that are imported when they are used, and the one place where errors become exit codes."""
 
+import builtins
 import difflib
 from collections.abc import Mapping, Sequence
 from importlib import import_module
@@ -10,7 +11,7 @@ import click
 from steplog.cli import errors
 
 Table = Mapping[str, tuple[str, str]]
-"""Command: the module that has it under its name, and its line in the list."""
+"""Command: the module that has it under its name (``list_`` for ``list``), and its line in the list."""
 
 
 class Commands(click.Group):
@@ -26,7 +27,8 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in self._table:
             return None
-        command: click.Command = getattr(import_module(self._table[cmd_name][0]), cmd_name)
+        module = import_module(self._table[cmd_name][0])
+        command: click.Command = getattr(module, f"{cmd_name}_" if hasattr(builtins, cmd_name) else cmd_name)
         return command
 
     def resolve_command(

@@ -129,20 +129,23 @@ def _show_proof(outcome: Outcome, *, verbose: bool) -> None:
     )  # fmt: skip
     once = "each recorded once" if proof.is_recorded_once else "not each recorded once"
     _claim(f"planned  {proof.planned} steps    → {proof.results} results, {once}", holds=proof.is_recorded_once)
-    count = len(proof.repeated)
-    if outcome.kills:
-        began = f"{count} were in flight at the kill{'s' if len(outcome.kills) > 1 else ''} and began again"
-    else:
-        began = f"{count} began again"
-    keys = "each with its first idempotency key" if proof.is_key_kept else "not each with its first idempotency key"
-    if not proof.is_repeated_rightly:
-        began = f"{count} ran more than once, which is not those that were in flight"
     _claim(
-        f"started  {proof.started} bodies   → {began}, {keys}",
-        holds=proof.is_repeated_rightly and proof.is_key_kept,
+        f"started  {proof.started} bodies   → {_again(outcome)}", holds=proof.is_repeated_rightly and proof.is_key_kept
     )
     if proof.repeated:
         echo(_bodies(proof, limit=None if verbose else SHOWN_BODIES))
+
+
+def _again(outcome: Outcome) -> str:
+    """Which bodies ran more than once."""
+    proof, count = outcome.proof, len(outcome.proof.repeated)
+    if not proof.is_repeated_rightly:
+        return f"{count} began again, which is not those that were in flight"
+    if not count:
+        return "none began again"
+    keys = "each with its first idempotency key" if proof.is_key_kept else "not each with its first idempotency key"
+    kills = "kill" if len(outcome.kills) == 1 else "kills"
+    return f"{count} were in flight at the {kills} and began again, {keys}"
 
 
 def _claim(text: str, witness: str = "", *, holds: bool) -> None:

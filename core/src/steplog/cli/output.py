@@ -69,6 +69,11 @@ def duration(ms: float) -> str:
     return f"{seconds / 86_400:.0f} days"
 
 
+def counted(count: int, noun: str) -> str:
+    """A count and its noun."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 def bar(done: int, total: int, columns: int = 25) -> str:
     """A bar of so many columns, to an eighth of one."""
     eighths = 8 * columns * done // max(total, 1)

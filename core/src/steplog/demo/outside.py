@@ -6,6 +6,7 @@ step bodies ran twice. Like a real bank it acts once for each idempotency key, a
 
 import asyncio
 import json
+import random
 import threading
 import time
 from concurrent.futures import Future
@@ -24,7 +25,7 @@ class Service(NamedTuple):
     step: str  # that asks it
     path: str
     variable: str  # names its address to the shop
-    takes_ms: int
+    takes_ms: int  # on average
 
 
 SERVICES = (
@@ -55,6 +56,7 @@ class Outside:
     def __init__(self) -> None:
         self.calls: list[Call] = []
         self.acted: dict[str, str] = {}  # idempotency key: what was answered
+        self._random = random.Random(0)  # noqa: S311 - no secret
         self._open = 0
         self._address: Future[str] = Future()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name="outside", daemon=True)
@@ -108,7 +110,7 @@ class Outside:
 
     async def _act(self, service: Service, order: str, key: str) -> str:
         """Do what is asked for, once for each key."""
-        await asyncio.sleep(service.takes_ms / 1000)
+        await asyncio.sleep(service.takes_ms / 1000 * self._random.uniform(0.7, 1.3))  # nobody answers in step
         return self.acted.setdefault(key, f"{service.step}-{order}")
 
 

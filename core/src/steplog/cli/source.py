@@ -1,0 +1,154 @@
+"""Where runs are read: from the server, or, where none runs, from the log's file; the same answers from both."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import msgspec
+
+from steplog.cli.client import Server
+from steplog.cli.output import echo
+from steplog.cli.views import Run, Steps
+from steplog.errors import NotFound, ServerUnreachable
+from steplog.history.offline import open_offline
+from steplog.history.queries import PAGE, ULID_CHARACTERS, History
+from steplog.history.views import RunFilter, RunState
+from steplog.paths import DEV_LOG, START_LOG, history_path, log_path
+from steplog.server import answers
+
+SEARCHED_PAGES = 20  # of the newest runs, for the one whose id ends so
+SHOWN = 5  # ids, where one was ambiguous
+T = TypeVar("T")
+
+
+class Where(msgspec.Struct, frozen=True, kw_only=True):
+    """Which runs."""
+
+    states: tuple[RunState, ...] = ()
+    function: str | None = None
+
+
+class Source(Protocol):
+    """Where runs are read."""
+
+    url: str | None
+
+    def runs(self, where: Where, limit: int) -> list[Run]: ...
+
+    def find(self, id_: str) -> Run:
+        """The run whose id ends so."""
+        ...
+
+    def steps(self, run_id: str) -> Steps: ...
+
+
+class ServerRuns:
+    """Runs of a server."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self.url: str | None = server.url
+
+    def runs(self, where: Where, limit: int) -> list[Run]:
+        """Read runs, newest first."""
+        runs: list[Run] = []
+        for page in self._pages(where, limit):
+            runs += page
+            if len(runs) >= limit:
+                break
+        return runs[:limit]
+
+    def find(self, id_: str) -> Run:
+        """Read a run by its id, or by the last characters of one of the newest."""
+        wanted = id_.lstrip("….").upper()
+        if len(wanted) == ULID_CHARACTERS:
+            return self._server.get(f"/v1/runs/{wanted}", Run).data
+        found: list[Run] = []
+        for number, page in enumerate(self._pages(Where(), PAGE)):
+            found += [run for run in page if run.run_id.endswith(wanted)]
+            if found or number + 1 == SEARCHED_PAGES:
+                break
+        if not wanted or not found:
+            raise NotFound(f"there is no run whose id ends with {wanted!r}; steplog runs list shows those there are")
+        if len(found) > 1:
+            ids = ", ".join(run.run_id for run in found[:SHOWN])
+            raise NotFound(f"more than one run has an id that ends with {wanted!r}; give more characters: {ids}")
+        return found[0]
+
+    def steps(self, run_id: str) -> Steps:
+        """Read a run's steps."""
+        return self._server.get(f"/v1/runs/{run_id}/steps", Steps).data
+
+    def _pages(self, where: Where, limit: int) -> Iterator[list[Run]]:
+        cursor: str | None = None
+        while True:
+            answer = self._server.get(
+                "/v1/runs", list[Run], limit=min(limit, PAGE), cursor=cursor, status=where.states,
+                function=where.function,
+            )  # fmt: skip
+            yield answer.data
+            cursor = answer.page.cursor if answer.page is not None else None
+            if cursor is None:
+                return
+
+
+class FileRuns:
+    """Runs in a log's file."""
+
+    url: str | None = None
+
+    def __init__(self, history: History) -> None:
+        self._history = history
+
+    def runs(self, where: Where, limit: int) -> list[Run]:
+        """Read runs, newest first."""
+        runs: list[Run] = []
+        cursor: str | None = None
+        filter_ = RunFilter(states=where.states, function=where.function)
+        while len(runs) < limit:
+            page = self._history.runs(filter_, limit=limit - len(runs), cursor=cursor)
+            runs += [_decoded(answers.run(view), Run) for view in page.runs]
+            cursor = page.cursor
+            if cursor is None:
+                break
+        return runs
+
+    def find(self, id_: str) -> Run:
+        """Read a run by the last characters of its id."""
+        return _decoded(answers.run(self._history.find_run(id_)), Run)
+
+    def steps(self, run_id: str) -> Steps:
+        """Read a run's steps."""
+        shown = answers.steps(self._history.steps(run_id), self._history.attempts(run_id))
+        return _decoded(shown, Steps)
+
+
+def open_source(url: str | None, log: str | None) -> Source:
+    """Open the log that is named, else the server, else the log's file that is here, which is said on stderr."""
+    if log is not None:
+        return _open_file(log_path(log))
+    server = Server(url)
+    if url is not None or server.is_up():
+        return ServerRuns(server)
+    path = local_log()
+    if path is None:
+        raise ServerUnreachable(
+            f"nothing answers at {server.url}, and there is no log here; start it: steplog dev orders.py"
+            "   (or set STEPLOG_URL)"
+        )
+    echo(f"nothing answers at {server.url}: read from {path}", err=True)
+    return _open_file(path)
+
+
+def local_log() -> Path | None:
+    """The log that ``dev`` or ``start`` made in this directory."""
+    return next((path for path in map(log_path, (DEV_LOG, START_LOG)) if path.exists()), None)
+
+
+def _open_file(path: Path) -> FileRuns:
+    return FileRuns(open_offline(path, history_path(path)))
+
+
+def _decoded(answer: object, type_: type[T]) -> T:
+    """Read an answer as it comes from a server."""
+    return msgspec.json.decode(msgspec.json.encode(answer), type=type_)
