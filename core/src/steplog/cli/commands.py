@@ -1,7 +1,6 @@
 """A group of commands that are imported when they are used, and the one place where errors become exit codes."""
 
 import builtins
-import difflib
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any
@@ -36,6 +35,8 @@ class Commands(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0]
         if name not in self._table and not name.startswith("-"):
+            import difflib
+
             near = difflib.get_close_matches(name, self._table, 1)
             hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(self._table)}"
             raise click.UsageError(f"there is no command {name!r}; {hint}", ctx)

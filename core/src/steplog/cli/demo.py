@@ -18,7 +18,6 @@ from steplog.paths import log_path
 
 SHOWN_BODIES = 6
 DRAW_EVERY_S = 0.1
-LINE_EVERY_S = 10.0  # where no terminal shows the bar
 
 
 @click.command()
@@ -133,7 +132,7 @@ def _show_proof(outcome: Outcome, *, verbose: bool) -> None:
         f"started  {proof.started} bodies   → {_again(outcome)}", holds=proof.is_repeated_rightly and proof.is_key_kept
     )
     if proof.repeated:
-        echo(_bodies(proof, limit=None if verbose else SHOWN_BODIES))
+        echo(_bodies(proof, all_=verbose))
 
 
 def _again(outcome: Outcome) -> str:
@@ -153,14 +152,17 @@ def _claim(text: str, witness: str = "", *, holds: bool) -> None:
     echo(f"  {text.ljust(75)}  {mark} {witness}".rstrip())
 
 
-def _bodies(proof: Proof, limit: int | None) -> str:
-    """Name the bodies that ran more than once, by step."""
-    shown = proof.repeated[:limit]
+def _bodies(proof: Proof, *, all_: bool) -> str:
+    """Name the bodies that ran more than once, by step: a few in a line, or all in a line for each step."""
+    shown = proof.repeated if all_ else proof.repeated[:SHOWN_BODIES]
     by_step: dict[str, list[str]] = {}
     for body in shown:
         by_step.setdefault(body.step, []).append(body.order)
-    text = " · ".join(f"{step} {' '.join(orders)}" for step, orders in sorted(by_step.items()))
-    return f"{' ' * 26}{text}{'' if len(shown) == len(proof.repeated) else ' … (all: --verbose)'}"
+    lines = [f"{step} {' '.join(orders)}" for step, orders in sorted(by_step.items())]
+    indent = " " * 26
+    if all_:
+        return "\n".join(indent + line for line in lines)
+    return indent + " · ".join(lines) + (" … (all: --verbose)" if len(shown) < len(proof.repeated) else "")
 
 
 def _as_json(plan: Plan, outcome: Outcome) -> dict[str, object]:

@@ -1,16 +1,12 @@
 """How an error is told: ``error[code]: what``, then place and next command, and an exit code (docs/cli.md)."""
 
-import traceback
-from pathlib import Path
-
 import click
 
 from steplog.cli.output import echo, styled
 from steplog.errors import Refused, SteplogError
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
-_OURS = str(Path(__file__).parents[1])
-_NOT_THE_USERS = (_OURS, str(Path(click.__file__).parent), "<frozen ")
+_LOADING = "steplog/loading.py"  # below its frames is user code
 
 
 class EventRefused(Refused):
@@ -22,6 +18,8 @@ class EventRefused(Refused):
 def report(error: Exception, *, is_debug: bool) -> int:
     """Print an error on stderr; returns the exit code."""
     if is_debug:
+        import traceback
+
         traceback.print_exception(error)
     match error:
         case click.Abort():
@@ -41,26 +39,24 @@ def report(error: Exception, *, is_debug: bool) -> int:
 
 
 def _report_foreign(error: Exception, *, is_debug: bool) -> int:
-    """Tell an error that user code raised, from the user's frame on; or one that is a fault of steplog."""
-    frames = [
-        frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(_NOT_THE_USERS)
-    ]
+    """Tell an error that user code raised when it was loaded, from the user's frame on; or one of steplog's own."""
+    import traceback
+
     what = "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]
-    place = _place(error, frames)
-    if place is None:
+    frames = traceback.extract_tb(error.__traceback__)
+    loading = [number for number, frame in enumerate(frames) if frame.filename.endswith(_LOADING)]
+    if not loading:
         _print("internal", f"{what}; this is a fault of steplog, --debug shows where it comes from")
         return FAILED
+    users = [frame for frame in frames[loading[-1] + 1 :] if not frame.filename.startswith("<frozen ")]
+    if isinstance(error, SyntaxError):
+        place = f"{error.filename}:{error.lineno}"
+    else:
+        place = f"{users[-1].filename}:{users[-1].lineno}" if users else "it cannot be loaded"
     _print("user_code", f"{place}: {what}")
-    if frames and not is_debug:
-        echo("".join(traceback.format_list(frames)).rstrip(), err=True)
+    if users and not is_debug:
+        echo("".join(traceback.format_list(users)).rstrip(), err=True)
     return USAGE
-
-
-def _place(error: Exception, frames: list[traceback.FrameSummary]) -> str | None:
-    """Where in the user's code it was raised; None where that is nowhere."""
-    if isinstance(error, SyntaxError) and error.filename:
-        return f"{error.filename}:{error.lineno}"
-    return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else None
 
 
 def _print(code: str, message: str) -> None:

@@ -80,6 +80,7 @@ class Outside:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         assert self._loop is not None, "it has started"
+        self.settle()
         self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join(STARTS_S)
 
