@@ -58,7 +58,8 @@ class HttpService:
             projecting = tasks.create_task(history.run())
             try:
                 await history.opened(HISTORY_OPENS_S)
-                async with serve(Application(NodeBackend(turns, history), self._config), self._sockets):
+                app = Application(NodeBackend(turns, history), self._config)
+                async with serve(app, self._sockets, on_stop=app.stop):
                     self._on_serving()
                     await asyncio.Event().wait()
             finally:

@@ -6,6 +6,7 @@ write is in the table, so reading one back never merges (``engine/state.py``).
 """
 
 from collections import deque
+from collections.abc import Sequence
 from typing import assert_never
 
 import msgspec
@@ -130,18 +131,24 @@ class Engine:
     def pump(self) -> bool:
         """Give free places to the runs that wait. Returns whether more could be given at once."""
         state, places = self.state, self._config.live_runs
-        for _ in range(PUMPED_PER_TURN):
-            key = state.first(keys.QUEUE)
-            if key is None:
-                return False
-            if self._live >= places:
+        while (key := state.first(keys.QUEUE)) is not None:
+            free = places - self._live
+            if free <= 0:
                 self.effects.append(effects.MakeRoom(1 + places // 10))
                 return False
-            state.delete(key)
-            run = self._run(keys.run_of(key))
-            if run is not None and run.head.state == QUEUED:
-                self._dispatch(run, _reason(run))
-        return True
+            chosen: list[bytes] = []
+            while key is not None and len(chosen) < min(free, PUMPED_PER_TURN):
+                state.delete(key)
+                chosen.append(keys.run_of(key))
+                key = state.first(keys.QUEUE)
+            self.preload(chosen)
+            for run_key in chosen:
+                run = self._run(run_key)
+                if run is not None and run.head.state == QUEUED:
+                    self._dispatch(run, _reason(run))
+            if len(chosen) == PUMPED_PER_TURN:
+                return True
+        return False
 
     def forget_idle(self) -> None:
         """Let runs leave memory that nothing executes and that the table has whole."""
@@ -595,6 +602,17 @@ class Engine:
         self._runs.pop(run.key, None)
 
     # --- owners in memory
+
+    def preload(self, run_keys: Sequence[bytes]) -> None:
+        """Read runs into memory together: one query instead of one each."""
+        state, runs = self.state, self._runs
+        missing = [key for key in run_keys if key not in runs and not state.is_deleted(key)]
+        if len(missing) > 1:
+            for key, rows in zip(missing, state.owned_by(missing), strict=True):
+                run = read_run(key, rows)
+                if run is not None:
+                    runs[key] = run
+                    self._rest(run)
 
     def _run(self, key: bytes) -> Run | None:
         run = self._runs.get(key)

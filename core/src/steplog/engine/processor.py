@@ -141,10 +141,12 @@ class Processor:
             self._swept_day = day
             self._inbox.extend(SweepSeen(env=env) for env in ENVIRONMENTS)
         state = engine.state
-        for _ in range(TURN_TIMERS):
-            key = state.first(keys.TIMER)
-            if key is None or keys.timer_due_ms(key) > now:
-                break
+        due: list[bytes] = []
+        while len(due) < TURN_TIMERS and (key := state.first(keys.TIMER)) is not None and keys.timer_due_ms(key) <= now:
+            due.append(key)
+            state.delete(key)
+        engine.preload([keys.timer_owner(key)[0] for key in due])
+        for key in due:
             run, step = keys.timer_owner(key)
             engine.apply(TimerFired(run=run, step=step, due_ms=keys.timer_due_ms(key)))
 

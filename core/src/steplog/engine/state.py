@@ -15,7 +15,7 @@ read back without a merge. Invariant: table + pending, later wins, is the state;
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from heapq import heapify, heappop, heappush
 from typing import NamedTuple, Protocol
 
@@ -25,7 +25,7 @@ from steplog.engine import keys
 
 PENDING_KEYS = 4_000  # beyond it, slices go to the table: what lives longer than a short run
 PENDING_TURNS = 512  # an older key goes to the table too, so that the redo stays short
-SLICE_KEYS = 200  # the least that is worth a slice; smaller ones cost more than they save
+SLICE_KEYS = 1_000  # the least that is worth a slice; smaller ones cost more than they save
 HEAD_KEYS = 1_000  # read into a head at once
 
 
@@ -37,6 +37,9 @@ class Table(Protocol):
 
     def scan(self, start: bytes, stop: bytes, limit: int) -> list[tuple[bytes, bytes]]:
         """Read at most ``limit`` pairs from ``start`` (inclusive) to ``stop`` (exclusive), in order."""
+
+    def read(self, prefixes: Sequence[bytes]) -> list[list[tuple[bytes, bytes]]]:
+        """Read every pair below each prefix, in order."""
 
 
 class Slice(NamedTuple):
@@ -195,6 +198,10 @@ class State:
     def owned(self, prefix: bytes) -> list[tuple[bytes, bytes]]:
         """Read everything below an owner's prefix that is wholly in the table: one range read, no merge."""
         return self._table.scan(prefix, keys.after(prefix), 1 << 40)
+
+    def owned_by(self, prefixes: Sequence[bytes]) -> list[list[tuple[bytes, bytes]]]:
+        """Read several owners at once, as ``owned`` does one."""
+        return self._table.read(prefixes)
 
     def first(self, kind: int) -> bytes | None:
         """Return the least key of an ordered family."""

@@ -6,6 +6,9 @@ a crash.
 
 from bisect import bisect_left, insort
 from collections import deque
+from collections.abc import Sequence
+
+from steplog.engine import keys
 
 from steplog.engine.processor import LoadedState, Turn
 
@@ -24,6 +27,9 @@ class MemoryTable:
         first = bisect_left(self._keys, start)
         last = min(bisect_left(self._keys, stop), first + limit)
         return [(key, self._values[key]) for key in self._keys[first:last]]
+
+    def read(self, prefixes: Sequence[bytes]) -> list[list[tuple[bytes, bytes]]]:
+        return [self.scan(prefix, keys.after(prefix), len(self._keys)) for prefix in prefixes]
 
     def write(self, key: bytes, value: bytes | None) -> None:
         if value is None:

@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import sqlite3
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -40,6 +41,15 @@ _SCHEMA = (
     END""",
 )
 _COMMIT = "INSERT INTO commits VALUES (?, ?, ?, ?, ?, ?, ?)"
+_SIZES = (128, 32, 8, 4, 2, 1)  # rows a statement; few sizes, so that their statements stay prepared
+_DELETE = {n: f"DELETE FROM state WHERE key IN ({', '.join('?' * n)})" for n in _SIZES}  # noqa: S608 - ours
+_REPLACE = {n: f"INSERT OR REPLACE INTO state VALUES {', '.join(['(?, ?, ?)'] * n)}" for n in _SIZES}  # noqa: S608
+_READ = {
+    n: "WITH wanted(n, first, last) AS (VALUES "  # noqa: S608
+    + ", ".join([f"({i}, ?, ?)" for i in range(n)])
+    + ") SELECT n, key, value, crc FROM wanted CROSS JOIN state WHERE key >= first AND key < last ORDER BY n, key"
+    for n in _SIZES
+}
 CUT_TURNS = 64  # the redo is cut no more often than this without a slice
 
 
@@ -69,6 +79,14 @@ class SqliteTable:
             "SELECT key, value, crc FROM state WHERE key >= ? AND key < ? ORDER BY key LIMIT ?", (start, stop, limit)
         ).fetchall()
         return [(key, self._checked(key, value, crc)) for key, value, crc in rows]
+
+    def read(self, prefixes: Sequence[bytes]) -> list[list[tuple[bytes, bytes]]]:
+        found: list[list[tuple[bytes, bytes]]] = [[] for _ in prefixes]
+        for first, count in _pieces(len(prefixes)):
+            bounds = [bound for p in prefixes[first : first + count] for bound in (p, keys.after(p))]
+            for n, key, value, crc in self._connection.execute(_READ[count], bounds).fetchall():
+                found[first + n].append((key, self._checked(key, value, crc)))
+        return found
 
     def _checked(self, key: bytes, value: bytes, crc: int) -> bytes:
         if crc32(value, crc32(key)) != crc:
@@ -165,12 +183,14 @@ class SqliteLog:
         return connection
 
     def _write_table(self, pairs: list[tuple[bytes, bytes | None]]) -> None:
-        gone = [(key,) for key, value in pairs if value is None]
+        """Write many rows with few statements: the GIL goes away and comes back around each row of ``executemany``."""
+        execute = self._connection.execute
+        gone = [key for key, value in pairs if value is None]
+        for first, count in _pieces(len(gone)):
+            execute(_DELETE[count], gone[first : first + count])
         kept = [(key, value, crc32(value, crc32(key))) for key, value in pairs if value is not None]
-        if gone:
-            self._connection.executemany("DELETE FROM state WHERE key = ?", gone)
-        if kept:
-            self._connection.executemany("INSERT OR REPLACE INTO state VALUES (?, ?, ?)", kept)
+        for first, count in _pieces(len(kept)):
+            execute(_REPLACE[count], [field for row in kept[first : first + count] for field in row])
 
 
 class Row(NamedTuple):
@@ -225,6 +245,15 @@ class JournalReader:
                 (after, limit),
             ).fetchall()
         return [Row(position, _checked(self.path, table, position, data, crc)) for position, data, crc in rows]
+
+
+def _pieces(total: int) -> Iterator[tuple[int, int]]:
+    """Cut a number of rows into (first, count), with counts that there are statements for."""
+    first = 0
+    for size in _SIZES:
+        while total - first >= size:
+            yield first, size
+            first += size
 
 
 def _row(turn: Turn) -> tuple[int, bytes, int, bytes | None, int, bytes | None, int]:

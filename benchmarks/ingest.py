@@ -1,0 +1,61 @@
+"""Events a second by HTTP, in batches of 100 from four senders: matching nothing, and starting a run each."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import aiohttp
+
+BATCH, SENDERS, EVENTS = 100, 4, 60_000
+FUNCTIONS = """
+from steplog import App, Context
+app = App("bench")
+@app.function("one", trigger="bench/matched")
+async def one(ctx: Context) -> None: ...
+"""
+
+
+async def _send(url: str, name: str) -> tuple[float, list[float]]:
+    body = json.dumps([{"name": name, "data": {"order": f"ord-{n}", "note": "y" * 250}} for n in range(BATCH)]).encode()
+    taken: list[float] = []
+
+    async def sender(session: aiohttp.ClientSession) -> None:
+        for _ in range(EVENTS // BATCH // SENDERS):
+            began = time.perf_counter()
+            async with session.post(f"{url}/e/bench", data=body) as response:
+                answer = await response.json()
+                assert response.status == 200 and len(answer["ids"]) == BATCH, answer
+            taken.append((time.perf_counter() - began) * 1000)
+
+    async with aiohttp.ClientSession() as session:
+        began = time.perf_counter()
+        await asyncio.gather(*[sender(session) for _ in range(SENDERS)])
+        return EVENTS / (time.perf_counter() - began), sorted(taken)
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory(prefix="steplog-bench-") as directory:
+        functions = Path(directory) / "functions.py"
+        functions.write_text(FUNCTIONS)
+        reads, writes = os.pipe()
+        server = subprocess.Popen(
+            [sys.executable, "-m", "steplog", "dev", str(functions), "--log", f"sqlite:{directory}/log.db",
+             "--port", "0", "--ready-fd", str(writes)],
+            pass_fds=(writes,),
+        )  # fmt: skip
+        try:
+            os.close(writes)
+            with os.fdopen(reads) as pipe:
+                url = json.loads(pipe.readline())["url"]
+            for name in ("bench/unmatched", "bench/matched"):
+                per_s, taken = asyncio.run(_send(url, name))
+                p50, p99 = taken[len(taken) // 2], taken[len(taken) * 99 // 100]
+                print(f"{name:16} {per_s:8,.0f} events/s, a batch of {BATCH}: p50 {p50:.0f} ms, p99 {p99:.0f} ms")
+        finally:
+            server.terminate()
+            server.wait(30)
