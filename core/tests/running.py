@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 
 import msgspec
-from steplog import App, Event
+from steplog import App, Context, Event
 from steplog.drivers.local import LocalConfig
 from steplog.drivers.loop import UsersLoop
 from steplog.engine import records
@@ -20,6 +20,7 @@ from steplog.node import Ended, Node, NodeConfig
 from steplog.turns import Log
 
 T = TypeVar("T")
+Body = Callable[[Context], Coroutine[Any, Any, Any]]
 RecordT = TypeVar("RecordT", bound=records.Record)
 DEADLINE_S = 10.0
 HOUR_MS = 3_600_000
@@ -150,3 +151,49 @@ def steps(log: MemoryLog) -> list[str]:
 def kinds(log: MemoryLog) -> list[str]:
     """The kinds of a log's records, without those of events."""
     return [r.__struct_config__.tag for r in journal(log) if not isinstance(r, records.EventRouted)]  # type: ignore[misc]
+
+
+def declare(body: Body, *, retries: int = 2, trigger: str = "go", app: App | None = None) -> App:
+    """An app with one function, ``f``."""
+    app = app or App("a")
+    app.function("f", trigger=trigger, retries=retries)(body)
+    return app
+
+
+def perform(body: Body, *, retries: int = 2, **data: Any) -> tuple[Any, MemoryLog]:
+    """Run a function once; what it returned, or the message of what it failed with."""
+    ended, log = on_users_loop(run_once(declare(body, retries=retries), go(**data)))
+    assert ended.status == "completed", ended.error
+    return ended.output, log
+
+
+def fail(body: Body, *, retries: int = 2) -> tuple[records.RunFailed, MemoryLog]:
+    """Run a function that must fail."""
+    ended, log = on_users_loop(run_once(declare(body, retries=retries), go()))
+    assert ended.status == "failed"
+    (failed,) = of(log, records.RunFailed)
+    assert failed.error.message == ended.error
+    return failed, log
+
+
+async def value(of: Any) -> Any:
+    return of
+
+
+async def plus_one(number: int) -> int:
+    return number + 1
+
+
+class Heard(logging.Handler):
+    """The records of one logger."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heard: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.heard.append(record)
+
+    def fields(self, message: str) -> list[dict[str, Any]]:
+        """The facts of each record with this message."""
+        return [vars(record)["fields"] for record in self.heard if message in record.getMessage()]
