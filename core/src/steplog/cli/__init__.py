@@ -22,9 +22,10 @@ _COMMANDS = {
 @click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error. May stand anywhere.")
 @click.option(
     "--color", type=click.Choice(["auto", "always", "never"]), default="auto",
-    help="Also by NO_COLOR and FORCE_COLOR. Default: on a terminal.",
+    help="Also by NO_COLOR and FORCE_COLOR. Default: on a terminal.", is_eager=True, expose_value=False,
+    callback=lambda _context, _option, choice: output.choose_color(choice),
 )  # fmt: skip
-def commands(color: str) -> None:
+def commands() -> None:
     """Durable functions on one SQLite file: events, and steps that survive kill -9.
 
     \b
@@ -32,7 +33,6 @@ def commands(color: str) -> None:
       steplog demo
       steplog dev orders.py
     """
-    output.choose_color(color)
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from steplog import __version__
 from steplog.cli.output import bar, echo, is_terminal, styled
 from steplog.demo.outside import AT_A_TIME, SERVICES
 from steplog.demo.proof import Kill, Proof
-from steplog.demo.scenario import STEPS, Moment, Outcome, Plan, Progress, Restarted, Sent, play
+from steplog.demo.scenario import STEPS, Moment, Outcome, Plan, Progress, Restarted, Sent, play, prepare
 from steplog.demo.webhooks import COUNT
 from steplog.paths import log_path
 
@@ -44,6 +44,7 @@ def demo(orders: int, kills: int, directory: Path, log: str | None, verbose: boo
     """
     path = directory / "log.db" if log is None else log_path(log)
     plan = Plan(log=path, orders=orders, kills=kills)
+    prepare(plan.log)
     signal.signal(signal.SIGTERM, _interrupt)  # the engine must not outlive the demo
     if as_json:
         outcome = play(plan, lambda _: None)

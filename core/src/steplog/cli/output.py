@@ -12,16 +12,19 @@ _ASCII = str.maketrans(
     {"█": "#", "░": ".", "▏": "|", "▕": "|", "▸": ">", "✓": "ok", "✗": "x", "→": "->", "…": "..", "·": "-"}
     | dict.fromkeys("▉▊▋▌▍▎", "#")
 )
-_color: bool | None = None
+_color: bool | None
 
 
 def choose_color(choice: str) -> None:
-    """Decide whether to colour: ``always``, ``never``, or by the environment and what stdout is."""
+    """Decide whether to colour: ``always``, ``never``, or ``auto``: by the environment, else on terminals."""
     global _color
     if choice == "auto":
         _color = False if os.environ.get("NO_COLOR") else True if os.environ.get("FORCE_COLOR") else None
     else:
         _color = choice == "always"
+
+
+choose_color("auto")
 
 
 def echo(text: str = "", *, err: bool = False, newline: bool = True) -> None:

@@ -23,11 +23,11 @@ def describe(run: Run) -> str:
         case "failed":
             return f"{_state(run)} after {_between(since, run.ended_at)}: {_error(_failure(run))}"
         case "scheduled" if run.due_at is not None and run.due_at > _now():
-            return f"{_state(run)}, starts in {_between(_now(), run.due_at)}"
+            return f"{_state(run)}, starts {_ahead(run.due_at)}"
         case _ if run.retry_at is not None:
-            return f"{_state(run)}: its own code failed, again in {_between(_now(), run.retry_at)}"
+            return f"{_state(run)}: its own code failed, again {_ahead(run.retry_at)}"
         case _ if run.next_step is not None and run.next_at is not None:
-            return f"{_state(run)}: {run.next_step}, in {_between(_now(), run.next_at)}"
+            return f"{_state(run)}: {run.next_step}, {_ahead(run.next_at)}"
         case _:
             return f"{_state(run)} for {_between(since, None)}"
 
@@ -161,6 +161,12 @@ def _shown(output: object) -> str:
 
 def _between(start: str, end: str | None) -> str:
     return duration(max(_ms(end or _now()) - _ms(start), 0))
+
+
+def _ahead(at: str) -> str:
+    """How long it is until then."""
+    left_ms = _ms(at) - _ms(_now())
+    return f"in {duration(left_ms)}" if left_ms > 0 else "now"
 
 
 def _ms(at: str) -> int:

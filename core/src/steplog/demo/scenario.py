@@ -20,6 +20,7 @@ from steplog.errors import LogLocked, Refused
 from steplog.history.audit import audit
 from steplog.paths import history_path
 
+STEPS = len(SERVICES)  # of one order
 BATCH = 20  # webhooks in one request
 POLL_S = 0.004
 STUCK_S = 60.0  # without any progress
@@ -71,11 +72,28 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     took_s: float
 
 
+def prepare(log: Path) -> None:
+    """Make the demo's directory, or empty it of an earlier demo's files.
+
+    Raises ``Refused`` where it holds anything else, ``LogLocked`` where an engine works there.
+    """
+    mark = log.with_name("this-is-a-demo")
+    if log.parent.exists() and any(log.parent.iterdir()):
+        if not mark.exists():
+            raise Refused(f"{log.parent} holds files that are not a demo's; give another place with --dir")
+        _check_unused(log)
+        for name in (log.name, history_path(log).name):
+            for suffix in ("", "-wal", "-shm", ".lock"):
+                log.with_name(name + suffix).unlink(missing_ok=True)
+        log.with_name("engine.log").unlink(missing_ok=True)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    mark.write_text("steplog demo made this directory, and empties it when it runs again.\n", encoding="utf8")
+
+
 def play(plan: Plan, tell: Callable[[Moment], None]) -> Outcome:
-    """Play the demo. Raises ``DemoFailed`` where it cannot be played; whether it proves anything is in the outcome."""
+    """Play the demo in a place that is prepared. Raises ``DemoFailed`` where it cannot be played; whether it proves anything is in the outcome."""
     began_s = time.monotonic()
     events = [to_event(body) for body in bodies()[: plan.orders]]
-    _prepare(plan.log)
     kills: list[Kill] = []
     with Outside() as outside, Engine(plan.log, outside.environment()) as engine:
         engine.start()
@@ -130,21 +148,6 @@ def _kill(plan: Plan, pid: int, watch: Watch, outside: Outside, since: int) -> K
     )
 
 
-def _prepare(log: Path) -> None:
-    """Make the demo's directory, or empty it of an earlier demo's files."""
-    mark = log.with_name("this-is-a-demo")
-    if log.parent.exists() and any(log.parent.iterdir()):
-        if not mark.exists():
-            raise Refused(f"{log.parent} holds files that are not a demo's; give another place with --dir")
-        _check_unused(log)
-        for name in (log.name, history_path(log).name):
-            for suffix in ("", "-wal", "-shm", ".lock"):
-                log.with_name(name + suffix).unlink(missing_ok=True)
-        log.with_name("engine.log").unlink(missing_ok=True)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    mark.write_text("steplog demo made this directory, and empties it when it runs again.\n", encoding="utf8")
-
-
 def _check_unused(log: Path) -> None:
     """Raise ``LogLocked`` where an engine still writes the log of an earlier demo."""
     path = log.with_name(log.name + ".lock")
@@ -157,6 +160,3 @@ def _check_unused(log: Path) -> None:
         raise LogLocked(str(log), "another process") from None
     finally:
         os.close(lock)
-
-
-STEPS = len(SERVICES)  # of one order

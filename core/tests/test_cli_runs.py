@@ -1,0 +1,251 @@
+"""Events sent and runs read from the command line, against a server as a user starts it; and without one."""
+
+import json
+import os
+import re
+import select
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+
+from .command_line import Done, clean_environment, steplog, steplog_process
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "orders.py"
+READY_S = 15
+FUNCTIONS = """
+from datetime import timedelta
+
+from steplog import App, Context, NonRetriableError, current_step
+
+app = App("test", version="7")
+
+
+def flaky() -> str:
+    if current_step().attempt == 0:
+        raise OSError("printer is off")
+    return "printed"
+
+
+def refuse() -> None:
+    raise NonRetriableError("no such card")
+
+
+@app.function("print", trigger="test/print")
+async def print_(ctx: Context) -> str:
+    return await ctx.step.run("pack", flaky)
+
+
+@app.function("fail", trigger="test/fail")
+async def fail(ctx: Context) -> None:
+    await ctx.step.run("charge", refuse)
+
+
+@app.function("wait", trigger="test/wait")
+async def wait(ctx: Context) -> None:
+    await ctx.step.sleep("cool-off", timedelta(hours=1))
+"""
+ORDER = '{"id": "o1", "total": 4200, "email": "ada@example.com"}'
+
+
+class Place:
+    """A directory with a server in it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        (directory / "functions.py").write_text(FUNCTIONS)
+        ready, told = os.pipe()
+        self.server = subprocess.Popen(
+            [sys.executable, "-m", "steplog", "dev", str(EXAMPLE), "functions.py", "--port", "0",
+             "--retry-interval", "1", "--ready-fd", str(told)],
+            cwd=directory, pass_fds=(told,), env=clean_environment(), stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        os.close(told)
+        assert select.select([ready], [], [], READY_S)[0], "the server does not get ready"
+        self.url = json.loads(os.read(ready, 4096))["url"]
+        os.close(ready)
+
+    def steplog(self, *arguments: str, stdin: str = "") -> Done:
+        return steplog(*arguments, cwd=self.directory, stdin=stdin, environment={"STEPLOG_URL": self.url})
+
+    def send(self, *arguments: str) -> Any:
+        sent = self.steplog("send", *arguments, "--json")
+        assert sent.code in (0, 1), sent.stderr
+        return json.loads(sent.stdout)
+
+    def stop(self) -> None:
+        if self.server.poll() is None:
+            self.server.send_signal(signal.SIGINT)
+            assert self.server.wait(10) == 0
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    place = Place(tmp_path_factory.mktemp("cli"))
+    try:
+        yield place
+    finally:
+        place.server.kill()
+        place.server.wait()
+
+
+def test_an_event_is_sent_and_its_run_awaited(place: Place) -> None:
+    sent = steplog_process("send", "shop/order.placed", ORDER, "--wait", "10s", "--url", place.url)
+    assert sent.code == 0
+    first, second = sent.stdout.splitlines()
+    assert re.fullmatch(r"[0-9A-Z]{26} accepted: 1 run", first)
+    assert re.fullmatch(r'  ship-order  [0-9A-Z]{26}  completed in [\d.]+ m?s → {"receipt":"charge-o1".*}', second)
+
+
+def test_a_run_is_shown_with_its_steps(place: Place) -> None:
+    run_id = place.send("shop/order.placed", ORDER, "--wait", "10s")["runs"][0]["run_id"]
+    shown = place.steplog("runs", "show", run_id[-8:])
+    assert shown.code == 0
+    head, _, queued, *steps = shown.stdout.splitlines()
+    assert head.startswith(f"ship-order {run_id}  completed in ")
+    assert queued.split()[0] == "queued"
+    assert [(row.split()[0], row.split()[-1]) for row in steps] == [
+        ("charge", '"charge-o1"'),
+        ("pack", '"pack-o1"'),
+        ("notify", '"notify-o1"'),
+    ]
+    assert all("█" in row for row in steps)
+    assert steps[1].index("█") > steps[0].index("█")
+
+
+def test_a_run_as_json_has_the_fields_of_the_rest_api(place: Place) -> None:
+    sent = place.send("shop/order.placed", ORDER, "--wait", "10s")
+    shown = json.loads(place.steplog("runs", "show", sent["runs"][0]["run_id"], "--json").stdout)
+    assert shown.keys() == {"run", "steps", "function_attempts"}
+    assert shown["run"] == sent["runs"][0]
+    assert shown["run"]["state"] == "completed"
+    assert shown["run"]["event_id"] == sent["id"]
+    assert [step["output"] for step in shown["steps"]] == ["charge-o1", "pack-o1", "notify-o1"]
+
+
+def test_attempts_that_failed_are_shown_with_their_place(place: Place) -> None:
+    sent = place.send("test/print", "--wait", "15s")
+    assert [run["state"] for run in sent["runs"]] == ["completed"]
+    row = place.steplog("runs", "show", sent["runs"][0]["run_id"]).stdout.splitlines()[-1]
+    assert re.search(r'^  pack .*✗░+.* "printed"   attempt 1: OSError: printer is off \(functions\.py:11\)$', row)
+
+
+def test_a_run_that_failed_is_the_answer_no(place: Place) -> None:
+    sent = place.steplog("send", "test/fail", "--wait", "10s")
+    assert sent.code == 1
+    assert re.search(r"  fail  [0-9A-Z]{26}  failed after .* NonRetriableError: no such card", sent.stdout)
+    listed = place.steplog("runs", "list", "--status", "failed", "--function", "test-fail").stdout.splitlines()
+    assert len(listed) == 2
+    assert "no such card" in listed[1]
+
+
+def test_a_run_that_waits_says_for_what(place: Place) -> None:
+    sent = place.steplog("send", "test/wait", "--wait", "300ms")
+    assert sent.code == 0
+    assert re.search(r"  wait  [0-9A-Z]{26}  waiting: cool-off, in 60 min", sent.stdout)
+
+
+def test_an_id_starts_a_function_once(place: Place) -> None:
+    assert len(place.send("test/wait", "--id", "once")["runs"]) == 1
+    again = place.send("test/wait", "--id", "once")
+    assert (again["duplicate"], again["runs"]) == (True, [])
+    assert "accepted: 0 runs, its id was sent before" in place.steplog("send", "test/wait", "--id", "once").stdout
+
+
+def test_data_comes_from_a_file_or_from_standard_input(place: Place) -> None:
+    (place.directory / "order.json").write_text(ORDER)
+    assert '"charge-o1"' in place.steplog("send", "shop/order.placed", "@order.json", "--wait", "10s").stdout
+    piped = place.steplog("send", "shop/order.placed", "-", "--wait", "10s", stdin=ORDER.replace("o1", "o2"))
+    assert '"charge-o2"' in piped.stdout
+
+
+def test_an_event_in_the_future_is_scheduled(place: Place) -> None:
+    ts_ms = round(time.time() * 1000) + 3_600_000
+    sent = place.steplog("send", "test/wait", "--ts", str(ts_ms), "--wait", "50ms")
+    assert re.search(r"scheduled, starts in 60 min", sent.stdout)
+
+
+def test_what_the_server_refuses_ends_with_5(place: Place) -> None:
+    refused = place.steplog("send", "inngest/function.failed")
+    assert refused.code == 5
+    assert refused.stderr.startswith(f"error[event_refused]: 400 from {place.url}")
+    assert "reserved" in refused.stderr
+
+
+def test_a_run_that_is_not_there_ends_with_4(place: Place) -> None:
+    for id_ in ("ZZZZZZ", "01JD4QZ3M0G5W5V0N7T5H8F2KQ"):
+        missing = place.steplog("runs", "show", id_)
+        assert missing.code == 4
+        assert missing.stderr.startswith("error[not_found]: ")
+
+
+def test_a_list_is_as_long_as_it_is_asked_to_be(place: Place) -> None:
+    for _ in range(3):
+        place.send("test/wait")
+    runs = json.loads(place.steplog("runs", "list", "--limit", "2", "--json").stdout)["runs"]
+    assert [run["function"] for run in runs] == ["test-wait", "test-wait"]
+    assert runs[0]["run_id"] > runs[1]["run_id"]
+
+
+def test_what_happens_is_followed(place: Place) -> None:
+    command = [sys.executable, "-m", "steplog", "runs", "tail", "--url", place.url, "--jsonl"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=clean_environment()
+    ) as tail:
+        assert tail.stdout is not None
+        assert tail.stderr is not None
+        try:
+            assert tail.stderr.readline().startswith(f"following {place.url}")
+            sent = place.send("shop/order.placed", ORDER)
+            while True:
+                run = json.loads(tail.stdout.readline())
+                if run["event_id"] == sent["id"] and run["state"] == "completed":
+                    break
+            tail.send_signal(signal.SIGINT)
+            assert tail.wait(10) == 130
+        finally:
+            tail.kill()
+
+
+def test_every_event_is_accounted_for_while_the_engine_runs(place: Place) -> None:
+    audit = place.steplog("audit", "--log", "sqlite:.steplog/dev.db", "--json")
+    assert audit.code == 0
+    report = json.loads(audit.stdout)
+    assert report["ok"]
+    assert report["unaccounted"] == report["repeated_steps"] == 0
+    assert report["accepted"] >= report["scheduled"] > 0
+
+
+def test_without_a_server_the_log_is_read_and_that_is_said(place: Place) -> None:
+    known = json.loads(place.steplog("runs", "list", "--json").stdout)["runs"]
+    place.stop()
+    named = steplog("runs", "list", "--json", "--log", "sqlite:.steplog/dev.db", cwd=place.directory)
+    assert json.loads(named.stdout)["runs"] == known
+    assert named.stderr == ""
+    with patch("steplog.cli.client.DEFAULT_URL", "http://127.0.0.1:9"):
+        found = steplog("runs", "list", "--json", cwd=place.directory)
+    assert json.loads(found.stdout)["runs"] == known
+    assert found.stderr == "nothing answers at http://127.0.0.1:9: read from .steplog/dev.db\n"
+    assert place.steplog("send", "test/wait").code == 3
+    assert place.steplog("runs", "tail").code == 3
+    shown = place.steplog("runs", "show", known[0]["run_id"][-6:], "--log", "sqlite:.steplog/dev.db")
+    assert shown.stdout.splitlines()[0].split()[1] == known[0]["run_id"]
+
+
+def test_damage_to_the_log_is_found_by_the_audit(place: Place) -> None:
+    place.stop()
+    with sqlite3.connect(place.directory / ".steplog" / "dev.db") as connection:
+        connection.execute("DELETE FROM journal WHERE position = (SELECT min(position) FROM events)")
+    connection.close()
+    audit = place.steplog("audit")
+    assert audit.code == 1
+    assert "✗" in audit.stdout
+    assert "unaccounted  ✗" in audit.stdout
+    assert re.search(r"^    [0-9A-Z]{26}  is accepted, but ", audit.stdout, re.MULTILINE)
