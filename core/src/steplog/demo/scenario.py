@@ -91,7 +91,10 @@ def prepare(log: Path) -> None:
 
 
 def play(plan: Plan, tell: Callable[[Moment], None]) -> Outcome:
-    """Play the demo in a place that is prepared. Raises ``DemoFailed`` where it cannot be played; whether it proves anything is in the outcome."""
+    """Play the demo where ``prepare`` has been. Whether it proves anything is in the outcome.
+
+    Raises ``DemoFailed`` where it cannot be played to its end.
+    """
     began_s = time.monotonic()
     events = [to_event(body) for body in bodies()[: plan.orders]]
     kills: list[Kill] = []
