@@ -55,7 +55,7 @@ class Cpu(NamedTuple):
 @asynccontextmanager
 async def node(
     app: App, path: Path, *, with_history: bool = True, turns: list[Turn] | None = None,
-    engine: EngineConfig = EngineConfig(), local: LocalConfig = LocalConfig(),  # noqa: B008 - frozen
+    engine: EngineConfig = EngineConfig(), local: LocalConfig = LocalConfig(),
 ) -> AsyncIterator[Node]:  # fmt: skip
     """Run a node as ``start`` does, without HTTP."""
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import msgspec
+
 from steplog.engine.effects import Dispatch, Resume, RunEnded
 from steplog.engine.events import accept_event
 from steplog.engine.functions import DEFAULT_ENV, EngineConfig, FunctionSpec, Registry

@@ -1,7 +1,7 @@
 """steplog: durable functions on Kafka, or on one SQLite file.
 
-An app owns functions, events start them, steps make their parts durable. Everything an author needs is here; the rest of
-the package may change any day.
+An app owns functions, events start them, steps make their parts durable. Everything an author needs is here; the rest
+of the package may change any day.
 """
 
 from steplog.app import App

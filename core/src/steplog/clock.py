@@ -1,7 +1,7 @@
 """A partition's time: it starts at the wall clock, never goes back, and is never made to jump.
 
-Drift against the wall clock is worked off slowly, so a sleep is off by at most 0.05 % of its length, whatever an operator
-or NTP does to the wall clock.
+Drift against the wall clock is worked off slowly, so a sleep is off by at most 0.05 % of its length, whatever an
+operator or NTP does to the wall clock.
 """
 
 SLEW_PER_MILLE = 0.5

@@ -50,7 +50,8 @@ def _import_module(name: str) -> ModuleType:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
-            raise ConfigInvalid(name, [f"there is no module {error.name}; a file is named with its ending, as orders.py"]) from None
+            problem = f"there is no module {error.name}; a file is named with its ending, as orders.py"
+            raise ConfigInvalid(name, [problem]) from None
         raise
 
 

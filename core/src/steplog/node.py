@@ -1,8 +1,8 @@
 """A node: the users' loop, the node's loop, the log, the engine and the driver, wired together.
 
-Two loops in two threads. Functions run on the users' loop, which is the caller's; deciding, committing and serving run on
-the node's, so a function that blocks stalls neither commits nor timers nor answers. Only batches cross. No rule of the
-engine lives here.
+Two loops in two threads. Functions run on the users' loop, which is the caller's; deciding, committing and serving run
+on the node's, so a function that blocks stalls neither commits nor timers nor answers. Only batches cross. No rule of
+the engine lives here.
 """
 
 import asyncio

@@ -12,7 +12,8 @@ def log_path(url: str) -> Path:
     """Read ``sqlite:PATH``. Raises ``ConfigInvalid`` for any other log."""
     scheme, separator, rest = url.partition(":")
     if scheme != "sqlite" or not separator or not rest:
-        raise ConfigInvalid("--log", [f"{url!r} is no log that this version knows; write sqlite:PATH, as sqlite:steplog.db"])
+        problem = f"{url!r} is no log that this version knows; write sqlite:PATH, as sqlite:steplog.db"
+        raise ConfigInvalid("--log", [problem])
     return Path(rest)
 
 

@@ -41,7 +41,7 @@ class NodeBackend:
 
 
 class HttpService:
-    """Serves on sockets that are bound already, until it is cancelled. ``is_serving`` is set when requests are answered."""
+    """Serves on sockets that are bound already, until it is cancelled; ``on_serving`` is called when it answers."""
 
     def __init__(
         self, sockets: Sequence[socket.socket], config: ServerConfig, *, log_path: Path, history_path: Path,

@@ -1,7 +1,8 @@
 """The node's side: decide, commit, release, again and again.
 
-Runs on the node's loop. Messages come in by ``post`` and ``submit``; a turn takes what waits, so the busier the node, the
-cheaper each step. If a commit fails, everything in memory is dropped and read back from the log: the same path as a start.
+Runs on the node's loop. Messages come in by ``post`` and ``submit``; a turn takes what waits, so the busier the node,
+the cheaper each step. If a commit fails, everything in memory is dropped and read back from the log: the same path as a
+start.
 """
 
 import asyncio
@@ -43,8 +44,8 @@ class Log(Protocol):
 class Turns:
     """One partition's turns over one log.
 
-    ``deliver`` gets the effects of each committed turn that are meant for the users' loop, ``on_lost`` is told when what
-    was in memory had to be dropped.
+    ``deliver`` gets the effects of each committed turn that are meant for the users' loop, ``on_lost`` is told when
+    what was in memory had to be dropped.
     """
 
     def __init__(

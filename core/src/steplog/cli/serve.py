@@ -51,10 +51,14 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 _FILES = click.argument("files", nargs=-1, required=True, metavar="FILE...")
 _HOST = click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; ::1 comes along.")
-_PORT = click.option("--port", "-p", default=DEFAULT_PORT, show_default=True, type=click.IntRange(0, 65_535), help="0: any.")
+_PORT = click.option(
+    "--port", "-p", default=DEFAULT_PORT, show_default=True, type=click.IntRange(0, 65_535), help="0 takes a free one."
+)
 _ALLOW = click.option("--allow-host", multiple=True, metavar="NAME", help="Another name that requests may be sent to.")
 _READY = click.option("--ready-fd", type=int, hidden=True, help="Write one JSON line there when everything serves.")
-_RETRY = click.option("--retry-interval", type=click.IntRange(0), metavar="SECONDS", help="Wait so long before each retry.")
+_RETRY = click.option(
+    "--retry-interval", type=click.IntRange(0), metavar="SECONDS", help="How long to wait before each retry."
+)
 _EVENT_KEYS = click.option("--event-key", multiple=True, envvar="STEPLOG_EVENT_KEY", help="Who sends events needs one.")
 _SIGNING_KEYS = click.option("--signing-key", multiple=True, envvar="STEPLOG_SIGNING_KEY", help="Who reads needs one.")
 

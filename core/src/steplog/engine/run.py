@@ -55,7 +55,8 @@ class Run:
     """A run in memory."""
 
     __slots__ = (
-        "env", "events", "head", "id", "is_live", "key", "last_turn", "recorded", "retried", "seq", "size_bytes", "steps",
+        "env", "events", "head", "id", "is_live", "key", "last_turn", "recorded", "retried", "seq", "size_bytes",
+        "steps",
     )  # fmt: skip
 
     def __init__(self, key: bytes, head: RunHead, events: list[bytes], text_id: str | None = None) -> None:

@@ -36,7 +36,7 @@ class HistoryProcess:
         try:
             while True:
                 process = subprocess.Popen(self._command, stdin=subprocess.PIPE)  # noqa: ASYNC220 - no pipe is read
-                while process.poll() is None:
+                while process.poll() is None:  # noqa: ASYNC110 - a process sets no event
                     await asyncio.sleep(RESTART_S)
                 logger.warning(
                     "the history projector ended and is started again", extra={"fields": {"code": process.returncode}}
