@@ -9,6 +9,7 @@ from copy import deepcopy
 from typing import TypeVar
 
 import msgspec
+
 from steplog.engine import keys, records
 from steplog.engine.effects import Answer, Dispatch, Effect, RunEnded
 from steplog.engine.events import accept_event

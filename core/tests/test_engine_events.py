@@ -2,6 +2,7 @@
 
 import msgspec
 import pytest
+
 from steplog.engine import keys, records
 from steplog.engine.effects import Dispatch, MakeRoom, Resume
 from steplog.engine.functions import EngineConfig

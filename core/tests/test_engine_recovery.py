@@ -1,6 +1,7 @@
 """What a start finds: lost dispatches, poison, work that was handed back, functions that are gone."""
 
 import pytest
+
 from steplog.engine import records
 from steplog.engine.effects import Dispatch, Resume, RunEnded
 from steplog.engine.functions import EngineConfig

@@ -2,6 +2,7 @@
 
 import msgspec
 import pytest
+
 from steplog.engine import records
 from steplog.engine.effects import Backoff, Dispatch, Resume, Retry, RunEnded
 from steplog.engine.functions import EngineConfig

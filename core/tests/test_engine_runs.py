@@ -2,6 +2,7 @@
 
 import msgspec
 import pytest
+
 from steplog.engine import records
 from steplog.engine.effects import Dispatch, Effect, MakeRoom, Recorded, Resume, RunEnded
 from steplog.engine.functions import EngineConfig
@@ -124,6 +125,32 @@ def test_a_sleep_until_a_time_that_is_past_ends_at_once(until_ms: int) -> None:
     run = partition.start("pack")
     assert the(Resume, partition.post(slept(run, "nap", until_ms))).recorded.step == step_hash("nap")
     partition.post(returned(run))
+    assert partition.stored() == []
+
+
+def test_time_does_not_go_back() -> None:
+    partition = Partition(PACK)
+    run = partition.start("pack")
+    partition.now_ms -= HOUR  # the wall clock was set
+    partition.post(slept(run, "nap", NOON + 5))
+    assert {record.at for record in partition.journal()} == {NOON}
+    partition.crash()
+    assert partition.advance(HOUR) == []
+    assert the(Resume, partition.advance(5)).recorded.step == step_hash("nap")
+
+
+def test_timers_that_are_due_together_are_decided_together() -> None:
+    partition = Partition(PACK, limits=SPILLING)
+    for _ in range(30):
+        run = partition.start("pack")
+        partition.post(slept(run, "a", NOON + 5), slept(run, "b", NOON + 5), parked(run, delivered=0))
+    partition.crash()
+    commits = partition.commits
+    woken = partition.advance(5)
+    assert len(all_of(Dispatch, woken)) == 30
+    assert partition.commits == commits + 1
+    for dispatch in all_of(Dispatch, woken):
+        partition.post(returned(dispatch))
     assert partition.stored() == []
 
 

@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from steplog.engine.ids import (
     MAX_ULID_MS,
     SLOTS,

@@ -6,6 +6,7 @@ from itertools import product
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
+
 from steplog.engine import keys
 
 envs = st.integers(0, 2**32 - 1)

@@ -15,6 +15,7 @@ from typing import Protocol
 
 import msgspec
 import pytest
+
 from steplog.engine import keys
 from steplog.engine.processor import LoadedState, Turn
 from steplog.engine.state import Limits, Slice, State
@@ -160,6 +161,18 @@ def test_the_table_is_read_in_order_between_bounds(store: Store) -> None:
     assert [key for key, _ in table.scan(A, C, 1)] == [A]
     assert [key for key, _ in table.scan(B, keys.after(C), 10)] == [B, C]
     assert table.scan(C + b"\0", b"\xff", 10) == []
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 300])
+def test_many_owners_are_read_at_once(store: Store, count: int) -> None:
+    owners = [keys.run(0, n.to_bytes(16, "big")) for n in range(count)]
+    load(store.log)
+    commit(store.log, 1, {key: b"1" for run in owners[::2] for key in (run, keys.run_event(run, 0))})
+    store.crash()
+    found = load(store.log).table.read(owners)
+    assert [[key for key, _ in rows] for rows in found] == [
+        [run, keys.run_event(run, 0)] if n % 2 == 0 else [] for n, run in enumerate(owners)
+    ]
 
 
 def test_the_redo_is_replayed_over_slices(store: Store) -> None:

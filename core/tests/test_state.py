@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
 from steplog.engine import keys
 from steplog.engine.processor import Turn
 from steplog.engine.state import Limits, Slice, State
@@ -161,11 +162,11 @@ class CountingTable(MemoryTable):
 
     def __init__(self) -> None:
         super().__init__()
-        self.read = 0
+        self.rows_read = 0
 
     def scan(self, start: bytes, stop: bytes, limit: int) -> list[tuple[bytes, bytes]]:
         rows = super().scan(start, stop, limit)
-        self.read += len(rows)
+        self.rows_read += len(rows)
         return rows
 
 
@@ -188,7 +189,7 @@ def test_the_first_key_is_found_at_once_behind_the_window() -> None:
         table.write(queue_key(number), b"")
     state = State(table, Limits(head_keys=4))
     assert state.first(keys.QUEUE) == queue_key(0)
-    assert table.read == 4
+    assert table.rows_read == 4
 
 
 def test_popping_reads_every_row_once() -> None:
@@ -202,7 +203,7 @@ def test_popping_reads_every_row_once() -> None:
         state.delete(key)
         state.put(queue_key(5_000 + number), b"", new=True)  # beyond the window
         turn(state, table, number + 1)
-    assert table.read <= 1_000 + 64 + 50, "deleted rows, still in the table, are not walked over again"
+    assert table.rows_read <= 1_000 + 64 + 50, "deleted rows, still in the table, are not walked over again"
 
 
 def test_a_key_that_was_born_and_dies_pending_never_reaches_the_table() -> None:

@@ -7,6 +7,7 @@ records, parks a run that only waits, and reports what came of it. It knows noth
 from collections.abc import Sequence
 
 import msgspec
+
 from steplog.engine.effects import Backoff, Dispatch, Effect, MakeRoom, Recorded, Resume, Retry, RunEnded
 from steplog.engine.ids import step_wire_id
 from steplog.engine.messages import Message, OpReported, RunParked, RunReported

@@ -3,6 +3,7 @@
 from random import Random
 
 import msgspec
+
 from steplog.engine.functions import EngineConfig, FunctionSpec
 from steplog.engine.operations import EventOut
 from steplog.engine.retry import RetryPolicy

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from random import Random
 
 import msgspec
+
 from steplog.engine.ids import hash16, step_wire_id
 
 
@@ -129,7 +130,7 @@ def step_hash(step_id: str) -> bytes:
 
 
 SECOND, MINUTE, HOUR, DAY = 1_000, 60_000, 3_600_000, 86_400_000
-NAPS_MS = (0, 1, 50, SECOND, 20 * SECOND, 2 * MINUTE, HOUR, 26 * HOUR)
+NAPS_MS = (0, 1, 50, SECOND, 20 * SECOND, 2 * MINUTE, HOUR, 26 * HOUR, 5 * DAY)
 
 
 class Author:

@@ -7,6 +7,7 @@ records into one history a run. What a driver does is held against both.
 from collections import Counter
 
 import msgspec
+
 from steplog.engine import keys, records
 from steplog.engine.effects import Dispatch, Recorded
 from steplog.engine.ids import decode_ulid
@@ -29,8 +30,7 @@ class History(msgspec.Struct):
     """What the journal says of one run."""
 
     function: str
-    event: str
-    due_ms: int
+    due_ms: int  # no start before
     seq: int = 0
     generation: int = 1  # of the last dispatch that the driver got
     recorded: list[Recorded] = []  # in completion order
@@ -61,7 +61,7 @@ class Watch:
         self.live = 0  # runs that are dispatched
         self._accepted: Counter[str] = Counter()  # internal id → how often it was written
         self._routed: Counter[str] = Counter()
-        self._sender_ids: dict[str, str] = {}  # internal id → the sender's, or itself
+        self._events: dict[str, records.StoredEvent] = {}  # by internal id
         self._claims: dict[tuple[str, str], tuple[int, str]] = {}  # (function, event id) → when, run
         self._bodies: dict[tuple[str, str], Bodies] = {}
         self._effect_keys: dict[str, tuple[str, str]] = {}
@@ -80,7 +80,7 @@ class Watch:
         for event in turn.events:
             stored = _decode_event(event)
             self._accepted[stored.internal_id] += 1
-            self._sender_ids[stored.internal_id] = stored.id
+            self._events[stored.internal_id] = stored
         for data in turn.records:
             self._read(_decode_record(data))
         self.expect(self._accepted == self._routed, "P2", "an accepted event was not routed in its own commit")
@@ -99,8 +99,10 @@ class Watch:
             return
         if isinstance(record, records.RunScheduled):
             self.expect(record.run not in self.runs, "P3", f"run {record.run} is scheduled twice")
-            due_ms = 0 if record.due is msgspec.UNSET else record.due
-            self.runs[record.run] = History(record.function, record.events[0], due_ms)
+            ts_ms = self._events[record.events[0]].ts
+            due_ms = ts_ms if ts_ms > record.at else None
+            self.expect((record.due or None) == due_ms, "EVT-06", f"{record.run} is due at {record.due}, not {due_ms}")
+            self.runs[record.run] = History(record.function, due_ms or 0)
         run = self.runs[record.run]
         run.seq += 1
         self.expect(record.seq == run.seq, "journal", f"{record.run} has record {record.seq}, not {run.seq}")
@@ -130,7 +132,7 @@ class Watch:
 
     def _route(self, routed: records.EventRouted) -> None:
         self._routed[routed.event] += 1
-        event_id = self._sender_ids[routed.event]
+        event_id = self._events[routed.event].id
         for run in routed.runs:
             before = self._claims.get((run.function, event_id))
             self._claims[run.function, event_id] = (routed.at, run.run)

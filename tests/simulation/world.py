@@ -11,6 +11,7 @@ from random import Random
 from typing import TypeVar
 
 import msgspec
+
 from steplog.engine.effects import Answer, Dispatch, Effect, MakeRoom
 from steplog.engine.events import accept_event
 from steplog.engine.functions import DEFAULT_ENV, Registry
@@ -371,7 +372,7 @@ class Simulation:
         group.is_answered = True
         if self._chance.random() < self._plan.repeat_chance:
             self.fired("event repeated")
-            after_ms = self._chance.choice((0, SECOND, HOUR, DAY - HOUR, DAY + HOUR, 2 * DAY))
+            after_ms = self._chance.choice((0, SECOND, HOUR, DAY - HOUR, DAY + HOUR, 2 * DAY, 3 * DAY))
             self._outside(after_ms, lambda: self._send(group, is_repeat=True))
 
     # --- for people

@@ -485,7 +485,7 @@ class Engine:
         self._rest(run)
 
     def _fire(self, message: TimerFired) -> None:
-        self.state.delete(keys.timer(message.due_ms, message.run, message.step))
+        """Go on with what waited. The timer's key is gone already."""
         run = self._run(message.run)
         if run is None:
             return

@@ -9,7 +9,6 @@ from collections import deque
 from collections.abc import Sequence
 
 from steplog.engine import keys
-
 from steplog.engine.processor import LoadedState, Turn
 
 
