@@ -17,13 +17,14 @@ from steplog.demo.webhooks import COUNT
 from steplog.paths import log_path
 
 SHOWN_BODIES = 6
+MOST_KILLS = 7  # a run that loses its process more often in a row, retries and 3, is taken for the cause and ended
 DRAW_EVERY_S = 0.1
 
 
 @click.command()
 @click.option("--orders", type=click.IntRange(5, COUNT), default=COUNT, show_default=True, help="How many go in.")
 @click.option(
-    "--kills", type=click.IntRange(0, 20), default=1, show_default=True, help="How often the engine is killed."
+    "--kills", type=click.IntRange(0, MOST_KILLS), default=1, show_default=True, help="How often the engine is killed."
 )
 @click.option(
     "--dir", "directory", default="./steplog-demo", show_default=True, type=click.Path(path_type=Path, file_okay=False),
@@ -145,7 +146,9 @@ def _again(outcome: Outcome) -> str:
         return "none began again"
     keys = "each with its first idempotency key" if proof.is_key_kept else "not each with its first idempotency key"
     kills = "kill" if len(outcome.kills) == 1 else "kills"
-    return f"{count} were in flight at the {kills} and began again, {keys}"
+    again = proof.started - proof.planned
+    times = f" {again} times" if again != count else ""
+    return f"{count} were in flight at the {kills} and began again{times}, {keys}"
 
 
 def _claim(text: str, witness: str = "", *, holds: bool) -> None:
