@@ -2,7 +2,7 @@
 
 import pytest
 
-from steplog.engine import records
+from steplog.engine import keys, records
 from steplog.engine.effects import Dispatch, Resume, RunEnded
 from steplog.engine.functions import EngineConfig
 from steplog.engine.retry import lost_delay_ms
@@ -218,6 +218,18 @@ def test_a_queued_run_waits_for_its_function() -> None:
     assert again.run == first.run
     assert all_of(Dispatch, partition.post(returned(again))) == []
     assert the(Dispatch, partition.crash(SHIP, PACK)).function == "a-pack"
+
+
+def test_a_run_that_waits_for_its_function_takes_no_place() -> None:
+    partition = Partition(PACK, SHIP, config=EngineConfig(live_runs=1))
+    run = partition.start("pack")
+    partition.post(slept(run, "a", NOON + HOUR), slept(run, "b", NOON + 2 * HOUR), parked(run, delivered=0))
+    partition.crash(SHIP)
+    partition.advance(HOUR)
+    partition.start("ship")
+    partition.advance(HOUR)
+    assert not [key for key in partition.stored() if key.startswith("queue")]
+    assert len(partition.processor.engine.state.scan(bytes([keys.ORPHAN]), 9)) == 1
 
 
 def test_a_run_that_fails_without_its_function_leaves_nothing_behind() -> None:

@@ -231,7 +231,7 @@ class Engine:
         """Dispatch a run that can go on, or let it wait for a place."""
         if run.is_live or run.is_terminal or run.head.state == QUEUED or run.head.due_ms:
             return
-        if self._has_place():
+        if self._has_place() or run.head.function not in self._registry.by_id:  # an orphan needs no place
             self._dispatch(run, _reason(run))
         else:
             self._enqueue(run)
