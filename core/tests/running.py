@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 
 import msgspec
+
 from steplog import App, Context, Event
 from steplog.drivers.local import LocalConfig
 from steplog.drivers.loop import UsersLoop

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
+
 from steplog import App, Context, Event, Step, StepError, current_step
 from steplog.engine import records
 from steplog.log.memory import MemoryLog

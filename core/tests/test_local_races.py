@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 import pytest
+
 from steplog import App, Context, Event
 from steplog.drivers import watchdog
 from steplog.engine import keys, records

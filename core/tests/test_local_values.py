@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
+
 from steplog import Context, StepError
 from steplog.engine import records
 

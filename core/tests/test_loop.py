@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+
 from steplog.drivers import loop as loop_module
 
 LIMIT_S = 20
@@ -293,7 +294,6 @@ def test_callbacks_of_nobody_are_nobodys(module: Any) -> None:
         loop: Any = asyncio.get_running_loop()
         for _ in range(10):
             await asyncio.sleep(0)
-        assert not loop.is_busy
         assert loop.checks == 0
 
     with asyncio.Runner(loop_factory=module.UsersLoop) as runner:

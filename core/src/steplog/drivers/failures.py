@@ -2,6 +2,7 @@
 
 import traceback
 from collections.abc import Iterator
+from concurrent.futures import thread
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +13,7 @@ from steplog.errors import NonRetriableError, OutputTooLarge, OutputUnserializab
 
 STACK_CHARACTERS = 8_000
 MESSAGE_CHARACTERS = 32_000  # an error is kept in memory while its run is open
-_OURS = str(Path(__file__).parent.parent)
+_OURS = (str(Path(__file__).parent.parent), thread.__file__)
 
 
 class Failure(NamedTuple):

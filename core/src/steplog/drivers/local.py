@@ -190,6 +190,7 @@ class LiveRun(Tenant):
             self._interrupts += 1
             if self._interrupts <= MOST_INTERRUPTS:
                 raise Interrupt
+            _abandon_this_task()
         if not isinstance(step_id, str):
             raise TypeError(f"a step's id is a string, not {step_id!r}")
         counts = self._counts
@@ -348,12 +349,14 @@ class LiveRun(Tenant):
         if self._deferred:
             if self._driver.is_draining:
                 return
-            deferred, self._deferred = self._deferred, []
-            if self._results:
+            deferred = [call for call in self._deferred if not call.future.done()]
+            self._deferred = []
+            if deferred and self._results:
                 self._warn_changed(deferred[0].step_id)
             for call in deferred:
                 self._let_begin(call)
-            return
+            if deferred:
+                return
         if not self._executing and self._calls:
             self._driver.consider_parking(self)
 
@@ -577,3 +580,11 @@ def _in_thread(handler: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[
         return handler(*args, **kwargs)
     except StopIteration as error:  # no future takes one
         raise RuntimeError("the step raised StopIteration") from error
+
+
+def _abandon_this_task() -> None:
+    """Let no stop wait for a task that swallows whatever is raised in it, cancellation too."""
+    with suppress(RuntimeError):  # the loop has ended
+        task = asyncio.current_task()
+        if task is not None:
+            asyncio._unregister_task(task)
