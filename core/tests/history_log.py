@@ -7,6 +7,7 @@ from pathlib import Path
 from zlib import crc32
 
 import msgspec
+
 from steplog.engine.effects import Dispatch
 from steplog.engine.functions import EngineConfig, FunctionSpec
 from steplog.engine.processor import Turn

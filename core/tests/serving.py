@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import msgspec
 import uvloop
+
 from steplog.engine.effects import Effect
 from steplog.engine.functions import EngineConfig, FunctionSpec, Registry
 from steplog.engine.messages import EventAccepted

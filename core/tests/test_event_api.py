@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 import pytest
+
 from steplog.engine.records import StoredEvent
 from steplog.errors import LogUnavailable, Overloaded
 from steplog.log.memory import MemoryLog

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from steplog.errors import LogUnavailable
 from steplog.history.audit import LATE_MS, AuditReport, Ledger, audit
 from steplog.history.journal import Tape

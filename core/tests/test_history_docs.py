@@ -7,6 +7,7 @@ from typing import get_args
 
 import msgspec
 import pytest
+
 from steplog.engine.operations import ErrorInfo
 from steplog.engine.records import Record, RunRef, Skip, StoredEvent
 

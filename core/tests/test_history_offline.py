@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from steplog.errors import LogUnavailable
 from steplog.history import journal
 from steplog.history.offline import open_offline

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+
 from steplog.engine.effects import Dispatch
 from steplog.engine.functions import EngineConfig
 from steplog.engine.operations import EventOut, SendEvent

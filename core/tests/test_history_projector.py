@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from steplog.errors import LogUnavailable
 from steplog.history import journal, projection, schema
 from steplog.history.projector import Projector

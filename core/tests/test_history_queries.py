@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from steplog.engine.effects import Dispatch
 from steplog.engine.functions import EngineConfig
 from steplog.errors import LogUnavailable, NotFound

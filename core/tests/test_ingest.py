@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from steplog.engine.ids import decode_ulid, ulid_ms
 from steplog.engine.records import StoredEvent
 from steplog.errors import EventInvalid

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import pytest
 import uvloop
+
 from steplog.errors import ConfigInvalid, PortInUse
 from steplog.server.http import Receive, Scope, Send, answer_json, read_body
 from steplog.server.listen import bind, serve

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import Future as ThreadFuture
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import msgspec
 
@@ -38,6 +38,7 @@ logger = logging.getLogger(__name__)
 DRAIN_S = 10.0
 STOP_S = 15.0
 FLUSH_PASSES = 5  # of a busy users' loop that messages gather for: crossing costs more than waiting
+T = TypeVar("T")
 Service = Callable[[Turns], Coroutine[Any, Any, None]]
 
 
@@ -86,7 +87,7 @@ class Node:
         self._passes = 0  # that the outbox has waited for
         self._no_context = contextvars.Context()  # callbacks of ours belong to no run
         self._answers: dict[int, asyncio.Future[None]] = {}
-        self._ends: dict[bytes, asyncio.Future[Ended | None]] = {}
+        self._ends: dict[bytes, asyncio.Future[Ended]] = {}
         self._last_ticket = 0
 
     async def __aenter__(self) -> Self:
@@ -129,42 +130,45 @@ class Node:
         Raises ``EventInvalid`` or ``EventTooLarge`` for one that breaks a rule (nothing is accepted), ``Overloaded`` or
         ``LogUnavailable``.
         """
-        accepted = self._accept(events)
+        accepted = self._accept([events] if isinstance(events, Event) else events)
         await self._submit(accepted)
         return [encode_ulid(event.internal_id) for event in accepted]
 
     async def run(self, event: Event[Any]) -> list[Ended]:
         """Send an event and wait for the end of every run that it starts."""
-        accepted = self._accept(event)
-        waiting: list[asyncio.Future[Ended | None]] = []
-        for message in accepted:
-            for spec in self._registry.triggered_by(message.name):
-                run = run_id(message.received_ms, message.slot, DEFAULT_ENV, spec.id, message.internal_id)
-                end: asyncio.Future[Ended | None] = self._loop.create_future()
-                self._ends[keys.run(DEFAULT_ENV, run)] = end
-                waiting.append(end)
-        await self._submit(accepted)
-        return [ended for ended in [await end for end in waiting] if ended is not None]
+        (message,) = self._accept([event])
+        waiting: dict[bytes, asyncio.Future[Ended]] = {}
+        for spec in self._registry.triggered_by(message.name):
+            run = run_id(message.received_ms, message.slot, DEFAULT_ENV, spec.id, message.internal_id)
+            waiting[keys.run(DEFAULT_ENV, run)] = self._loop.create_future()
+        self._ends.update(waiting)
+        if waiting and not message.is_repeatable:  # the end of its run says that it was accepted
+            self._check_room()
+            self._post(message)
+        else:
+            await self._submit([message])
+            is_open = self._turns.are_open(list(waiting))
+            for key, open_ in zip(waiting, await self._on_node_loop(is_open), strict=True):
+                if not open_ and not waiting[key].done():  # a duplicate: nothing started
+                    self._ends.pop(key).cancel()
+        return [await end for end in waiting.values() if not end.cancelled()]
 
-    def _accept(self, events: Event[Any] | Sequence[Event[Any]]) -> list[EventAccepted]:
+    def _accept(self, events: Sequence[Event[Any]]) -> list[EventAccepted]:
         now_ms = self._driver.now_ms()
         limit = self._config.local.event_bytes
-        outgoing = [outgoing_event(e, limit) for e in ([events] if isinstance(events, Event) else events)]
+        last = len(events) - 1
         return [
             accept_event(
                 event, ulid(now_ms, os.urandom(10)), env=DEFAULT_ENV, received_ms=now_ms, source="process",
-                is_last=index == len(outgoing) - 1,
+                is_last=index == last,
             )
-            for index, event in enumerate(outgoing)
+            for index, event in enumerate([outgoing_event(event, limit) for event in events])
         ]  # fmt: skip
 
     async def _submit(self, events: list[EventAccepted]) -> None:
         if not events:
             return
-        if self._turns.waiting > MOST_WAITING:
-            raise Overloaded(f"{self._turns.waiting} messages wait; send again later")
-        if not self._turns.is_available:
-            raise LogUnavailable("the log cannot be written at the moment; nothing was accepted")
+        self._check_room()
         self._last_ticket -= 1  # those of the node's loop are positive
         answer: asyncio.Future[None] = self._loop.create_future()
         self._answers[self._last_ticket] = answer
@@ -172,6 +176,15 @@ class Node:
         for event in events:
             self._post(event)
         await answer
+
+    async def _on_node_loop(self, question: Coroutine[Any, Any, T]) -> T:
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(question, self._node_loop))
+
+    def _check_room(self) -> None:
+        if self._turns.waiting > MOST_WAITING:
+            raise Overloaded(f"{self._turns.waiting} messages wait; send again later")
+        if not self._turns.is_available:
+            raise LogUnavailable("the log cannot be written at the moment; nothing was accepted")
 
     # --- between the loops
 
@@ -182,7 +195,7 @@ class Node:
         self._outbox.append(message)
 
     def _flush(self) -> None:
-        if self._loop.is_busy and self._passes < FLUSH_PASSES:
+        if self._loop.busy > len(self._outbox) and self._passes < FLUSH_PASSES:
             self._passes += 1
             self._loop.call_soon(self._flush, context=self._no_context)
             return
@@ -217,10 +230,11 @@ class Node:
 
     def _forget_all(self, error: LogUnavailable) -> None:
         self._outbox.clear()
-        answers, self._answers = self._answers, {}
-        for answer in answers.values():
-            if not answer.done():
-                answer.set_exception(error)
+        waiting: list[asyncio.Future[Any]] = [*self._answers.values(), *self._ends.values()]
+        self._answers, self._ends = {}, {}
+        for future in waiting:
+            if not future.done():
+                future.set_exception(error)
         self._driver.abandon()
 
     # --- the node's thread

@@ -126,6 +126,11 @@ class Turns:
         with suppress(TimeoutError):
             await asyncio.wait_for(ended, timeout_s)
 
+    async def are_open(self, run_keys: Sequence[bytes]) -> list[bool]:
+        """Whether each of some runs exists and has not ended."""
+        processor = self._processor
+        return [processor is not None and processor.engine.is_open(key) for key in run_keys]
+
     async def run(self) -> None:
         """Decide and commit until cancelled."""
         while True:

@@ -79,9 +79,9 @@ class UsersLoop(_Loop):
             super().call_exception_handler(context)
 
     @property
-    def is_busy(self) -> bool:
-        """Whether some tenant is not at rest."""
-        return bool(self._checked)
+    def busy(self) -> int:
+        """How many tenants are not at rest."""
+        return len(self._checked)
 
     def check(self, tenant: Tenant) -> None:
         """Have a tenant told when it is at rest."""
