@@ -16,6 +16,7 @@ from uuid import UUID
 
 import msgspec
 import pytest
+
 from steplog.app import App
 from steplog.context import Context
 from steplog.drivers.loop import UsersLoop
