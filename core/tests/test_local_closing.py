@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from steplog import App, Context, Event, current_step
+from steplog import App, Context, Event, StepError, current_step
 from steplog.drivers import local
 from steplog.engine import records
 from steplog.engine.functions import EngineConfig
@@ -24,6 +24,7 @@ from steplog.log.memory import MemoryLog
 from steplog.log.sqlite import JournalReader
 
 from .running import (
+    FAST,
     HOUR_MS,
     Body,
     Heard,
@@ -505,3 +506,48 @@ def test_a_body_that_kills_its_process_ends_in_worker_lost_and_other_runs_comple
     completed = [bytes(r.output) for r in found if isinstance(r, records.RunCompleted)]
     assert sorted(completed) == [b'"fallback after WorkerLost"', *[b'"fine"'] * 5]
     assert (tmp_path / "bodies").read_text().split() == ["killer"] * 2, "begun twice, then no more"
+
+
+# --- calls that wait for recorded results before they begin
+
+
+@pytest.mark.spec("STEP-06", "STEP-17", "FAULT-D5")
+def test_a_sleep_and_a_send_that_begin_behind_recorded_results_are_carried_out() -> None:
+    async def then(ctx: Context) -> list[Any]:
+        began = asyncio.get_running_loop().time()
+        await ctx.step.sleep("new nap", 80)
+        slept = asyncio.get_running_loop().time() - began
+        ids = await ctx.step.send_event("new send", go())
+        return [slept >= 0.08, len(ids), await ctx.step.run("a", value, "other")]
+
+    output, log = changed(sequence("a", "nap"), then)
+    assert output == [True, 1, "a!"]
+    assert len([r for r in of(log, records.EventRouted) if r.name == "go"]) >= 2
+
+
+def test_a_lost_step_that_is_reached_behind_recorded_results_fails_and_those_after_it_run() -> None:
+    log = MemoryLog()
+    lethal = config(engine=msgspec.structs.replace(FAST, lost_allowance=1))
+
+    async def body(ctx: Context) -> list[str]:
+        found: list[str] = []
+        first = asyncio.ensure_future(ctx.step.run("first", value, "first"))
+        try:
+            await ctx.step.run("lethal", asyncio.Event().wait)
+        except StepError as error:
+            found.append(error.name)
+        found.append(await first)
+        found.append(await ctx.step.run("after", value, "after"))
+        return found
+
+    async def test() -> Any:
+        async with crashing(declare(body, retries=0), log, lethal) as (node, _):
+            await node.send(go())
+            await until(lambda: "first" in steps(log))
+            await until(lambda: node.executing)
+        for _ in range(3):
+            async with crashing(declare(body, retries=0), log, lethal) as (node, _):
+                await until(lambda: node.executing or of(log, records.RunCompleted))
+        return msgspec.json.decode(of(log, records.RunCompleted)[0].output)
+
+    assert on_users_loop(test()) == ["WorkerLost", "first", "after"]

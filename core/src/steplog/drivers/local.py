@@ -117,7 +117,7 @@ class LiveRun(Tenant):
         self._calls: dict[bytes, Call] = {}
         self._counts: dict[str, int] = {}
         self._deferred: list[Call] = []
-        self._executing: dict[bytes, asyncio.Task[Any] | None] = {}  # the task that runs the step's body
+        self._executing: dict[bytes, asyncio.Task[Any]] = {}  # the task that runs the step's body
         self._results: dict[bytes, Recorded] = {r.step: r for r in dispatch.recorded}
         self._delivered = len(dispatch.recorded)
         self._pending: dict[bytes, tuple[int | None, int]] = {p.step: (p.due_ms, p.attempt) for p in dispatch.pending}
@@ -232,6 +232,8 @@ class LiveRun(Tenant):
             return StepError(error=describe_error(error).error, started_ms=now_ms, ended_ms=now_ms, final=True)
 
     def _report(self, call: Call, operation: Operation) -> None:
+        if call.future.done():  # it was told to begin
+            call.future = self._driver.loop.create_future()
         self._driver.post(
             OpReported(
                 run=self.key, generation=self.generation, step=call.step, wire_id=call.wire_id,
@@ -245,8 +247,10 @@ class LiveRun(Tenant):
         """Run a step's body and report what came of it. It runs in the caller's task: a cancelled caller ends it."""
         driver = self._driver
         started_ms = driver.now_ms()
-        task = self._executing[call.step] = asyncio.current_task()
-        driver.executing += 1
+        task = asyncio.current_task()
+        assert task is not None, "functions run in tasks"
+        self._executing[call.step] = task
+        driver.bodies.add(task)
         token = STEP.set(_Executing(self.run_id, call))
         try:
             value = await (handler(*args, **kwargs) if is_async else driver.in_thread(handler, args, kwargs))
@@ -254,7 +258,7 @@ class LiveRun(Tenant):
             call.copy = (load(data, call.decode, call.step_id),)
             operation: Operation = StepRun(data=data, started_ms=started_ms, ended_ms=driver.now_ms())
         except asyncio.CancelledError as error:
-            if task is not None and task.cancelling():  # the function turned away from it, or the process ends
+            if task.cancelling():  # the function turned away from it, or the process ends
                 self._calls.pop(call.step, None)
                 raise
             operation = self._failed(error, started_ms)
@@ -263,12 +267,10 @@ class LiveRun(Tenant):
         finally:
             STEP.reset(token)
             del self._executing[call.step]
-            driver.body_ended()
+            driver.body_ended(task)
         if call.is_nested:
             nested = ErrorInfo(name="StepNested", message="Nested steps are not supported.")
             operation = StepError(error=nested, started_ms=started_ms, ended_ms=driver.now_ms(), final=True)
-        if call.future.done():
-            call.future = driver.loop.create_future()
         self._report(call, operation)
 
     def _failed(self, error: BaseException, started_ms: int) -> Operation:
@@ -307,7 +309,7 @@ class LiveRun(Tenant):
         """The steps whose bodies go on when the function has ended, and will be late."""
         if not self._executing:
             return ()
-        return tuple([step for step, task in self._executing.items() if task is None or not task.cancelling()])
+        return tuple([step for step, task in self._executing.items() if not task.cancelling()])
 
     # --- what the engine says
 
@@ -468,12 +470,17 @@ class LocalDriver:
         self._threads: ThreadPoolExecutor | None = None
         self.is_draining = False
         self._bodies_ended: asyncio.Event | None = None  # while draining
-        self.executing = 0  # bodies that run
+        self.bodies: set[asyncio.Task[Any]] = set()  # that run a step's body: nothing else may hold them
 
     @staticmethod
     def now_ms() -> int:
         """The wall clock, for when bodies began and ended."""
         return time.time_ns() // 1_000_000
+
+    @property
+    def executing(self) -> int:
+        """How many steps' bodies run."""
+        return len(self.bodies)
 
     @property
     def live_runs(self) -> int:
@@ -512,13 +519,14 @@ class LocalDriver:
     async def drain(self, grace_s: float) -> None:
         """Begin nothing, let the bodies that run end for a while, then close every run."""
         self.is_draining = True
-        if self.executing:
+        if self.bodies:
             self._bodies_ended = asyncio.Event()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._bodies_ended.wait(), grace_s)
-        tasks = [run.task for run in self._live.values() if run.task is not None]
+        tasks = {run.task for run in self._live.values() if run.task is not None}
         self.abandon()
-        if self.executing:
+        if self.bodies:
+            tasks |= self.bodies
             for task in tasks:
                 task.cancel()
         if tasks:
@@ -526,10 +534,10 @@ class LocalDriver:
         if self._threads is not None:
             self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def body_ended(self) -> None:
+    def body_ended(self, task: asyncio.Task[Any]) -> None:
         """A step's body has ended."""
-        self.executing -= 1
-        if self._bodies_ended is not None and not self.executing:
+        self.bodies.discard(task)
+        if self._bodies_ended is not None and not self.bodies:
             self._bodies_ended.set()
 
     async def in_thread(self, handler: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
