@@ -1,8 +1,8 @@
 """A process that runs a hundred runs on an SQLite log and kills itself at one boundary of one commit.
 
 ``killed.py FOLDER WHERE NUMBER``: WHERE is ``before``, ``within`` or ``after`` commit NUMBER of this process; 0: never.
-Sends what no earlier process has an answer for, and ends with 0 when every run has ended. Leaves in FOLDER: ``answered``
-(ids of events, one a line, each written after its answer) and ``effects`` (the key of each step's body that began).
+Sends what no earlier process has an answer for, and ends with 0 when every run has ended. Leaves in FOLDER:
+``answered`` (ids of events, each written after its answer) and ``effects`` (the key of each step's body that began).
 """
 
 import asyncio
