@@ -239,6 +239,16 @@ def test_the_redo_is_cut_only_below_the_oldest_pending_key() -> None:
     assert (part.flush, part.redo_from) == ([(a, b"2")], 2)
 
 
+def test_the_redo_of_short_lives_is_short() -> None:
+    table = MemoryTable()
+    state = State(table)
+    state.put(queue_key(0), b"", new=True)
+    for number in range(1, 100):
+        state.put(queue_key(number), b"", new=True)
+        state.delete(queue_key(number - 1))
+        assert turn(state, table, number).redo_from == number
+
+
 def test_a_key_that_waits_too_many_turns_goes_to_the_table() -> None:
     table = MemoryTable()
     state = State(table, Limits(pending_keys=1_000, pending_turns=4))

@@ -219,6 +219,7 @@ class State:
         if self._entering:
             self._entered.append((turn, self._entering))
             self._entering = []
+        self._forget_gone()
         flush = self._take_slice(turn)
         return Slice(changes, flush, self._entered[0][0] if self._entered else turn + 1)
 
@@ -241,6 +242,17 @@ class State:
         upto = rows[-1] if len(rows) == limit else stop
         landing = {key for key, value in self._landing.items() if value is not None and start <= key <= upto}
         return sorted(landing.union(rows))
+
+    def _forget_gone(self) -> None:
+        """Forget the oldest turns whose keys are all gone, so that the redo reaches back no further than it must."""
+        entered, pending = self._entered, self._pending
+        while entered:
+            found = entered[0][1]
+            while found and found[-1] not in pending:
+                found.pop()
+            if found:
+                return
+            entered.popleft()
 
     def _take_slice(self, turn: int) -> list[tuple[bytes, bytes | None]]:
         limits = self._limits
