@@ -13,16 +13,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from steplog import App
-from steplog.cli.serve import tune_process
 from steplog.drivers.local import LocalConfig
 from steplog.drivers.loop import UsersLoop
 from steplog.engine.functions import EngineConfig
 from steplog.engine.processor import Turn
-from steplog.history.process import HistoryProcess
 from steplog.log.sqlite import SqliteLog
 from steplog.node import Node, NodeConfig
 from steplog.paths import history_path
-from steplog.turns import Turns
+from steplog.shells.process import ProcessEngine
+from steplog.tuning import tune_process
 
 
 class RecordingLog(SqliteLog):
@@ -54,19 +53,21 @@ class Cpu(NamedTuple):
 
 @asynccontextmanager
 async def node(
-    app: App, path: Path, *, with_history: bool = True, turns: list[Turn] | None = None,
-    engine: EngineConfig = EngineConfig(), local: LocalConfig = LocalConfig(),
+    app: App, path: Path, *, with_history: bool = True, engine: EngineConfig = EngineConfig(),
+    local: LocalConfig = LocalConfig(),
 ) -> AsyncIterator[Node]:  # fmt: skip
-    """Run a node as ``start`` does, without HTTP."""
+    """Run a node as ``start`` does, without HTTP: the engine in a process of its own."""
+    specs = [function.spec for function in app.functions.values()]
+    history = history_path(path) if with_history else None
+    hosted = ProcessEngine(specs, engine, log_path=path, history_path=history)
+    async with Node([app], hosted, NodeConfig(local=local)) as running:
+        yield running
 
-    async def history(_: Turns) -> None:
-        await HistoryProcess(path, history_path(path)).run()
 
-    def open_log() -> SqliteLog:
-        return SqliteLog(path) if turns is None else RecordingLog(path, turns)
-
-    services = [history] if with_history else []
-    async with Node([app], open_log, NodeConfig(engine=engine, local=local), services) as running:
+@asynccontextmanager
+async def recorded_node(app: App, path: Path, turns: list[Turn]) -> AsyncIterator[Node]:
+    """Run a node with the engine in a thread, and keep its turns."""
+    async with Node([app], lambda: RecordingLog(path, turns)) as running:
         yield running
 
 

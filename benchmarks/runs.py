@@ -6,9 +6,10 @@ import threading
 import time
 from pathlib import Path
 
-from benchmarks.harness import Cpu, floor_s, node, run
+from benchmarks.harness import Cpu, floor_s, node, recorded_node, run
 from steplog import App, Context, Event
 from steplog.engine.processor import Turn
+from steplog.node import Node
 
 RUNS, WARM_UP, CONCURRENCY, ROUNDS = 20_000, 2_000, 100, 3
 app = App("bench")
@@ -33,40 +34,48 @@ class Measured:
 
     def __init__(self, runs: int, took_s: float, cpu: Cpu) -> None:
         self.per_s = runs / took_s
-        self.own_us, self.history_us = cpu.own_s / runs * 1e6, cpu.children_s / runs * 1e6
+        self.own_us, self.engine_us = cpu.own_s / runs * 1e6, cpu.children_s / runs * 1e6
 
 
-async def measure(path: Path, *, runs: int, with_history: bool, turns: list[Turn] | None = None) -> Measured:
-    """Run a closed loop of ``CONCURRENCY`` runs."""
-    async with node(app, path, with_history=with_history, turns=turns) as running:
+async def closed_loop(running: Node, runs: int) -> None:
+    """Keep ``CONCURRENCY`` runs going until so many have ended."""
 
-        async def one_by_one(numbers: "range") -> None:
-            for number in numbers:
-                (ended,) = await running.run(Event(name="bench/order", data={"id": f"ord-{number}", "note": "y" * 60}))
-                assert ended.status == "completed", ended
+    async def one_by_one(numbers: range) -> None:
+        for number in numbers:
+            (ended,) = await running.run(Event(name="bench/order", data={"id": f"ord-{number}", "note": "y" * 60}))
+            assert ended.status == "completed", ended
 
-        async def loop_of(count: int) -> None:
-            each = count // CONCURRENCY
-            await asyncio.gather(*[one_by_one(range(n * each, n * each + each)) for n in range(CONCURRENCY)])
+    each = runs // CONCURRENCY
+    await asyncio.gather(*[one_by_one(range(n * each, n * each + each)) for n in range(CONCURRENCY)])
 
-        await loop_of(WARM_UP)
-        cpu, began = Cpu.now(), time.perf_counter()
-        await loop_of(runs)
+
+async def measure(path: Path, *, runs: int, with_history: bool) -> Measured:
+    """Measure a closed loop after a warm-up."""
+    cpu = Cpu.now()
+    async with node(app, path, with_history=with_history) as running:
+        await closed_loop(running, WARM_UP)
+        warm, began = Cpu.now(), time.perf_counter()
+        await closed_loop(running, runs)
         took = time.perf_counter() - began
-        own = Cpu.now().since(cpu).own_s
-    children = Cpu.now().since(cpu).children_s  # with the warm-up, of which it is a tenth
+        own = Cpu.now().since(warm).own_s
+    children = Cpu.now().since(cpu).children_s  # with their start and the warm-up, of which it is a tenth
     return Measured(runs, took, Cpu(own, children * runs / (runs + WARM_UP)))
 
 
+async def floor(directory: Path) -> float:
+    """Runs a second that SQLite takes when it is given the same rows in the same commits, without an engine."""
+    turns: list[Turn] = []
+    async with recorded_node(app, directory / "recorded.db", turns) as running:
+        await closed_loop(running, WARM_UP)
+    return WARM_UP / await floor_s(directory / "floor.db", turns)
+
+
 async def benchmark(directory: Path) -> None:
-    print(f"{'':34} {'runs/s':>8} {'µs CPU a run':>14} {'of history':>12} {'floor/s':>9}")
+    print(f"floor: {await floor(directory):,.0f} runs/s")
+    print(f"{'':36} {'runs/s':>8} {'µs CPU a run':>14} {'functions':>10} {'engine':>8}")
     for number in range(ROUNDS):
-        turns: list[Turn] = []
-        with_history = await measure(directory / f"a{number}.db", runs=RUNS, with_history=True, turns=turns)
-        took = await floor_s(directory / f"floor{number}.db", turns)
-        floor = (RUNS + WARM_UP) / took
-        _print("history on", with_history, floor)
-        _print("history off", await measure(directory / f"b{number}.db", runs=RUNS, with_history=False), None)
+        _print("history on", await measure(directory / f"a{number}.db", runs=RUNS, with_history=True))
+        _print("history off", await measure(directory / f"b{number}.db", runs=RUNS, with_history=False))
         await _beside_a_busy_thread(directory / f"c{number}.db")
 
 
@@ -81,16 +90,15 @@ async def _beside_a_busy_thread(path: Path) -> None:
     thread.start()
     try:
         busy = await measure(path, runs=RUNS // 5, with_history=True)
-        print(f"{'beside a thread of CPU-bound Python':34} {busy.per_s:8,.0f}")
+        print(f"{'beside a thread of CPU-bound Python':36} {busy.per_s:8,.0f}")
     finally:
         is_over.set()
         thread.join()
 
 
-def _print(name: str, measured: Measured, floor: float | None) -> None:
-    total = measured.own_us + measured.history_us
-    shown = f"{floor:9,.0f}" if floor else ""
-    print(f"{name:34} {measured.per_s:8,.0f} {total:14.0f} {measured.history_us:12.0f} {shown}")
+def _print(name: str, measured: Measured) -> None:
+    total = measured.own_us + measured.engine_us
+    print(f"{name:36} {measured.per_s:8,.0f} {total:14.0f} {measured.own_us:10.0f} {measured.engine_us:8.0f}")
 
 
 def main() -> None:

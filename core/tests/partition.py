@@ -97,7 +97,7 @@ class Partition:
         """An accepted event, with an internal id of its own."""
         self._events += 1
         internal = ulid(self.now_ms, self._events.to_bytes(10, "big"))
-        out = EventOut(name=name, data=msgspec.Raw(data), id=id, ts=ts_ms)
+        out = EventOut(name=name, data=data, id=id, ts=ts_ms)
         return accept_event(
             out, internal, env=DEFAULT_ENV, received_ms=self.now_ms, source="test", ticket=ticket, is_last=is_last
         )

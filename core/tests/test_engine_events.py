@@ -212,7 +212,7 @@ def test_the_sweep_moves_what_belongs_to_an_open_run() -> None:
 
 
 def out(name: str, *, id: str | None = None) -> EventOut:
-    return EventOut(name=name, data=msgspec.Raw(b'{"n":1}'), id=id)
+    return EventOut(name=name, data=b'{"n":1}', id=id)
 
 
 @pytest.mark.spec("STEP-17", "ATV-16")

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from steplog.engine.effects import Dispatch
@@ -231,7 +230,7 @@ def test_future_run_is_scheduled_and_a_run_without_a_place_is_queued(tmp_path: P
 
 def test_events_of_a_step_are_events(world: World) -> None:
     at = world.log.start("h")
-    out = EventOut(name="f", data=msgspec.Raw(b'{"x":1}'), user=msgspec.Raw(b'{"id":7}'), v="2")
+    out = EventOut(name="f", data=b'{"x":1}', user=b'{"id":7}', v="2")
     world.log.post(report(at, "tell", SendEvent(events=(out,))))
     world.project()
     event = next(event for event in world.history.events().events if event.source == "step")

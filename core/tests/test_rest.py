@@ -21,16 +21,15 @@ from steplog.app import App
 from steplog.context import Context
 from steplog.drivers.loop import UsersLoop
 from steplog.engine.effects import Dispatch, Effect
-from steplog.engine.functions import FunctionSpec
+from steplog.engine.functions import EngineConfig, FunctionSpec
 from steplog.engine.ids import decode_ulid, hash16, step_wire_id
 from steplog.engine.messages import Message, OpReported, RunReported
 from steplog.engine.operations import ErrorInfo, Operation, Sleep, StepError, StepRun
-from steplog.log.sqlite import SqliteLog
 from steplog.node import Node
 from steplog.server.answers import function_uuid, rfc3339
 from steplog.server.config import ServerConfig
 from steplog.server.listen import bind
-from steplog.service import HttpService
+from steplog.shells.process import ProcessEngine
 from steplog.step import Step
 
 from .serving import DEV, READY_S, Reply, Served, TurnsBackend, served
@@ -424,16 +423,12 @@ def test_a_node_over_http(tmp_path: Path) -> None:
     async def story() -> None:
         serving = asyncio.Event()
         loop, sockets = asyncio.get_running_loop(), bind(0)
-        path = tmp_path / "log.db"
-
-        def serves() -> None:
-            loop.call_soon_threadsafe(serving.set)
-
-        service = HttpService(
-            sockets, DEV, log_path=path, history_path=tmp_path / "history.db", on_serving=serves
+        engine = ProcessEngine(
+            [function.spec for function in shop_app.functions.values()], EngineConfig(), log_path=tmp_path / "log.db",
+            history_path=tmp_path / "history.db", server=DEV, sockets=sockets, on_serving=serving.set,
         )  # fmt: skip
         client = Served(sockets[0].getsockname()[1], loop)
-        async with Node([shop_app], lambda: SqliteLog(path), services=[service]):
+        async with Node([shop_app], engine):
             await asyncio.wait_for(serving.wait(), READY_S)
             reply = await asyncio.to_thread(client.send, {"name": "order", "data": {"total": 21}})
             (event_id,) = reply.json["ids"]

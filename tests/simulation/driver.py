@@ -6,8 +6,6 @@ records, parks a run that only waits, and reports what came of it. It knows noth
 
 from collections.abc import Sequence
 
-import msgspec
-
 from steplog.engine.effects import Backoff, Dispatch, Effect, MakeRoom, Recorded, Resume, Retry, RunEnded
 from steplog.engine.ids import step_wire_id
 from steplog.engine.messages import Message, OpReported, RunParked, RunReported
@@ -116,7 +114,7 @@ class LiveRun:
                 self._due_ms[call.id] = self._world.now_ms + ms
                 self._report_op(call.id, Sleep(for_ms=ms))
             case Send(names=names, event_id=event_id):
-                events = tuple([EventOut(name=name, data=msgspec.Raw(b"{}"), id=event_id) for name in names])
+                events = tuple([EventOut(name=name, data=b"{}", id=event_id) for name in names])
                 self._report_op(call.id, SendEvent(events=events))
 
     def _execute(self, call: Step) -> None:

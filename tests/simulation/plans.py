@@ -110,7 +110,7 @@ def _groups(chance: Random, calm_ms: int) -> list[tuple[int, Group]]:
 def _event(chance: Random, at_ms: int, ids: list[str]) -> EventOut:
     return EventOut(
         name=chance.choice((*ROOTS, *ROOTS, *CHILDREN, "nobody.listens")),
-        data=msgspec.Raw(b"{}"),
+        data=b"{}",
         id=chance.choice(ids) if chance.random() < 0.5 else None,
         ts=at_ms + chance.choice((-DAY, MINUTE, 3 * HOUR)) if chance.random() < 0.2 else None,
     )

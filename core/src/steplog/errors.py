@@ -56,6 +56,13 @@ class LogUnavailable(SteplogError):
     exit_code = 3
 
 
+class EngineEnded(SteplogError):
+    """The engine's process ended by itself."""
+
+    code = "engine_ended"
+    exit_code = 3
+
+
 class LogCorrupt(SteplogError):
     """A row of the log does not match its checksum."""
 
@@ -194,6 +201,21 @@ class StepOutsideRun(SteplogError):
     """``current_step()`` was called where no step runs."""
 
     code = "step_outside_run"
+
+
+def error_of(code: str, text: str) -> SteplogError:
+    """Make an error again that another process had."""
+    kind = _by_code(SteplogError).get(code, SteplogError)
+    error = kind.__new__(kind)
+    Exception.__init__(error, text)
+    return error
+
+
+def _by_code(kind: type[SteplogError]) -> dict[str, type[SteplogError]]:
+    found = {kind.code: kind}
+    for below in kind.__subclasses__():
+        found |= _by_code(below)
+    return found
 
 
 class Interrupt(BaseException):

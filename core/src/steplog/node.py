@@ -1,19 +1,15 @@
-"""A node: the users' loop, the node's loop, the log, the engine and the driver, wired together.
+"""A node: the users' loop with its functions, and the engine, wired together.
 
-Two loops in two threads. Functions run on the users' loop, which is the caller's; deciding, committing and serving run
-on the node's, so a function that blocks stalls neither commits nor timers nor answers. Only batches cross. No rule of
-the engine lives here.
+Functions run on the users' loop, which is the caller's; deciding, committing and serving run elsewhere (``shells/``), so
+a function that blocks stalls neither commits nor timers nor answers. Only batches cross. No rule of the engine is here.
 """
 
 import asyncio
 import contextvars
-import logging
 import os
-import threading
-from collections.abc import Callable, Coroutine, Iterable, Sequence
-from concurrent.futures import Future as ThreadFuture
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Protocol, Self
 
 import msgspec
 
@@ -21,7 +17,6 @@ from steplog.app import App
 from steplog.drivers.local import LocalConfig, LocalDriver
 from steplog.drivers.loop import UsersLoop
 from steplog.drivers.outgoing import outgoing_event
-from steplog.drivers.watchdog import watch
 from steplog.engine import keys
 from steplog.engine.effects import Answer, Effect, RunEnded
 from steplog.engine.events import accept_event
@@ -31,15 +26,12 @@ from steplog.engine.messages import EventAccepted, Message
 from steplog.errors import ConfigInvalid, LogUnavailable, Overloaded
 from steplog.event import Event
 from steplog.functions import Function
-from steplog.turns import MOST_WAITING, Log, Turns
-
-logger = logging.getLogger(__name__)
+from steplog.shells.thread import ThreadEngine
+from steplog.turns import MOST_WAITING, Log
 
 DRAIN_S = 10.0
 STOP_S = 15.0
 FLUSH_PASSES = 5  # of a busy users' loop that messages gather for: crossing costs more than waiting
-T = TypeVar("T")
-Service = Callable[[Turns], Coroutine[Any, Any, None]]
 
 
 class NodeConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,30 +51,49 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True):
     error: str | None = None
 
 
-class Node:
-    """One process of steplog: an async context manager on a ``UsersLoop``.
+class Engine(Protocol):
+    """The engine, wherever it lives (shells/). Its callbacks come on the users' loop."""
 
-    ``services`` run on the node's loop until the node stops, as the HTTP server does; each gets the ``Turns``.
-    """
+    async def open(
+        self, users: UsersLoop, receive: Callable[[list[Effect]], None], lost: Callable[[LogUnavailable], None]
+    ) -> None: ...
+
+    @property
+    def is_available(self) -> bool: ...
+
+    def post(self, batch: list[Message]) -> None: ...
+
+    async def are_open(self, run_keys: list[bytes]) -> list[bool]: ...
+
+    def stop(self) -> None: ...
+
+    async def closed(self) -> None: ...
+
+
+def functions_of(apps: Iterable[App]) -> dict[str, Function[Any, Any]]:
+    """Collect the functions of some apps by id. Raises ``ConfigInvalid`` where two have one id."""
+    functions: dict[str, Function[Any, Any]] = {}
+    for app in apps:
+        twice = functions.keys() & app.functions.keys()
+        if twice:
+            raise ConfigInvalid("apps", [f"two functions have the id {name!r}" for name in sorted(twice)])
+        functions.update(app.functions)
+    return functions
+
+
+class Node:
+    """The functions of some apps, carried out for an engine: an async context manager on a ``UsersLoop``."""
 
     def __init__(
-        self, apps: Iterable[App], open_log: Callable[[], Log], config: NodeConfig = NodeConfig(),
-        services: Sequence[Service] = (),
-    ) -> None:  # fmt: skip
-        self.functions: dict[str, Function[Any, Any]] = {}
-        for app in apps:
-            twice = self.functions.keys() & app.functions.keys()
-            if twice:
-                raise ConfigInvalid("apps", [f"two functions have the id {name!r}" for name in sorted(twice)])
-            self.functions.update(app.functions)
+        self, apps: Iterable[App], engine: "Engine | Callable[[], Log]", config: NodeConfig = NodeConfig()
+    ) -> None:
+        """``engine`` is where the engine lives; a function that opens a log stands for a thread of this process."""
+        self.functions = functions_of(apps)
         self._registry = Registry(function.spec for function in self.functions.values())
-        self._open_log, self._config, self._services = open_log, config, services
+        self._engine: Engine = ThreadEngine(engine, self._registry, config.engine) if callable(engine) else engine
+        self._config = config
         self._loop: UsersLoop
-        self._node_loop: asyncio.AbstractEventLoop
-        self._turns: Turns
         self._driver: LocalDriver
-        self._stop: asyncio.Event
-        self._closed: ThreadFuture[None] = ThreadFuture()
         self._outbox: list[Message] = []
         self._passes = 0  # that the outbox has waited for
         self._no_context = contextvars.Context()  # callbacks of ours belong to no run
@@ -95,23 +106,18 @@ class Node:
         if not isinstance(loop, UsersLoop):
             raise TypeError("a node needs a UsersLoop: asyncio.Runner(loop_factory=UsersLoop)")
         self._loop = loop
-        self._users_thread = threading.current_thread()
         self._driver = LocalDriver(loop, self.functions, self._post, self._config.local)
-        opened: ThreadFuture[None] = ThreadFuture()
-        thread = threading.Thread(target=self._node_thread, args=(opened,), name="steplog-node", daemon=True)
-        thread.start()
-        await asyncio.wrap_future(opened)
+        await self._engine.open(loop, self._receive, self._lose)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> None:
         await self._driver.drain(self._config.drain_s)
-        if not self._closed.done():
-            self._passes = FLUSH_PASSES
-            self._flush()
-            self._node_loop.call_soon_threadsafe(self._stop.set)
-        await asyncio.wait_for(asyncio.wrap_future(self._closed), STOP_S)
+        self._passes = FLUSH_PASSES
+        self._flush()
+        self._engine.stop()
+        await asyncio.wait_for(self._engine.closed(), STOP_S)
 
     @property
     def executing(self) -> int:
@@ -119,8 +125,8 @@ class Node:
         return self._driver.executing
 
     async def failed(self) -> None:
-        """Return, or raise, when the node's thread ends by itself."""
-        await asyncio.wrap_future(self._closed)
+        """Return, or raise, when the engine ends by itself."""
+        await self._engine.closed()
 
     # --- for programs in this process
 
@@ -147,8 +153,8 @@ class Node:
             self._post(message)
         else:
             await self._submit([message])
-            is_open = self._turns.are_open(list(waiting))
-            for key, open_ in zip(waiting, await self._on_node_loop(is_open), strict=True):
+            is_open = await self._engine.are_open(list(waiting)) if waiting else []
+            for key, open_ in zip(waiting, is_open, strict=True):
                 if not open_ and not waiting[key].done():  # a duplicate: nothing started
                     self._ends.pop(key).cancel()
         return [await end for end in waiting.values() if not end.cancelled()]
@@ -177,13 +183,11 @@ class Node:
             self._post(event)
         await answer
 
-    async def _on_node_loop(self, question: Coroutine[Any, Any, T]) -> T:
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(question, self._node_loop))
-
     def _check_room(self) -> None:
-        if self._turns.waiting > MOST_WAITING:
-            raise Overloaded(f"{self._turns.waiting} messages wait; send again later")
-        if not self._turns.is_available:
+        waiting = len(self._answers) + len(self._ends)
+        if waiting > MOST_WAITING:
+            raise Overloaded(f"{waiting} answers are waited for; send again later")
+        if not self._engine.is_available:
             raise LogUnavailable("the log cannot be written at the moment; nothing was accepted")
 
     # --- between the loops
@@ -202,11 +206,7 @@ class Node:
         self._passes = 0
         if self._outbox:
             batch, self._outbox = self._outbox, []
-            self._node_loop.call_soon_threadsafe(self._turns.post, batch)
-
-    def _deliver(self, effects: list[Effect]) -> None:
-        """Called on the node's loop."""
-        self._loop.call_soon_threadsafe(self._receive, effects)
+            self._engine.post(batch)
 
     def _receive(self, effects: list[Effect]) -> None:
         self._driver.handle([effect for effect in effects if not self._is_ours(effect)])
@@ -224,11 +224,8 @@ class Node:
                 end.set_result(_ended(effect))
         return False
 
-    def _lost(self, error: LogUnavailable) -> None:
-        """Called on the node's loop: the engine's memory was dropped."""
-        self._loop.call_soon_threadsafe(self._forget_all, error)
-
-    def _forget_all(self, error: LogUnavailable) -> None:
+    def _lose(self, error: LogUnavailable) -> None:
+        """The engine's memory was dropped: nobody answers what was asked of it."""
         self._outbox.clear()
         waiting: list[asyncio.Future[Any]] = [*self._answers.values(), *self._ends.values()]
         self._answers, self._ends = {}, {}
@@ -237,54 +234,6 @@ class Node:
                 future.set_exception(error)
         self._driver.abandon()
 
-    # --- the node's thread
-
-    def _node_thread(self, opened: "ThreadFuture[None]") -> None:
-        try:
-            with asyncio.Runner(loop_factory=_node_loop_factory()) as runner:
-                runner.run(self._node_main(opened))
-        except BaseException as caught:  # noqa: BLE001 - the top of a thread: who waits for it gets the error
-            error = _only(caught)
-            if not opened.done():
-                opened.set_exception(error)
-            else:
-                self._closed.set_exception(error)
-        else:
-            self._closed.set_result(None)
-
-    async def _node_main(self, opened: "ThreadFuture[None]") -> None:
-        self._node_loop = asyncio.get_running_loop()
-        self._stop = asyncio.Event()
-        log = self._open_log()
-        self._turns = Turns(log, self._registry, self._config.engine, deliver=self._deliver, on_lost=self._lost)
-        try:
-            await self._turns.open()
-        except BaseException:
-            log.close()
-            raise
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                turns = tasks.create_task(self._turns.run())
-                watching = tasks.create_task(watch(self._loop, self._users_thread))
-                services = [tasks.create_task(service(self._turns)) for service in self._services]
-                opened.set_result(None)
-                await self._stop.wait()
-                for service in services:
-                    service.cancel()
-                if services:  # they may wait for answers, which the turns give
-                    await asyncio.wait(services)
-                turns.cancel()
-                watching.cancel()
-        finally:
-            await self._turns.finish()
-
-
-def _only(error: BaseException) -> BaseException:
-    """The one error in a group, or the group."""
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error
-
 
 def _ended(effect: RunEnded) -> Ended:
     output = msgspec.json.decode(effect.output) if effect.output is not None else None
@@ -292,11 +241,3 @@ def _ended(effect: RunEnded) -> Ended:
         run_id=effect.run_id, status=effect.status, output=output,
         error=effect.error.message if effect.error is not None else None,
     )  # fmt: skip
-
-
-def _node_loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
-    try:
-        import uvloop
-    except ImportError:  # not on every platform
-        return asyncio.new_event_loop
-    return uvloop.new_event_loop

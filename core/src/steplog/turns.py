@@ -45,15 +45,15 @@ class Turns:
     """One partition's turns over one log.
 
     ``deliver`` gets the effects of each committed turn that are meant for the users' loop, ``on_lost`` is told when
-    what was in memory had to be dropped.
+    what was in memory had to be dropped, ``on_found`` when it was read back.
     """
 
     def __init__(
         self, log: Log, registry: Registry, config: EngineConfig, *, deliver: Callable[[list[Effect]], None],
-        on_lost: Callable[[LogUnavailable], None],
+        on_lost: Callable[[LogUnavailable], None], on_found: Callable[[], None] = lambda: None,
     ) -> None:  # fmt: skip
         self._log, self._registry, self._config = log, registry, config
-        self._deliver, self._on_lost = deliver, on_lost
+        self._deliver, self._on_lost, self._on_found = deliver, on_lost, on_found
         self._processor: Processor | None = None
         self._clock: PartitionClock | None = None
         self._wake: asyncio.Future[None] | None = None
@@ -223,6 +223,7 @@ class Turns:
                 logger.debug("log still unavailable: %s", again)
             else:
                 logger.info("log available again")
+                self._on_found()
                 return
 
     def _report_drift(self) -> None:

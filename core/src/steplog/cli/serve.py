@@ -1,12 +1,10 @@
 """``steplog dev`` and ``steplog start``: the engine, the API and the functions of some files, in one process."""
 
 import asyncio
-import gc
 import json
 import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,15 +20,13 @@ from steplog.engine.functions import EngineConfig
 from steplog.engine.retry import RetryPolicy
 from steplog.errors import ConfigInvalid
 from steplog.loading import load_apps
-from steplog.log.sqlite import SqliteLog
-from steplog.node import Node, NodeConfig
+from steplog.node import Node, NodeConfig, functions_of
 from steplog.paths import DEV_LOG, START_LOG, history_path, log_path
 from steplog.server.config import DEV_EVENT_BYTES, START_EVENT_BYTES, ServerConfig
 from steplog.server.listen import bind
-from steplog.service import HttpService
+from steplog.shells.process import ProcessEngine
+from steplog.tuning import tune_process
 
-SWITCH_INTERVAL_S = 0.0005  # a thread that computes gives the GIL back after so long: commits wait for it
-GC_THRESHOLDS = (50_000, 20, 50)  # a run makes and drops thousands of objects, hardly any in cycles
 DEFAULT_PORT = 8288
 
 
@@ -128,14 +124,6 @@ def start(
     )  # fmt: skip
 
 
-def tune_process() -> None:
-    """Set what a process that only serves functions is better with; an embedding one may want otherwise."""
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*GC_THRESHOLDS)
-
-
 def run(options: Options) -> None:
     """Serve until SIGINT or SIGTERM; a second one ends at once."""
     began_s = time.perf_counter()
@@ -152,25 +140,18 @@ async def _serve(
 ) -> None:
     loop = asyncio.get_running_loop()
     serving, stopped = asyncio.Event(), asyncio.Event()
-
-    def serves() -> None:  # called on the node's loop
-        loop.call_soon_threadsafe(serving.set)
-
     event_bytes = DEV_EVENT_BYTES if options.is_dev else START_EVENT_BYTES
-    service = HttpService(
-        sockets,
-        ServerConfig(
+    interval = options.retry_interval_s
+    engine = ProcessEngine(
+        [function.spec for function in functions_of(apps).values()],
+        EngineConfig(retry=RetryPolicy(interval_ms=None if interval is None else interval * 1000)),
+        log_path=path, history_path=history_path(path), sockets=sockets, on_serving=serving.set,
+        server=ServerConfig(
             is_dev=options.is_dev, event_keys=options.event_keys, signing_keys=options.signing_keys,
             allow_hosts=options.allow_hosts, event_size_bytes=event_bytes,
         ),
-        log_path=path, history_path=history_path(path),
-        on_serving=serves,
     )  # fmt: skip
-    interval = options.retry_interval_s
-    config = NodeConfig(
-        engine=EngineConfig(retry=RetryPolicy(interval_ms=None if interval is None else interval * 1000)),
-        local=LocalConfig(event_bytes=event_bytes),
-    )
+    port = sockets[0].getsockname()[1]
 
     def stop() -> None:
         if stopped.is_set():
@@ -179,11 +160,10 @@ async def _serve(
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop)
-    async with Node(apps, lambda: SqliteLog(path), config, [service]) as node:
+    async with Node(apps, engine, NodeConfig(local=LocalConfig(event_bytes=event_bytes))) as node:
         failed = asyncio.create_task(node.failed())
         await _first(failed, serving)
         if not failed.done():
-            port = sockets[0].getsockname()[1]
             _announce(options, path, apps, port, time.perf_counter() - began_s)
             await _first(failed, stopped)
         if stopped.is_set() and node.executing:

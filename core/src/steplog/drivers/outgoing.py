@@ -32,14 +32,14 @@ def outgoing_event(event: Event[Any], limit_bytes: int) -> EventOut:
     check_ts(event.ts)
     try:
         data = encode(event.data)
-        user = None if event.user is None else msgspec.Raw(encode(event.user))
+        user = None if event.user is None else encode(event.user)
     except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
         raise EventInvalid(f"the data of event {event.name} cannot be written as JSON: {error}") from error
     if not data.startswith(b"{"):
         raise EventInvalid(f"the data of event {event.name} is not an object: {data[:40].decode(errors='replace')}")
     if len(data) > limit_bytes:
         raise EventTooLarge(len(data), limit_bytes)
-    return EventOut(name=event.name, data=msgspec.Raw(data), id=event.id or None, ts=event.ts, v=event.v, user=user)
+    return EventOut(name=event.name, data=data, id=event.id or None, ts=event.ts, v=event.v, user=user)
 
 
 def _check_types(event: object) -> None:

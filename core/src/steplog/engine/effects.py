@@ -8,7 +8,7 @@ import msgspec
 from steplog.engine.operations import ErrorInfo
 
 
-class Recorded(msgspec.Struct, frozen=True):
+class Recorded(msgspec.Struct, frozen=True, array_like=True):
     """A step's recorded result: JSON, or the error that it failed with."""
 
     step: bytes
@@ -16,7 +16,7 @@ class Recorded(msgspec.Struct, frozen=True):
     error: ErrorInfo | None = None
 
 
-class Pending(msgspec.Struct, frozen=True):
+class Pending(msgspec.Struct, frozen=True, array_like=True):
     """A step that waits: for the end of a sleep, or for its next attempt."""
 
     step: bytes
@@ -24,7 +24,7 @@ class Pending(msgspec.Struct, frozen=True):
     attempt: int
 
 
-class Dispatch(msgspec.Struct, frozen=True, kw_only=True):
+class Dispatch(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
     """Begin a run, or go on with it from its records."""
 
     run: bytes
@@ -39,7 +39,7 @@ class Dispatch(msgspec.Struct, frozen=True, kw_only=True):
     is_poisoned: bool = False  # lost its process too often: begin no step
 
 
-class Resume(msgspec.Struct, frozen=True):
+class Resume(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """A result was recorded: hand it to the live run."""
 
     run: bytes
@@ -47,7 +47,7 @@ class Resume(msgspec.Struct, frozen=True):
     recorded: Recorded
 
 
-class Retry(msgspec.Struct, frozen=True):
+class Retry(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """A step's back-off is over: begin its body again."""
 
     run: bytes
@@ -56,7 +56,7 @@ class Retry(msgspec.Struct, frozen=True):
     attempt: int
 
 
-class Backoff(msgspec.Struct, frozen=True):
+class Backoff(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """A step failed and is tried again later."""
 
     run: bytes
@@ -66,19 +66,19 @@ class Backoff(msgspec.Struct, frozen=True):
     due_ms: int
 
 
-class MakeRoom(msgspec.Struct, frozen=True):
+class MakeRoom(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """Runs wait for a place among the live ones: park some that only wait."""
 
     count: int
 
 
-class Answer(msgspec.Struct, frozen=True):
+class Answer(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """A group of events is durable."""
 
     ticket: int
 
 
-class RunEnded(msgspec.Struct, frozen=True):
+class RunEnded(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """A run reached its end; ``status`` is completed or failed."""
 
     run: bytes

@@ -43,9 +43,10 @@ def accept_event(
     slot = slot_of(hash16(env_bytes + (sender_id.encode("utf8") if sender_id else internal_id)))
     ts_ms = event.ts or received_ms
     stored = records.StoredEvent(
-        internal_id=internal_text, id=sender_id or internal_text, name=event.name, data=event.data, ts=ts_ms,
-        received_at=received_ms, env=ENVIRONMENTS[env], source=source, slot=slot,
-        user=msgspec.UNSET if event.user is None else event.user, v=msgspec.UNSET if event.v is None else event.v,
+        internal_id=internal_text, id=sender_id or internal_text, name=event.name, data=msgspec.Raw(event.data),
+        ts=ts_ms, received_at=received_ms, env=ENVIRONMENTS[env], source=source, slot=slot,
+        user=msgspec.UNSET if event.user is None else msgspec.Raw(event.user),
+        v=msgspec.UNSET if event.v is None else event.v,
     )  # fmt: skip
     return EventAccepted(
         env=env, internal_id=internal_id, internal_text=internal_text, id=stored.id, name=event.name, ts_ms=ts_ms,

@@ -5,7 +5,7 @@ import msgspec
 from steplog.engine.operations import ErrorInfo, Operation
 
 
-class EventAccepted(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+class EventAccepted(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
     """An event to write and to route. Events of one request are one group, and one commit."""
 
     env: int
@@ -22,7 +22,7 @@ class EventAccepted(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     is_last: bool = True
 
 
-class OpReported(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+class OpReported(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
     """A driver reports an operation of a step."""
 
     run: bytes
@@ -34,7 +34,7 @@ class OpReported(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     op: Operation
 
 
-class RunReported(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+class RunReported(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
     """The function returned or raised."""
 
     run: bytes
@@ -46,7 +46,7 @@ class RunReported(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     executing: tuple[bytes, ...] = ()  # steps whose bodies still run
 
 
-class RunParked(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+class RunParked(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
     """A driver closed a live run that only waits; ``delivered`` results had reached it."""
 
     run: bytes
@@ -54,14 +54,14 @@ class RunParked(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     delivered: int
 
 
-class DispatchLost(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+class DispatchLost(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
     """The process that executed a run is gone. ``counted`` is false where it handed the run back in order."""
 
     run: bytes
     counted: bool = True
 
 
-class TimerFired(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+class TimerFired(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
     """A timer came due."""
 
     run: bytes
@@ -69,18 +69,18 @@ class TimerFired(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     due_ms: int
 
 
-class Adopt(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+class Adopt(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
     """An open run whose function had been unknown here, and is known now."""
 
     run: bytes
     function: str
 
 
-class Drain(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+class Drain(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
     """The process ends in order; what is in flight is handed back, not lost."""
 
 
-class SweepSeen(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+class SweepSeen(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
     """Forget event ids older than their window."""
 
     env: int

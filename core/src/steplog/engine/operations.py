@@ -12,18 +12,18 @@ class ErrorInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     cause: "ErrorInfo | None" = None
 
 
-class EventOut(msgspec.Struct, frozen=True, kw_only=True):
+class EventOut(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """An event that a step sends; checked already."""
 
     name: str
-    data: msgspec.Raw
+    data: bytes  # JSON, an object
     id: str | None = None
     ts: int | None = None
     v: str | None = None
-    user: msgspec.Raw | None = None
+    user: bytes | None = None  # JSON
 
 
-class StepRun(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+class StepRun(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
     """A step's body returned."""
 
     data: bytes  # JSON
@@ -31,7 +31,7 @@ class StepRun(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     ended_ms: int
 
 
-class StepError(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+class StepError(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
     """A step's body raised."""
 
     error: ErrorInfo
@@ -41,20 +41,20 @@ class StepError(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     retry_after_ms: int | None = None  # from now on; asked for by the body
 
 
-class Sleep(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+class Sleep(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
     """A pause: until a time, or for a while from when it is decided."""
 
     until_ms: int | None = None
     for_ms: int = 0
 
 
-class SendEvent(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+class SendEvent(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
     """Events to accept in the same commit as the step's record."""
 
     events: tuple[EventOut, ...]
 
 
-class Lost(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+class Lost(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
     """A step that was not begun, because its run has lost its process too often."""
 
 

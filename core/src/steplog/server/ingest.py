@@ -22,7 +22,7 @@ ENTROPY_BYTES = 10
 _PRIVATE = "_inngest"  # a key of ``data`` that only the server may write
 
 _NULL = msgspec.Raw(b"null")
-_NO_DATA = msgspec.Raw(b"{}")
+_NO_DATA = b"{}"
 _SEED = re.compile(r"([0-9]{1,15}),([A-Za-z0-9+/]{14}==)")
 
 
@@ -136,7 +136,7 @@ def read_event(text: bytes, limit_bytes: int) -> EventOut:
     )  # fmt: skip
 
 
-def _data(value: msgspec.Raw) -> msgspec.Raw:
+def _data(value: msgspec.Raw) -> bytes:
     """Take an object without what only the server may write; the key of that may be spelled with escapes."""
     text = bytes(value)
     if not text.startswith(b"{"):
@@ -144,20 +144,20 @@ def _data(value: msgspec.Raw) -> msgspec.Raw:
             return _NO_DATA
         raise _not_an_object("data", text)
     if b"_inngest" not in text and b"\\u00" not in text:
-        return value
+        return text
     fields = _decode_fields(text)
     if _PRIVATE not in fields:
-        return value
+        return text
     del fields[_PRIVATE]
-    return msgspec.Raw(_encode(fields))
+    return _encode(fields)
 
 
-def _user(value: msgspec.Raw) -> msgspec.Raw | None:
+def _user(value: msgspec.Raw) -> bytes | None:
     if value is _NULL:
         return None
     text = bytes(value)
     if text.startswith(b"{"):
-        return value
+        return text
     if text == b"null":
         return None
     raise _not_an_object("user", text)

@@ -1,0 +1,142 @@
+"""The engine's process: ``python -m steplog.shells.child FD``, started by ``shells/process.py`` alone."""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+
+from steplog.engine.effects import Effect
+from steplog.engine.functions import Registry
+from steplog.errors import LogLocked, LogUnavailable, SteplogError
+from steplog.history.process import HistoryProcess
+from steplog.log.sqlite import SqliteLog
+from steplog.service import HttpService
+from steplog.shells.engine import Service, engine_loop, only, run_engine
+from steplog.shells.frames import (
+    AnswerOpen,
+    AskOpen,
+    Available,
+    Down,
+    Ended,
+    Failed,
+    FrameStream,
+    Open,
+    Opened,
+    Post,
+    Release,
+    Serving,
+    Stop,
+    Unavailable,
+    decode_down,
+    paths_of,
+)
+from steplog.tuning import tune_process
+from steplog.turns import Turns
+
+LOCK_S = 3.0  # an engine whose functions were killed needs a moment to notice, and gives the lock back
+
+
+class Child:
+    """The end of the connection that the engine is on."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._stop = asyncio.Event()
+        self._open: asyncio.Future[Open] = self._loop.create_future()
+        self._turns: Turns | None = None
+        self._stream: FrameStream[Down]
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def run(self, connection: socket.socket) -> None:
+        """Do what the first frame says, until it is told to stop."""
+        _, self._stream = await self._loop.create_connection(
+            lambda: FrameStream(decode_down, self._receive, self._orphaned), sock=connection
+        )
+        try:
+            await self._run(await self._open)
+        except BaseException as caught:
+            error = only(caught)
+            code = error.code if isinstance(error, SteplogError) else "internal"
+            self._stream.send(Failed(code, str(error) if isinstance(error, SteplogError) else repr(error)))
+            if not isinstance(error, SteplogError):
+                raise
+        else:
+            self._stream.send(Ended())
+        finally:
+            self._stream.close()
+            await asyncio.sleep(0)
+
+    async def _run(self, frame: Open) -> None:
+        log_path, history_path = paths_of(frame)
+        log = await self._open_log(frame)
+        turns = Turns(
+            log, Registry(frame.functions), frame.config, deliver=self._deliver, on_lost=self._unavailable,
+            on_found=lambda: self._stream.send(Available()),
+        )  # fmt: skip
+        services: list[Service] = []
+        if history_path is not None and frame.server is not None:
+            sockets = [socket.socket(fileno=number) for number in frame.sockets]
+            services.append(
+                HttpService(
+                    sockets, frame.server, log_path=log_path, history_path=history_path,
+                    on_serving=lambda: self._stream.send(Serving()),
+                )
+            )  # fmt: skip
+        elif history_path is not None:
+            history = HistoryProcess(log_path, history_path)
+            services.append(lambda _: history.run())
+        self._turns = turns
+        tune_process()
+        await run_engine(turns, services, on_open=lambda: self._stream.send(Opened()), stop=self._stop)
+
+    async def _open_log(self, frame: Open) -> SqliteLog:
+        deadline_s = self._loop.time() + LOCK_S
+        while True:
+            try:
+                return SqliteLog(paths_of(frame)[0])
+            except LogLocked:
+                if self._loop.time() > deadline_s:
+                    raise
+                await asyncio.sleep(0.02)
+
+    def _receive(self, frame: Down) -> None:
+        match frame:
+            case Post(messages=messages):
+                if self._turns is not None:
+                    self._turns.post(messages)
+            case Open():
+                self._open.set_result(frame)
+            case AskOpen(question=question, runs=runs):
+                task = self._loop.create_task(self._answer(question, runs))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+            case Stop():
+                self._stop.set()
+
+    async def _answer(self, question: int, runs: Sequence[bytes]) -> None:
+        assert self._turns is not None, "nobody asks before the engine is open"
+        self._stream.send(AnswerOpen(question, await self._turns.are_open(runs)))
+
+    def _deliver(self, effects: list[Effect]) -> None:
+        self._stream.send(Release(effects))
+
+    def _unavailable(self, error: LogUnavailable) -> None:
+        self._stream.send(Unavailable(str(error)))
+
+    def _orphaned(self) -> None:
+        """The functions' process is gone without a word. A crash of both: the log is ready for that at any moment."""
+        if not self._stop.is_set():
+            os._exit(1)
+
+
+async def _main(descriptor: int) -> None:
+    await Child().run(socket.socket(fileno=descriptor))
+
+
+if __name__ == "__main__":
+    for number in (signal.SIGINT, signal.SIGTERM):  # the functions' process is told, and stops this one in order
+        signal.signal(number, signal.SIG_IGN)
+    with asyncio.Runner(loop_factory=engine_loop) as runner:
+        runner.run(_main(int(sys.argv[1])))

@@ -1,0 +1,138 @@
+"""Frames between the functions' process and the engine's: msgpack with its length before it, on a socket pair."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import msgspec
+
+from steplog.engine.effects import Effect
+from steplog.engine.functions import EngineConfig, FunctionSpec
+from steplog.engine.messages import Message
+from steplog.server.config import ServerConfig
+
+LENGTH_BYTES = 4
+
+
+class Open(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
+    """The first frame: what the engine's process is to do. ``sockets`` are inherited file numbers to serve HTTP on."""
+
+    log_path: str
+    history_path: str | None
+    functions: list[FunctionSpec]
+    config: EngineConfig
+    server: ServerConfig | None = None
+    sockets: list[int] = []
+
+
+class Post(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Messages for the engine."""
+
+    messages: list[Message]
+
+
+class AskOpen(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Which of these runs are open?"""
+
+    question: int
+    runs: list[bytes]
+
+
+class Stop(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Hand back what is in flight, and end."""
+
+
+class Opened(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """The log is open, turns run."""
+
+
+class Serving(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """HTTP requests are answered."""
+
+
+class Release(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Effects of committed turns."""
+
+    effects: list[Effect]
+
+
+class AnswerOpen(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """The answer to ``AskOpen``."""
+
+    question: int
+    is_open: list[bool]
+
+
+class Unavailable(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """The log cannot be written; what was in flight is dropped."""
+
+    reason: str
+
+
+class Available(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """The log can be written again."""
+
+
+class Failed(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """The engine ended with an error."""
+
+    code: str
+    text: str
+
+
+class Ended(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """The engine ended in order."""
+
+
+Down = Open | Post | AskOpen | Stop
+Up = Opened | Serving | Release | AnswerOpen | Unavailable | Available | Failed | Ended
+
+T = TypeVar("T")
+_encode = msgspec.msgpack.Encoder().encode
+decode_down: Callable[[bytes], Down] = msgspec.msgpack.Decoder(Down).decode
+decode_up: Callable[[bytes], Up] = msgspec.msgpack.Decoder(Up).decode
+
+
+class FrameStream(asyncio.Protocol, Generic[T]):
+    """One end of the socket pair."""
+
+    def __init__(self, decode: Callable[[bytes], T], receive: Callable[[T], None], closed: Callable[[], None]) -> None:
+        self._decode, self._receive, self._closed = decode, receive, closed
+        self._transport: asyncio.Transport
+        self._buffer = bytearray()
+
+    def send(self, frame: Down | Up) -> None:
+        """Send a frame; it is gathered with others if the other end is slow."""
+        body = _encode(frame)
+        self._transport.write(len(body).to_bytes(LENGTH_BYTES, "big") + body)
+
+    def close(self) -> None:
+        """Close after what was sent."""
+        self._transport.close()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport) or hasattr(transport, "write"), "a stream is written to"
+        self._transport = transport  # type: ignore[assignment] # uvloop's is no subclass
+
+    def data_received(self, data: bytes) -> None:
+        buffer = self._buffer
+        buffer += data
+        start, end = 0, len(buffer)
+        while end - start >= LENGTH_BYTES:
+            stop = start + LENGTH_BYTES + int.from_bytes(buffer[start : start + LENGTH_BYTES], "big")
+            if stop > end:
+                break
+            frame = self._decode(bytes(memoryview(buffer)[start + LENGTH_BYTES : stop]))
+            start = stop
+            self._receive(frame)
+        if start:
+            del buffer[:start]
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._closed()
+
+
+def paths_of(frame: Open) -> tuple[Path, Path | None]:
+    """The files of an engine."""
+    return Path(frame.log_path), Path(frame.history_path) if frame.history_path else None

@@ -1,0 +1,159 @@
+"""The engine in a process of its own: functions that compute, or hold the GIL, cannot slow it, nor it them."""
+
+import asyncio
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from steplog.drivers.loop import UsersLoop
+from steplog.drivers.watchdog import Watchdog
+from steplog.engine.effects import Effect
+from steplog.engine.functions import EngineConfig, FunctionSpec
+from steplog.engine.messages import Message
+from steplog.errors import EngineEnded, LogUnavailable, SteplogError, error_of
+from steplog.server.config import ServerConfig
+from steplog.shells.frames import (
+    AnswerOpen,
+    AskOpen,
+    Available,
+    Down,
+    Ended,
+    Failed,
+    FrameStream,
+    Open,
+    Opened,
+    Post,
+    Release,
+    Serving,
+    Stop,
+    Unavailable,
+    Up,
+    decode_up,
+)
+
+END_S = 10.0
+
+
+class ProcessEngine:
+    """Turns over a SQLite log, with HTTP and history, in a child process.
+
+    The child ends at once when this process dies: the connection between them tells it.
+    """
+
+    def __init__(
+        self, functions: Sequence[FunctionSpec], config: EngineConfig, *, log_path: Path,
+        history_path: Path | None = None, server: ServerConfig | None = None,
+        sockets: Sequence[socket.socket] = (), on_serving: Callable[[], None] = lambda: None,
+    ) -> None:  # fmt: skip
+        self._open_frame = Open(
+            log_path=str(log_path), history_path=None if history_path is None else str(history_path),
+            functions=list(functions), config=config, server=server, sockets=[s.fileno() for s in sockets],
+        )  # fmt: skip
+        self._sockets, self._on_serving = list(sockets), on_serving
+        self._questions: dict[int, asyncio.Future[list[bool]]] = {}
+        self._stream: FrameStream[Up]
+        self._process: subprocess.Popen[bytes]
+        self._opened: asyncio.Future[None]
+        self._closed: asyncio.Future[None]
+        self._is_closing = False
+        self.is_available = True
+
+    async def open(
+        self, users: UsersLoop, receive: Callable[[list[Effect]], None], lost: Callable[[LogUnavailable], None]
+    ) -> None:
+        self._receive_effects, self._lost = receive, lost
+        self._opened, self._closed = users.create_future(), users.create_future()
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(  # noqa: ASYNC220 - talked to by the socket alone
+                [sys.executable, "-m", "steplog.shells.child", str(theirs.fileno())],
+                stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno(), *self._open_frame.sockets],
+            )  # fmt: skip
+        for sock in self._sockets:  # the child's now
+            sock.close()
+        _, self._stream = await users.create_connection(
+            lambda: FrameStream(decode_up, self._receive, self._lost_child), sock=ours
+        )
+        self.send(self._open_frame)
+        try:
+            await self._opened
+        except BaseException:
+            self._end()
+            raise
+        self._watchdog = Watchdog(users, threading.current_thread())
+
+    def send(self, frame: Down) -> None:
+        self._stream.send(frame)
+
+    def post(self, batch: list[Message]) -> None:
+        self.send(Post(batch))
+
+    async def are_open(self, run_keys: list[bytes]) -> list[bool]:
+        number = len(self._questions) + 1
+        while number in self._questions:
+            number += 1
+        answer: asyncio.Future[list[bool]] = asyncio.get_running_loop().create_future()
+        self._questions[number] = answer
+        self.send(AskOpen(number, run_keys))
+        return await answer
+
+    def stop(self) -> None:
+        if not self._closed.done():
+            self._watchdog.stop()
+            self.send(Stop())
+
+    async def closed(self) -> None:
+        await asyncio.shield(self._closed)
+
+    def _receive(self, frame: Up) -> None:
+        match frame:
+            case Release(effects=effects):
+                self._receive_effects(effects)
+            case AnswerOpen(question=question, is_open=is_open):
+                answer = self._questions.pop(question)
+                if not answer.done():
+                    answer.set_result(is_open)
+            case Opened():
+                self._opened.set_result(None)
+            case Serving():
+                self._on_serving()
+            case Unavailable(reason=reason):
+                self.is_available = False
+                self._lost(LogUnavailable(reason))
+            case Available():
+                self.is_available = True
+            case Failed(code=code, text=text):
+                self._fail(error_of(code, text))
+            case Ended():
+                self._is_closing = True
+
+    def _lost_child(self) -> None:
+        """The connection has ended: the child has, or is about to."""
+        if self._is_closing:
+            self._end()
+            if not self._closed.done():
+                self._closed.set_result(None)
+        else:
+            self._fail(EngineEnded("the engine's process ended; start again, what is open goes on"))
+
+    def _fail(self, error: SteplogError) -> None:
+        if not self._opened.done():
+            self._opened.set_exception(error)
+        elif not self._closed.done():
+            self._closed.set_exception(error)
+            self._closed.exception()  # who waits for it is told; nobody has to
+            self.is_available = False
+            self._lost(LogUnavailable(str(error)))
+        self._is_closing = True
+        self._end()
+
+    def _end(self) -> None:
+        self._stream.close()
+        try:
+            self._process.wait(END_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
