@@ -1,9 +1,9 @@
 """What a partition promises, checked at every commit, start of a body and answer.
 
-P1 an event that was answered is in the log · P2 each accepted event is routed once · P3 one run a function and event id,
-within 24 hours and as long as the run is open · P4 a step is recorded once, and not begun after that · P5 a body begins
-once, and again only after a failed attempt or a fault that hit it · P6 all attempts of a step have one effect key · P7 an
-open run has what wakes it, in the commit that leaves it open.
+P1: an event that was answered is in the log. P2: each accepted event is routed once. P3: one run a function and event
+id, within 24 hours and as long as the run is open. P4: a step is recorded once, and not begun after that. P5: a body
+begins once, and again only after a failed attempt or a fault that hit it. P6: all attempts of a step have one effect
+key. P7: an open run has what wakes it, in the commit that leaves it open.
 
 It reads what the log has committed and nothing of the engine's memory: the changes of a turn go into a plain dict, its
 records into one history a run. What a driver does is held against both.
