@@ -1,7 +1,7 @@
 """A node: the users' loop with its functions, and the engine, wired together.
 
-Functions run on the users' loop, which is the caller's; deciding, committing and serving run elsewhere (``shells/``), so
-a function that blocks stalls neither commits nor timers nor answers. Only batches cross. No rule of the engine is here.
+Functions run on the users' loop, which is the caller's; deciding, committing and serving run elsewhere (``shells/``),
+so a function that blocks stalls neither commits nor timers nor answers. Only batches cross, and no rule is here.
 """
 
 import asyncio

@@ -85,9 +85,9 @@ class Engine:
         return len(answer["ids"])
 
     def kill(self) -> None:
-        """End the engine as a power cut would."""
+        """End the engine, its functions and its history at once, as a power cut would."""
         assert self._process is not None, "start() comes first"
-        self._process.send_signal(signal.SIGKILL)
+        os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
     def check(self) -> None:

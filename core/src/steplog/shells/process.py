@@ -85,6 +85,11 @@ class ProcessEngine:
             raise
         self._watchdog = Watchdog(users, threading.current_thread())
 
+    @property
+    def pid(self) -> int:
+        """The engine's process."""
+        return self._process.pid
+
     def send(self, frame: Down) -> None:
         self._stream.send(frame)
 
