@@ -1,6 +1,7 @@
 """Values between steps: they come back as their annotation says, or are a typed error that names the step."""
 
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -93,7 +94,8 @@ def nested(depth: int) -> Any:
     return inner
 
 
-class Slotted(msgspec.Struct):
+@dataclass(slots=True)
+class Slotted:
     inner: Any
 
 
