@@ -337,3 +337,28 @@ def test_stop_iteration_from_a_thread_does_not_leave_the_step_open() -> None:
     (step,) = of(log, records.StepFailed)
     assert step.error.cause is not None
     assert step.error.cause.name == "StopIteration"
+
+
+@pytest.mark.spec("FAULT-I1")
+@pytest.mark.parametrize("step_id", ["", " ", "a" * 10_000, "nul\0", "../x", "‮rtl", "🦆", "Step", "step"])
+def test_a_steps_id_may_be_any_text(step_id: str) -> None:
+    async def body(ctx: Context) -> int:
+        return await ctx.step.run(step_id, value, 7)
+
+    output, log = perform(body)
+    assert output == 7
+    assert steps(log) == [step_id]
+
+
+@pytest.mark.spec("FAULT-I1")
+def test_half_of_a_surrogate_pair_is_no_text() -> None:
+    async def body(ctx: Context) -> str:
+        try:
+            await ctx.step.run("half \ud800", value, 1)
+        except ValueError as error:
+            return str(error)
+        return "accepted"
+
+    output, log = perform(body)
+    assert "half of a surrogate pair" in str(output)
+    assert steps(log) == []

@@ -440,3 +440,30 @@ def test_a_reader_wants_a_file(tmp_path: Path) -> None:
     with pytest.raises(LogUnavailable, match="does not exist"):
         JournalReader(tmp_path / "log.db")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_load_that_fails_leaves_no_transaction_behind(tmp_path: Path) -> None:
+    path = tmp_path / "log.db"
+    log = SqliteLog(path)
+    other = sqlite3.connect(path, isolation_level=None)
+    try:
+        other.execute("ALTER TABLE state RENAME TO hidden")  # the load cannot write its table
+
+        async def story() -> None:
+            for _ in range(2):
+                with pytest.raises(LogUnavailable, match="no such table"):
+                    await log.load()
+            other.execute("ALTER TABLE hidden RENAME TO state")
+            assert (await log.load()).turn == 1
+
+        asyncio.run(_commit_one(log))
+        asyncio.run(story())
+    finally:
+        other.close()
+        log.close()
+        log.close()  # closing again does nothing
+
+
+async def _commit_one(log: SqliteLog) -> None:
+    slice_ = Slice({b"\x10key": b"value"}, [], 1)
+    await log.commit(Turn(number=1, now_ms=1, state=slice_, records=[], events=[]))

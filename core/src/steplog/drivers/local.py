@@ -67,7 +67,11 @@ _BEGIN = _Begin()
 
 @functools.lru_cache(maxsize=16_384)
 def _identity(step_id: str, occurrence: int) -> tuple[str, bytes]:
-    """The wire's id of a step, and its key component."""
+    """The wire's id of a step, and its key component. Raises ``ValueError`` for an id that is no text (fault I1)."""
+    try:
+        step_id.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"a step's id is text, {step_id!r} has half of a surrogate pair") from error
     wire_id = step_wire_id(step_id, occurrence)
     return wire_id, hash16(wire_id.encode())
 

@@ -11,8 +11,8 @@ import fcntl
 import json
 import os
 import sqlite3
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -71,20 +71,23 @@ class SqliteTable:
         self._connection, self._path = connection, path
 
     def get(self, key: bytes) -> bytes | None:
-        row = self._connection.execute("SELECT value, crc FROM state WHERE key = ?", (key,)).fetchone()
+        with _foreign(self._path):
+            row = self._connection.execute("SELECT value, crc FROM state WHERE key = ?", (key,)).fetchone()
         return None if row is None else self._checked(key, *row)
 
     def scan(self, start: bytes, stop: bytes, limit: int) -> list[tuple[bytes, bytes]]:
-        rows = self._connection.execute(
-            "SELECT key, value, crc FROM state WHERE key >= ? AND key < ? ORDER BY key LIMIT ?", (start, stop, limit)
-        ).fetchall()
+        query = "SELECT key, value, crc FROM state WHERE key >= ? AND key < ? ORDER BY key LIMIT ?"
+        with _foreign(self._path):
+            rows = self._connection.execute(query, (start, stop, limit)).fetchall()
         return [(key, self._checked(key, value, crc)) for key, value, crc in rows]
 
     def read(self, prefixes: Sequence[bytes]) -> list[list[tuple[bytes, bytes]]]:
         found: list[list[tuple[bytes, bytes]]] = [[] for _ in prefixes]
         for first, count in _pieces(len(prefixes)):
             bounds = [bound for p in prefixes[first : first + count] for bound in (p, keys.after(p))]
-            for n, key, value, crc in self._connection.execute(_READ[count], bounds).fetchall():
+            with _foreign(self._path):
+                rows = self._connection.execute(_READ[count], bounds).fetchall()
+            for n, key, value, crc in rows:
                 found[first + n].append((key, self._checked(key, value, crc)))
         return found
 
@@ -104,6 +107,7 @@ class SqliteLog:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._redo_from = 0
+        self._is_closed = False
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._lock = _lock(path)
@@ -126,10 +130,9 @@ class SqliteLog:
                 redo = _decode_redo(_checked(self.path, "redo", turn, data, crc))
                 now_ms = redo.now_ms
                 last.update(redo.changes)
-            connection.execute("BEGIN IMMEDIATE")
-            self._write_table(sorted(last.items()))
-            connection.execute("DELETE FROM redo WHERE turn < ?", (turn,))
-            connection.execute("COMMIT")
+            with self._transaction() as execute:
+                self._write_table(sorted(last.items()))
+                execute("DELETE FROM redo WHERE turn < ?", (turn,))
         return LoadedState(turn=turn, now_ms=now_ms, table=SqliteTable(connection, self.path))
 
     async def commit(self, turn: Turn) -> None:
@@ -141,24 +144,33 @@ class SqliteLog:
             if is_plain:
                 self._connection.execute(_COMMIT, _row(turn))
                 return
-            execute = self._connection.execute
-            try:
-                execute("BEGIN IMMEDIATE")
+            with self._transaction() as execute:
                 execute(_COMMIT, _row(turn))
                 self._write_table(state.flush)
                 execute("DELETE FROM redo WHERE turn < ?", (redo_from,))
-                execute("COMMIT")
-            except BaseException:
-                with suppress(sqlite3.Error):
-                    execute("ROLLBACK")
-                raise
             self._redo_from = redo_from
 
     def close(self) -> None:
-        """Close the file and give the lock back."""
+        """Close the file and give the lock back. Closing again does nothing."""
+        if self._is_closed:
+            return
+        self._is_closed = True
         with suppress(sqlite3.Error):
             self._connection.close()
         os.close(self._lock)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Callable[..., sqlite3.Cursor]]:
+        """All of it, or nothing."""
+        execute = self._connection.execute
+        execute("BEGIN IMMEDIATE")
+        try:
+            yield execute
+            execute("COMMIT")
+        except BaseException:
+            with suppress(sqlite3.Error):
+                execute("ROLLBACK")
+            raise
 
     def _open(self) -> sqlite3.Connection:
         with _foreign(self.path):
