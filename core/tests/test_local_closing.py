@@ -8,15 +8,18 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
 
 from steplog import App, Context, Event, StepError, current_step
 from steplog.drivers import local
-from steplog.engine import records
+from steplog.drivers.local import LocalConfig, LocalDriver
+from steplog.drivers.loop import UsersLoop
+from steplog.engine import effects, records
 from steplog.engine.functions import EngineConfig
+from steplog.engine.messages import Message, OpReported
 from steplog.engine.processor import Turn
 from steplog.engine.retry import RetryPolicy
 from steplog.errors import LogUnavailable
@@ -255,6 +258,35 @@ def test_a_stop_hands_runs_back_and_waits_for_the_bodies_that_run() -> None:
     assert reasons(log) == ["handed-back"]
 
 
+def test_a_step_that_was_told_to_begin_when_its_run_is_closed_does_not_begin() -> None:
+    bodies: list[int] = []
+    posted: list[Message] = []
+
+    async def body(ctx: Context) -> None:
+        async def fails() -> None:
+            bodies.append(current_step().attempt)
+            raise ConnectionError
+
+        await ctx.step.run("fails", fails)
+
+    async def test() -> None:
+        app = declare(body)
+        driver = LocalDriver(cast("UsersLoop", asyncio.get_running_loop()), app.functions, posted.append, LocalConfig())
+        run = effects.Dispatch(
+            run=b"r", run_id="R", generation=1, function="a-f", events=(), recorded=(), pending=()
+        )  # fmt: skip
+        driver.handle([run])
+        await until(lambda: posted)
+        (reported,) = posted
+        assert isinstance(reported, OpReported)
+        driver.handle([effects.Backoff(b"r", 1, reported.step, 1, 0), effects.Retry(b"r", 1, reported.step, 1)])
+        driver.abandon()
+        await driver.drain(0)
+
+    on_users_loop(test())
+    assert bodies == [0]
+
+
 def test_a_drain_that_takes_too_long_cuts_bodies_off_and_they_run_again() -> None:
     bodies: list[int] = []
     log = MemoryLog()
@@ -425,6 +457,7 @@ CHANGED = "steps of a function have changed"
         pytest.param("nap c", "a b nap c", id="all removed"),
         pytest.param("a b2 nap c", "a b b2 nap c", id="renamed"),
         pytest.param("b a nap c", "a b nap c", id="reordered"),
+        pytest.param("a", "a b", id="ends earlier"),
     ],
 )
 def test_a_changed_function_goes_on_with_a_warning_and_no_step_gets_another_ones_result(
@@ -518,7 +551,7 @@ def test_a_sleep_and_a_send_that_begin_behind_recorded_results_are_carried_out()
         await ctx.step.sleep("new nap", 80)
         slept = asyncio.get_running_loop().time() - began
         ids = await ctx.step.send_event("new send", go())
-        return [slept >= 0.08, len(ids), await ctx.step.run("a", value, "other")]
+        return [slept > 0.07, len(ids), await ctx.step.run("a", value, "other")]
 
     output, log = changed(sequence("a", "nap"), then)
     assert output == [True, 1, "a!"]

@@ -441,8 +441,8 @@ class LiveRun(Tenant):
 
     def _interrupt(self) -> None:
         """Raise ``Interrupt`` at the open calls; one whose body runs meets it when the body has ended."""
-        for step, call in self._calls.items():
-            if not call.future.done() and step not in self._executing:
+        for call in self._calls.values():
+            if not call.future.done():
                 call.future.set_exception(Interrupt())
 
     def _retire(self) -> None:
