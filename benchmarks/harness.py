@@ -1,6 +1,7 @@
 """A node with its history, in this process, on a log in a temporary directory."""
 
 import asyncio
+import os
 import resource
 import shutil
 import sqlite3
@@ -37,18 +38,37 @@ class RecordingLog(SqliteLog):
 
 
 class Cpu(NamedTuple):
-    """CPU seconds so far: of this process, and of its children that have ended."""
+    """CPU seconds so far: of this process, and of those that it has started and that still run."""
 
     own_s: float
     children_s: float
 
     @staticmethod
     def now() -> "Cpu":
-        own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
-        return Cpu(own.ru_utime + own.ru_stime, children.ru_utime + children.ru_stime)
+        own = resource.getrusage(resource.RUSAGE_SELF)
+        return Cpu(own.ru_utime + own.ru_stime, sum(map(_cpu_s, _below(os.getpid()))))
 
     def since(self, earlier: "Cpu") -> "Cpu":
         return Cpu(self.own_s - earlier.own_s, self.children_s - earlier.children_s)
+
+
+def _below(pid: int) -> list[int]:
+    children = [
+        int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in _read(task / "children").split()
+    ]
+    return children + [below for child in children for below in _below(child)]
+
+
+def _cpu_s(pid: int) -> float:
+    fields = _read(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") if fields else 0.0
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except FileNotFoundError:  # it has ended meanwhile
+        return ""
 
 
 @asynccontextmanager

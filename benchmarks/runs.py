@@ -51,15 +51,11 @@ async def closed_loop(running: Node, runs: int) -> None:
 
 async def measure(path: Path, *, runs: int, with_history: bool) -> Measured:
     """Measure a closed loop after a warm-up."""
-    cpu = Cpu.now()
     async with node(app, path, with_history=with_history) as running:
         await closed_loop(running, WARM_UP)
-        warm, began = Cpu.now(), time.perf_counter()
+        cpu, began = Cpu.now(), time.perf_counter()
         await closed_loop(running, runs)
-        took = time.perf_counter() - began
-        own = Cpu.now().since(warm).own_s
-    children = Cpu.now().since(cpu).children_s  # with their start and the warm-up, of which it is a tenth
-    return Measured(runs, took, Cpu(own, children * runs / (runs + WARM_UP)))
+        return Measured(runs, time.perf_counter() - began, Cpu.now().since(cpu))
 
 
 async def floor(directory: Path) -> float:

@@ -12,7 +12,6 @@ from steplog.engine.functions import Registry
 from steplog.errors import LogLocked, LogUnavailable, SteplogError
 from steplog.history.process import HistoryProcess
 from steplog.log.sqlite import SqliteLog
-from steplog.service import HttpService
 from steplog.shells.engine import Service, engine_loop, only, run_engine
 from steplog.shells.frames import (
     AnswerOpen,
@@ -77,6 +76,8 @@ class Child:
         )  # fmt: skip
         services: list[Service] = []
         if history_path is not None and frame.server is not None:
+            from steplog.service import HttpService  # for start-up time: uvicorn and starlette come with it
+
             sockets = [socket.socket(fileno=number) for number in frame.sockets]
             services.append(
                 HttpService(
