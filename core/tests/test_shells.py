@@ -1,6 +1,7 @@
 """One suite for both places where the engine can live, and what is special about a process."""
 
 import asyncio
+import json
 import os
 import signal
 import sqlite3
@@ -224,10 +225,21 @@ def _is_running(pid: int) -> bool:
 
 def test_events_are_refused_while_the_log_cannot_be_written(where: Where, tmp_path: Path) -> None:
     app, path = shop(), tmp_path / "log.db"
+    began, go_on = asyncio.Event(), asyncio.Event()
+
+    @app.function("open", trigger="shop/open")
+    async def stays_open(ctx: Context) -> None:
+        async def wait() -> None:
+            began.set()
+            await go_on.wait()
+
+        await ctx.step.run("wait", wait)
 
     async def story() -> None:
         async with Node([app], where(app, path)) as node:
             await node.run(Event(name="shop/number", data={"n": 1}))
+            await node.send(Event(name="shop/open", data={}))
+            await began.wait()
             thief = sqlite3.connect(path, isolation_level=None)
             thief.execute("DROP TABLE journal")  # the next commit fails, and so does every one after it
             with pytest.raises(LogUnavailable):
@@ -244,5 +256,9 @@ def test_events_are_refused_while_the_log_cannot_be_written(where: Where, tmp_pa
                 else:
                     break
             assert ended.output == 6
+            go_on.set()
+        with JournalReader(path) as reader:  # no process has died, so no loss is counted
+            reasons = {r["reason"] for row in reader.journal(0, 100) for r in json.loads(row.data) if "reason" in r}
+        assert reasons == {"handed-back"}
 
     on_users_loop(story)

@@ -63,8 +63,8 @@ class Turns:
         self._has_reported_drift = False
         self.position = 0  # of the newest commit
 
-    async def open(self) -> None:
-        """Read the log, and queue what was in flight when it was last written."""
+    async def open(self, *, is_start: bool = True) -> None:
+        """Read the log, and queue what was in flight when it was last written; at a start, as lost."""
         loaded = await self._log.load()
         wall_ms, monotonic_ms = _clocks()
         stored = max(
@@ -72,7 +72,7 @@ class Turns:
         )
         self._clock = PartitionClock(stored_ms=stored, wall_ms=wall_ms, monotonic_ms=monotonic_ms)
         self._processor = Processor(loaded, self._registry, self._config)
-        self._processor.recover()
+        self._processor.recover(is_counted=is_start)
         self.position = loaded.turn
 
     def now_ms(self) -> int:
@@ -218,7 +218,7 @@ class Turns:
         while True:
             await asyncio.sleep(LOG_RETRY_S)
             try:
-                await self.open()
+                await self.open(is_start=False)
             except LogUnavailable as again:
                 logger.debug("log still unavailable: %s", again)
             else:

@@ -79,8 +79,8 @@ class Engine:
         """Start a turn."""
         self._turn, self._now_ms = turn, now_ms
 
-    def recover(self) -> list[Message]:
-        """What a start has to decide first: the dispatches that were in flight when the last process ended."""
+    def recover(self, *, is_counted: bool = True) -> list[Message]:
+        """What has to be decided first: the dispatches that were in flight when the log was last written."""
         was_drained = self.state.get(keys.DRAINED) is not None
         if was_drained:
             self.state.delete(keys.DRAINED)
@@ -94,7 +94,7 @@ class Engine:
                 continue
             run.is_live = True
             self._live += 1
-            found.append(DispatchLost(run=run.key, counted=not was_drained))
+            found.append(DispatchLost(run=run.key, counted=is_counted and not was_drained))
         for env in ENVIRONMENTS:
             for function in self._registry.by_id:
                 orphans = self.state.owned(keys.orphans(env, function))

@@ -60,9 +60,12 @@ class Processor:
         self._swept_day = loaded.now_ms // keys.DAY_MS
         self._effects: list[Effect] = []
 
-    def recover(self) -> None:
-        """Queue what was in flight when the log was last written."""
-        self._inbox.extend(self.engine.recover())
+    def recover(self, *, is_counted: bool = True) -> None:
+        """Queue what was in flight when the log was last written.
+
+        ``is_counted``: the process that executed it is gone; false where only the log was unavailable.
+        """
+        self._inbox.extend(self.engine.recover(is_counted=is_counted))
 
     def post(self, message: Message) -> None:
         """Put a message in the mailbox."""
