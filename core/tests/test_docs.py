@@ -1,0 +1,33 @@
+"""The documentation names everything that it has to."""
+
+import re
+from pathlib import Path
+
+from steplog import errors
+from steplog.engine import records
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def test_every_error_code_is_documented() -> None:
+    text = (DOCS / "errors.md").read_text() + (DOCS / "cli.md").read_text()
+    kinds = [v for v in vars(errors).values() if isinstance(v, type) and issubclass(v, errors.SteplogError)]
+    assert len(kinds) > 10
+    assert [kind.code for kind in kinds if f"`{kind.code}`" not in text] == []
+
+
+def test_every_kind_of_record_is_documented() -> None:
+    text = (DOCS / "journal.md").read_text()
+    kinds = re.findall(r'tag="([a-z.]+)"', Path(records.__file__).read_text())
+    assert len(kinds) > 5
+    assert [kind for kind in kinds if f"`{kind}`" not in text] == []
+
+
+def test_every_link_of_the_readme_and_the_docs_leads_somewhere() -> None:
+    broken = [
+        f"{page.name}: {target}"
+        for page in (DOCS.parent / "README.md", DOCS.parent / "CONTRIBUTING.md", *DOCS.rglob("*.md"))
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text())
+        if not (page.parent / target).exists()
+    ]
+    assert broken == []
