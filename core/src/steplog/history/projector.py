@@ -21,7 +21,8 @@ from steplog.history.projection import project
 from steplog.log.sqlite import JournalReader
 
 POLL_S = 0.02  # while something happens: what was written is seen this much later
-MOST_POLL_S = 0.1  # when nothing happens, and when much does
+IDLE_POLL_S = 0.1  # when nothing happens
+MOST_REST_S = 0.4  # when much happens: reads wait up to 2 s for what was written before them
 REST = 8  # times what a batch took: under load batches grow, so that most runs are whole in one, and cost a third less
 SLOWER = 1.2  # each poll that finds nothing; idle after about ten
 UNAVAILABLE_S = 1.0
@@ -136,7 +137,7 @@ def _follow(projector: Projector) -> None:
             batch, wait_s = None, UNAVAILABLE_S
         else:
             wanted_s = wait_s * SLOWER if batch is None else REST * (time.monotonic() - started_s)
-            wait_s = min(max(wanted_s, POLL_S), MOST_POLL_S)
+            wait_s = min(max(wanted_s, POLL_S), IDLE_POLL_S if batch is None else MOST_REST_S)
         if _parent_ended(0 if batch is not None and batch.is_full else wait_s):
             break
     for _ in range(LAST_BATCHES):
