@@ -53,10 +53,10 @@ def test_a_taken_port_is_named_with_the_way_out() -> None:
     assert str(raised.value) == f"port {port} is taken; take another: --port {port + 2}"
 
 
-@pytest.mark.skipif(not has_ipv6(), reason="needs ::1")
 def test_a_port_taken_on_one_address_is_taken() -> None:
-    with closing(socket.socket(socket.AF_INET6)) as other:
-        other.bind(("::1", 0))
+    family, address = (socket.AF_INET6, "::1") if has_ipv6() else (socket.AF_INET, "127.0.0.1")
+    with closing(socket.socket(family)) as other:
+        other.bind((address, 0))
         other.listen()
         with pytest.raises(PortInUse):
             bind(other.getsockname()[1])
