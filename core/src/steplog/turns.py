@@ -66,11 +66,9 @@ class Turns:
     async def open(self, *, is_start: bool = True) -> None:
         """Read the log, and queue what was in flight when it was last written; at a start, as lost."""
         loaded = await self._log.load()
-        wall_ms, monotonic_ms = _clocks()
-        stored = max(
-            loaded.now_ms, self._clock.now_ms(wall_ms=wall_ms, monotonic_ms=monotonic_ms) if self._clock else 0
-        )
-        self._clock = PartitionClock(stored_ms=stored, wall_ms=wall_ms, monotonic_ms=monotonic_ms)
+        if self._clock is None:  # it goes on over an outage: reading it anew could make it jump
+            wall_ms, monotonic_ms = _clocks()
+            self._clock = PartitionClock(stored_ms=loaded.now_ms, wall_ms=wall_ms, monotonic_ms=monotonic_ms)
         self._processor = Processor(loaded, self._registry, self._config)
         self._processor.recover(is_counted=is_start)
         self.position = loaded.turn
@@ -84,11 +82,6 @@ class Turns:
     @property
     def is_available(self) -> bool:
         return self._processor is not None
-
-    @property
-    def waiting(self) -> int:
-        """How many messages wait."""
-        return self._processor.waiting if self._processor is not None else 0
 
     def post(self, messages: Sequence[Message]) -> None:
         """Put messages in the mailbox. Answers for a state that was dropped are dropped with it."""

@@ -1,6 +1,7 @@
 """The engine in a process of its own: functions that compute, or hold the GIL, cannot slow it, nor it them."""
 
 import asyncio
+import itertools
 import socket
 import subprocess
 import sys
@@ -54,6 +55,7 @@ class ProcessEngine:
         )  # fmt: skip
         self._sockets, self._on_serving = list(sockets), on_serving
         self._questions: dict[int, asyncio.Future[list[bool]]] = {}
+        self._numbers = itertools.count(1)
         self._stream: FrameStream[Up]
         self._process: subprocess.Popen[bytes]
         self._opened: asyncio.Future[None]
@@ -97,9 +99,7 @@ class ProcessEngine:
         self.send(Post(batch))
 
     async def are_open(self, run_keys: list[bytes]) -> list[bool]:
-        number = len(self._questions) + 1
-        while number in self._questions:
-            number += 1
+        number = next(self._numbers)
         answer: asyncio.Future[list[bool]] = asyncio.get_running_loop().create_future()
         self._questions[number] = answer
         self.send(AskOpen(number, run_keys))
