@@ -14,8 +14,9 @@ import msgspec
 import pytest
 
 from steplog import App, Context, Event, StepError, current_step
-from steplog.drivers import local
-from steplog.drivers.local import LocalConfig, LocalDriver
+from steplog.drivers import live_run
+from steplog.drivers.live_run import LocalConfig
+from steplog.drivers.local import LocalDriver
 from steplog.drivers.loop import UsersLoop
 from steplog.engine import effects, records
 from steplog.engine.functions import EngineConfig
@@ -185,7 +186,7 @@ def test_more_sleeping_runs_than_places() -> None:
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # nothing ends such a coroutine well
 def test_code_that_swallows_the_interrupt_is_named_and_abandoned(heard: Heard, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "CLOSE_S", 0.02)
+    monkeypatch.setattr(live_run, "CLOSE_S", 0.02)
     calls: list[int] = []
 
     async def body(ctx: Context) -> str:
@@ -208,7 +209,7 @@ def test_code_that_swallows_the_interrupt_is_named_and_abandoned(heard: Heard, m
     output, log = on_users_loop(test())
     assert (output, steps(log)) == ("a", ["a", "nap"])
     assert len(calls) == 2
-    assert calls[0] <= local.MOST_INTERRUPTS + 2, "it does not spin"
+    assert calls[0] <= live_run.MOST_INTERRUPTS + 2, "it does not spin"
     (fields,) = heard.fields("does not end")
     assert fields["function"] == "a-f"
     gc.collect()

@@ -14,7 +14,8 @@ from typing import Any, Protocol, Self
 import msgspec
 
 from steplog.app import App
-from steplog.drivers.local import LocalConfig, LocalDriver
+from steplog.drivers.live_run import LocalConfig, now_ms
+from steplog.drivers.local import LocalDriver
 from steplog.drivers.loop import UsersLoop
 from steplog.drivers.outgoing import outgoing_event
 from steplog.engine import keys
@@ -160,12 +161,12 @@ class Node:
         return [await end for end in waiting.values() if not end.cancelled()]
 
     def _accept(self, events: Sequence[Event[Any]]) -> list[EventAccepted]:
-        now_ms = self._driver.now_ms()
+        accepted_ms = now_ms()
         limit = self._config.local.event_bytes
         last = len(events) - 1
         return [
             accept_event(
-                event, ulid(now_ms, os.urandom(10)), env=DEFAULT_ENV, received_ms=now_ms, source="process",
+                event, ulid(accepted_ms, os.urandom(10)), env=DEFAULT_ENV, received_ms=accepted_ms, source="process",
                 is_last=index == last,
             )
             for index, event in enumerate([outgoing_event(event, limit) for event in events])
@@ -209,20 +210,17 @@ class Node:
             self._engine.post(batch)
 
     def _receive(self, effects: list[Effect]) -> None:
-        self._driver.handle([effect for effect in effects if not self._is_ours(effect)])
-
-    def _is_ours(self, effect: Effect) -> bool:
-        """Tell programs in this process what they wait for; whether that is all that the effect is for."""
-        if isinstance(effect, Answer):
-            answer = self._answers.pop(effect.ticket, None)
-            if answer is not None and not answer.done():
-                answer.set_result(None)
-            return True
-        if isinstance(effect, RunEnded):
-            end = self._ends.pop(effect.run, None)
-            if end is not None and not end.done():
-                end.set_result(_ended(effect))
-        return False
+        """Tell programs in this process what they wait for, and the driver what to do."""
+        for effect in effects:
+            if isinstance(effect, RunEnded):
+                end = self._ends.pop(effect.run, None)
+                if end is not None and not end.done():
+                    end.set_result(_ended(effect))
+            elif isinstance(effect, Answer):
+                answer = self._answers.pop(effect.ticket, None)
+                if answer is not None and not answer.done():
+                    answer.set_result(None)
+        self._driver.handle(effects)
 
     def _lose(self, error: LogUnavailable) -> None:
         """The engine's memory was dropped: nobody answers what was asked of it."""

@@ -70,7 +70,7 @@ class Step:
     ) -> R: ...
     @overload
     async def run(self, step_id: str, handler: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
-    async def run(self, step_id: str, handler: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    def run(self, step_id: str, handler: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Run a function once to success and return what it returned, now and on every replay (STEP-03).
 
         The result is JSON, decoded by the handler's return annotation. ``async def`` runs on the event loop, plain
@@ -78,7 +78,7 @@ class Step:
 
         Raises ``StepError`` when all attempts have failed.
         """
-        return await self._runner.run_step(step_id, handler, args, kwargs)
+        return self._runner.run_step(step_id, handler, args, kwargs)
 
     async def sleep(self, step_id: str, duration: Duration) -> None:
         """Pause for a duration, at most a year; nothing is held meanwhile, and a restart does not matter (STEP-06)."""

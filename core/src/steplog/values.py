@@ -68,7 +68,7 @@ def load(data: bytes, decode: Decode, what: str) -> Any:
         raise OutputUnserializable(f'"{what}" has a result that its annotation does not allow: {error}') from error
 
 
-_signatures: dict[tuple[CodeType, object], Signature] = {}
+_signatures: dict[int, tuple[CodeType, object, Signature]] = {}  # by the code's address, which its entry keeps
 
 
 def signature_of(handler: Callable[..., Any]) -> Signature:
@@ -82,16 +82,15 @@ def signature_of(handler: Callable[..., Any]) -> Signature:
     code = getattr(target, "__code__", None)
     if code is None or hasattr(target, "__wrapped__"):
         return _read_signature(target)
-    key = (code, target.__annotations__.get("return"))
-    try:
-        known = _signatures.get(key)
-    except TypeError:  # an annotation that has no hash
-        return _read_signature(target)
-    if known is None:
-        if len(_signatures) >= MOST_SIGNATURES:
-            _signatures.clear()
-        known = _signatures[key] = _read_signature(target)
-    return known
+    returns = target.__annotations__.get("return")
+    known = _signatures.get(id(code))
+    if known is not None and (known[1] is returns or known[1] == returns):
+        return known[2]
+    if len(_signatures) >= MOST_SIGNATURES:
+        _signatures.clear()
+    signature = _read_signature(target)
+    _signatures[id(code)] = (code, returns, signature)
+    return signature
 
 
 def _read_signature(target: Any) -> Signature:

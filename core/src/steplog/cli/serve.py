@@ -14,7 +14,7 @@ import msgspec
 
 from steplog import __version__
 from steplog.app import App
-from steplog.drivers.local import LocalConfig
+from steplog.drivers.live_run import LocalConfig
 from steplog.drivers.loop import UsersLoop
 from steplog.engine.functions import EngineConfig
 from steplog.engine.retry import RetryPolicy

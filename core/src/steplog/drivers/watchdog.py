@@ -5,7 +5,7 @@ import sys
 import threading
 from types import FrameType
 
-from steplog.drivers.local import LiveRun
+from steplog.drivers.live_run import LiveRun
 from steplog.drivers.loop import UsersLoop
 
 logger = logging.getLogger(__name__)

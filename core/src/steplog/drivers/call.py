@@ -1,0 +1,47 @@
+"""A step that a function has called and that has no result yet."""
+
+import asyncio
+import functools
+from typing import Any
+
+from steplog.engine.ids import hash16, step_wire_id
+from steplog.step import CurrentStep
+from steplog.values import Decode
+
+
+class Begin:
+    """Handed to a call instead of a result: begin the body (again)."""
+
+
+BEGIN = Begin()
+
+
+class Call(CurrentStep):
+    """An open call. While its body runs, it is what ``current_step()`` returns there."""
+
+    __slots__ = ("copy", "decode", "due_ms", "future", "is_nested", "run_id", "step", "wire_id")
+
+    def __init__(
+        self, run_id: str, step_id: str, occurrence: int, future: "asyncio.Future[Any]", decode: Decode
+    ) -> None:
+        self.run_id, self.step_id, self.future, self.decode = run_id, step_id, future, decode
+        self.wire_id, self.step = _identity(step_id, occurrence)
+        self.attempt = 0
+        self.due_ms: int | None = None  # it waits until then
+        self.copy: tuple[Any] | None = None  # the decoded copy of a result that is being committed
+        self.is_nested = False  # its body has called a step
+
+    @property
+    def key(self) -> str:
+        return f"{self.run_id}-{self.wire_id[:16]}"
+
+
+@functools.lru_cache(maxsize=16_384)
+def _identity(step_id: str, occurrence: int) -> tuple[str, bytes]:
+    """The wire's id of a step, and its key component. Raises ``ValueError`` for an id that is no text (fault I1)."""
+    try:
+        step_id.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"a step's id is text, {step_id!r} has half of a surrogate pair") from error
+    wire_id = step_wire_id(step_id, occurrence)
+    return wire_id, hash16(wire_id.encode())

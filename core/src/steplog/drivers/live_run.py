@@ -1,0 +1,435 @@
+"""A run whose coroutine is alive in this process.
+
+Theory of operation. Live and replayed runs are one thing: results wait in ``_results``, in the run's completion order,
+and are handed over one at a time, each when the run is at rest (``drivers/loop.py``). A live run gets its results as
+they are committed; a replayed one finds them all there. A step that is called while results wait begins only when none
+of them fits an open call, so a replay repeats no body that a recorded race has already decided.
+
+A run that only waits is parked: its coroutine is closed by ``Interrupt`` and made anew from its records when a result
+comes. The engine decides everything else; this file reports what happened and does what it is told.
+"""
+
+import asyncio
+import contextvars
+import logging
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any, Protocol
+
+import msgspec
+
+from steplog.context import Context
+from steplog.drivers.bodies import Bodies
+from steplog.drivers.call import BEGIN, Call
+from steplog.drivers.failures import Failure, describe_error
+from steplog.drivers.loop import TENANT, Tenant
+from steplog.drivers.outgoing import outgoing_events
+from steplog.engine.effects import Dispatch, Recorded
+from steplog.engine.messages import Message, OpReported, RunParked, RunReported
+from steplog.engine.operations import ErrorInfo, Lost, Operation, SendEvent, Sleep, StepError, StepRun
+from steplog.errors import Interrupt, OutputUnserializable, SteplogError
+from steplog.errors import StepError as StepFailed
+from steplog.event import Event
+from steplog.functions import Function
+from steplog.step import STEP
+from steplog.values import Decode, dump, load, signature_of
+
+logger = logging.getLogger(__name__)
+
+EVICT_AFTER_MS = 30_000
+CLOSE_S = 5.0  # how long a closed function may unwind before it is named
+MOST_INTERRUPTS = 100  # raised in a function that swallows them; then its calls wait for ever, so that it cannot spin
+MOST_SLEEP_MS = 366 * 86_400_000  # LIM-01; a year, whichever
+
+
+class LocalConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """How the local driver treats its runs."""
+
+    evict_after_ms: int = EVICT_AFTER_MS  # a run whose open operations all wait longer is parked at once
+    output_bytes: int = 4_000_000  # of a step or function (LIM-03)
+    event_bytes: int = 256_000  # of an event that a step sends
+    threads: int = 16  # for plain ``def`` steps
+
+
+class Host(Protocol):
+    """What a live run needs of the driver that it lives in."""
+
+    bodies: Bodies
+    config: LocalConfig
+    is_draining: bool
+    post: Callable[[Message], None]
+
+    def forget(self, run: "LiveRun") -> None:
+        """The run is over here."""
+
+    def consider_parking(self, run: "LiveRun") -> None:
+        """The run is at rest and runs no body."""
+
+
+class StepNested(BaseException):
+    """A step was called inside a step's body (PY-35); no user code may catch it."""
+
+
+def now_ms() -> int:
+    """The wall clock, for when bodies began and ended."""
+    return time.time_ns() // 1_000_000
+
+
+class LiveRun(Tenant):
+    """A run whose coroutine is alive."""
+
+    __slots__ = (
+        "_bodies", "_calls", "_counts", "_deferred", "_delivered", "_dispatch", "_executing", "_function",
+        "_has_warned", "_host", "_interrupts", "_is_poisoned", "_own_attempt", "_pending", "_post", "_results",
+        "generation", "is_over", "key", "run_id", "task",
+    )  # fmt: skip
+
+    def __init__(self, host: Host, function: Function[Any, Any], dispatch: Dispatch) -> None:
+        super().__init__()
+        self._host, self._function, self._dispatch = host, function, dispatch
+        self._bodies, self._post = host.bodies, host.post
+        self.key, self.run_id, self.generation = dispatch.run, dispatch.run_id, dispatch.generation
+        self.is_over = False
+        self.task: asyncio.Task[None] | None = None
+        self._calls: dict[bytes, Call] = {}
+        self._counts: dict[str, int] = {}
+        self._deferred: list[Call] = []
+        self._executing: dict[bytes, asyncio.Task[Any]] = {}  # the task that runs the step's body
+        self._results: dict[bytes, Recorded] = {r.step: r for r in dispatch.recorded}
+        self._delivered = len(dispatch.recorded)
+        self._pending: dict[bytes, tuple[int | None, int]] = {p.step: (p.due_ms, p.attempt) for p in dispatch.pending}
+        for step, attempt in dispatch.attempts:
+            self._pending[step] = (None, attempt)
+        self._own_attempt, self._is_poisoned = dispatch.attempt, dispatch.is_poisoned
+        self._has_warned = False
+        self._interrupts = 0
+
+    def start(self) -> None:
+        """Begin the function."""
+        context = contextvars.copy_context()
+        context.run(TENANT.set, self)
+        self.task = asyncio.Task(self._main(), loop=self._bodies.loop, context=context)
+
+    @property
+    def attempt(self) -> int:
+        step = STEP.get()
+        return self._own_attempt if step is None else step.attempt
+
+    def describe(self) -> str:
+        """Name the run in a warning."""
+        return f"{self._function.id} ({self.run_id})"
+
+    # --- what the function calls
+
+    async def run_step(
+        self, step_id: str, handler: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        signature = signature_of(handler)
+        call = self._register(step_id, signature.decode)
+        outcome: Any = BEGIN if self._may_begin(call) else await call.future
+        while outcome is BEGIN:
+            if self.is_over:  # closed after it was told to begin
+                raise Interrupt
+            if self._is_poisoned:
+                operation: Operation = Lost()
+            else:
+                operation = await self._execute(call, signature.is_async, handler, args, kwargs)
+            outcome = await self._outcome(call, operation)
+        return outcome
+
+    async def sleep(self, step_id: str, *, until_ms: int | None, for_ms: int | None) -> None:
+        at_ms = now_ms()
+        due_ms = until_ms if until_ms is not None else at_ms + max(for_ms or 0, 0)
+        if due_ms - at_ms > MOST_SLEEP_MS:
+            raise StepFailed(f"step {step_id!r} sleeps for longer than a year", "InngestErrTimeoutTooLong")
+        call = self._register(step_id, msgspec.json.decode)
+        if not self._may_begin(call) and await call.future is not BEGIN:
+            return
+        call.due_ms = due_ms
+        await self._outcome(call, Sleep(until_ms=until_ms, for_ms=max(for_ms or 0, 0)))
+
+    async def send_event(self, step_id: str, events: Sequence[Event[Any]]) -> list[str]:
+        call = self._register(step_id, msgspec.json.decode)
+        outcome: Any = BEGIN if self._may_begin(call) else await call.future
+        if outcome is BEGIN:
+            outcome = await self._outcome(call, self._send_event(events))
+        ids: list[str] = outcome
+        return ids
+
+    def _register(self, step_id: str, decode: Decode) -> Call:
+        outer = STEP.get()
+        if isinstance(outer, Call):
+            outer.is_nested = True
+            raise StepNested
+        if self.is_over:
+            self._interrupts += 1
+            if self._interrupts <= MOST_INTERRUPTS:
+                raise Interrupt
+            _abandon_this_task()
+        if not isinstance(step_id, str):
+            raise TypeError(f"a step's id is a string, not {step_id!r}")
+        occurrence = self._counts.get(step_id, 0)
+        self._counts[step_id] = occurrence + 1
+        call = Call(self.run_id, step_id, occurrence, self._bodies.loop.create_future(), decode)
+        self._calls[call.step] = call
+        return call
+
+    def _may_begin(self, call: Call) -> bool:
+        """Whether a call begins at once: not if its result is there, it waits, or other results come before it."""
+        if self._host.is_draining or self.is_over:
+            return False
+        if self._pending:
+            waits = self._pending.pop(call.step, None)
+            if waits is not None:
+                call.due_ms, call.attempt = waits
+                if call.due_ms is not None:
+                    return False
+        if not self._results:
+            return True
+        if call.step not in self._results:
+            self._deferred.append(call)
+        return False
+
+    def _send_event(self, events: Sequence[Event[Any]]) -> Operation:
+        limit = self._host.config.event_bytes
+        try:
+            return SendEvent(events=tuple(outgoing_events(events, limit)))
+        except SteplogError as error:
+            at_ms = now_ms()
+            return StepError(error=describe_error(error).error, started_ms=at_ms, ended_ms=at_ms, final=True)
+
+    def _outcome(self, call: Call, operation: Operation) -> "asyncio.Future[Any]":
+        """Report an operation. What the engine makes of it comes: the recorded result, or another attempt."""
+        if call.future.done():  # it was told to begin
+            call.future = self._bodies.loop.create_future()
+        self._post(
+            OpReported(
+                run=self.key, generation=self.generation, step=call.step, wire_id=call.wire_id,
+                step_id=call.step_id, attempt=call.attempt, op=operation,
+            )
+        )  # fmt: skip
+        if self.is_over:
+            raise Interrupt
+        return call.future
+
+    async def _execute(
+        self, call: Call, is_async: bool, handler: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Operation:
+        """Run a step's body. It runs in the caller's task: a cancelled caller ends it."""
+        bodies = self._bodies
+        task = asyncio.current_task(bodies.loop)
+        assert task is not None, "functions run in tasks"
+        started_ms = now_ms()
+        self._executing[call.step] = task
+        bodies.running.add(task)
+        token = STEP.set(call)
+        try:
+            value = await (handler(*args, **kwargs) if is_async else bodies.in_thread(handler, args, kwargs))
+            data = dump(value, call.step_id, self._host.config.output_bytes)
+            call.copy = (load(data, call.decode, call.step_id),)
+            operation: Operation = StepRun(data=data, started_ms=started_ms, ended_ms=now_ms())
+        except asyncio.CancelledError as error:
+            if task.cancelling():  # the function turned away from it, or the process ends
+                self._calls.pop(call.step, None)
+                raise
+            operation = self._failed(error, started_ms)
+        except BaseException as error:  # noqa: BLE001 - user code
+            operation = self._failed(error, started_ms)
+        finally:
+            STEP.reset(token)
+            del self._executing[call.step]
+            bodies.ended(task)
+        if call.is_nested:
+            nested = ErrorInfo(name="StepNested", message="Nested steps are not supported.")
+            return StepError(error=nested, started_ms=started_ms, ended_ms=now_ms(), final=True)
+        return operation
+
+    def _failed(self, error: BaseException, started_ms: int) -> Operation:
+        failure: Failure = describe_error(error)
+        return StepError(
+            error=failure.error, started_ms=started_ms, ended_ms=now_ms(),
+            final=failure.is_final, retry_after_ms=failure.retry_after_ms,
+        )  # fmt: skip
+
+    async def _main(self) -> None:
+        """Run the function and report how it ended."""
+        dispatch, function = self._dispatch, self._function
+        try:
+            context: Context[Any] = Context(self, dispatch.events)
+            handler = function.handler
+            value = await (handler(context, context.step) if function.takes_step else handler(context))
+            output = dump(value, function.id, self._host.config.output_bytes)
+            report = RunReported(run=self.key, generation=self.generation, output=output, executing=self._outliving())
+        except BaseException as error:  # noqa: BLE001 - user code
+            if self.is_over:
+                return
+            failure = describe_error(error)
+            report = RunReported(
+                run=self.key, generation=self.generation, error=failure.error, final=failure.is_final,
+                retry_after_ms=failure.retry_after_ms, executing=self._outliving(),
+            )  # fmt: skip
+        if self.is_over:
+            return
+        if self._results and report.error is None and any(step not in self._calls for step in self._results):
+            self._warn_changed(None)
+        self._retire()
+        self._post(report)
+        self._interrupt()
+
+    def _outliving(self) -> tuple[bytes, ...]:
+        """The steps whose bodies go on when the function has ended, and will be late."""
+        if not self._executing:
+            return ()
+        return tuple([step for step, task in self._executing.items() if not task.cancelling()])
+
+    # --- what the engine says
+
+    def hand_over(self, recorded: Recorded) -> None:
+        """A result was recorded."""
+        self._delivered += 1
+        self._own_attempt, self._is_poisoned = 0, False
+        call = None if self.is_checked or self._results else self._calls.pop(recorded.step, None)
+        if call is None:
+            self._results[recorded.step] = recorded
+        else:  # nearly always: the run is at rest, and this is what it waits for
+            self._settle(call, recorded)
+        if not self.is_checked:
+            self.rest()
+
+    def retry(self, step: bytes, attempt: int) -> None:
+        """A step's back-off is over."""
+        call = self._calls.get(step)
+        if call is None:
+            self._pending[step] = (None, attempt)
+            return
+        call.attempt, call.due_ms = attempt, None
+        self._let_begin(call)
+
+    def back_off(self, step: bytes, attempt: int, due_ms: int) -> None:
+        """A step failed and is tried again later."""
+        call = self._calls.get(step)
+        if call is not None:
+            call.attempt, call.due_ms = attempt, due_ms
+            if not self.is_checked:
+                self.rest()
+
+    def rest(self) -> None:
+        """Hand over the next result, else let deferred calls begin, else see whether the run only waits."""
+        if self.is_over:
+            return
+        while self._results:
+            call = self._next_result()
+            if call is None:
+                break
+            if self.is_checked:
+                return
+        if self._deferred:
+            if self._host.is_draining:
+                return
+            deferred = [call for call in self._deferred if not call.future.done()]
+            self._deferred = []
+            if deferred and self._results:
+                self._warn_changed(deferred[0].step_id)
+            for call in deferred:
+                self._let_begin(call)
+            if deferred:
+                return
+        if not self._executing and self._calls:
+            self._host.consider_parking(self)
+
+    def _let_begin(self, call: Call) -> None:
+        if not call.future.done():
+            call.future.set_result(BEGIN)
+
+    def _next_result(self) -> Call | None:
+        """Hand the first result that fits an open call to it."""
+        for position, (step, recorded) in enumerate(self._results.items()):
+            call = self._calls.pop(step, None)
+            if call is None:
+                continue
+            if position:
+                self._warn_changed(call.step_id)
+            del self._results[step]
+            self._settle(call, recorded)
+            return call
+        return None
+
+    def _warn_changed(self, step_id: str | None) -> None:
+        """Say once that recorded steps are not called, or in another order (DUR-09); each keeps its own result."""
+        if not self._has_warned:
+            self._has_warned = True
+            logger.warning(
+                "the steps of a function have changed since the run began",
+                extra={"fields": {"function": self._function.id, "run_id": self.run_id, "step": step_id}},
+            )
+
+    def _settle(self, call: Call, recorded: Recorded) -> None:
+        future = call.future
+        if future.done():
+            return  # the function has turned away from it, as from the loser of a race
+        if recorded.error is not None:
+            error = recorded.error
+            future.set_exception(StepFailed(error.message, error.name, error.stack))
+            return
+        if call.copy is not None:
+            future.set_result(call.copy[0])
+            return
+        try:
+            future.set_result(load(recorded.data or b"null", call.decode, call.step_id))
+        except OutputUnserializable as error:
+            future.set_exception(StepFailed(str(error), type(error).__name__))
+
+    # --- closing
+
+    def waits_until_ms(self) -> int | None:
+        """The earliest time at which an open call goes on; None where something else than waiting goes on."""
+        if self._executing or self._results or self._deferred or self.is_checked or not self._calls:
+            return None
+        earliest: int | None = None
+        for call in self._calls.values():
+            if call.future.done():
+                continue  # the function has turned away from it
+            if call.due_ms is None:
+                return None  # its operation is being committed
+            earliest = call.due_ms if earliest is None else min(earliest, call.due_ms)
+        return earliest
+
+    def park(self) -> None:
+        """Close the coroutine and tell the engine, which dispatches the run again when something comes."""
+        self._post(RunParked(run=self._dispatch.run, generation=self._dispatch.generation, delivered=self._delivered))
+        self.close()
+
+    def close(self) -> None:
+        """Raise ``Interrupt`` at every open call. What the function does from now on does not count."""
+        self._retire()
+        self._interrupt()
+        if self.task is not None and not self.task.done():
+            context = contextvars.Context()
+            warning = self._bodies.loop.call_later(CLOSE_S, self._warn_unclosed, context=context)
+            self.task.add_done_callback(lambda _: warning.cancel(), context=context)
+
+    def _interrupt(self) -> None:
+        """Raise ``Interrupt`` at the open calls; one whose body runs meets it when the body has ended."""
+        for call in self._calls.values():
+            if not call.future.done():
+                call.future.set_exception(Interrupt())
+
+    def _retire(self) -> None:
+        self.is_over = True
+        self._host.forget(self)
+
+    def _warn_unclosed(self) -> None:
+        if self.task is not None and not self.task.done():
+            logger.warning(
+                "a closed function does not end; it is abandoned",
+                extra={"fields": {"function": self._function.id, "run_id": self.run_id, "after_s": CLOSE_S}},
+            )
+
+
+def _abandon_this_task() -> None:
+    """Let no stop wait for a task that swallows whatever is raised in it, cancellation too."""
+    with suppress(RuntimeError):  # the loop has ended
+        task = asyncio.current_task()
+        if task is not None:
+            asyncio._unregister_task(task)
