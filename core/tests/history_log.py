@@ -78,9 +78,19 @@ def flip(log: Path, position: int, *, table: str = "journal") -> None:
 
 
 def rows(history: Path) -> dict[str, list[tuple[object, ...]]]:
-    """Every row of a history but its meta, to compare two of them."""
+    """Every row of a history but its meta, to compare two of them. Where a run's steps stand depends on the batches."""
     connection = sqlite3.connect(history)
+    connection.execute(_STEPS)
+    connection.execute("UPDATE runs SET steps = '[]'")
     tables = ("runs", "steps", "attempts", "events", "functions", "dead")
     found = {table: sorted(connection.execute(f"SELECT * FROM {table}").fetchall(), key=repr) for table in tables}
+    connection.rollback()
     connection.close()
     return found
+
+
+_STEPS = """
+    INSERT INTO steps (run, id, env, name, op, state, attempt, seq, started_ms, ended_ms, output)
+    SELECT runs.id, value ->> 0, env, value ->> 1, value ->> 2, 'completed', value ->> 3, value ->> 4, value ->> 5,
+        value ->> 6, value -> 7
+    FROM runs, json_each(runs.steps)"""

@@ -1,8 +1,9 @@
 """Folds journal records into changes of the history's tables, and writes them.
 
-A batch costs few statements, and one row of ``runs`` for each run in it, whatever happened to the run. Nothing is read
-back: a run that began in an earlier batch gets an UPDATE with what changed. Whether an open run is ``running`` or
-``waiting`` is asked of its retry and its steps when it is written, because a wait may be older than the batch.
+A batch costs few statements, and one row of ``runs`` for each run in it, whatever happened to the run: the steps of one
+that begins and ends in it stand in that row. Nothing is read back: a run that began in an earlier batch gets an UPDATE
+with what changed. Whether an open run is ``running`` or ``waiting`` is asked of its retry and its steps when it is
+written, because a wait may be older than the batch.
 
 Where rows are many, 0 and "" stand for NULL: ``sqlite3`` takes 0.5 µs to bind a None, as long as all else of a column.
 """
@@ -49,6 +50,13 @@ class RunChange(msgspec.Struct):
     retry_at_ms: int = UNCHANGED  # 0: no longer
     output: str = ""
     error: str = ""
+    completed: list[StepCompleted] = []
+    has_step_rows: bool = False  # some of its steps waited, or failed
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it began and ended in this batch, and nothing else ever happened to its steps."""
+        return self.ended_ms != 0 and self.scheduled is not None and not self.has_step_rows
 
 
 class Changes(msgspec.Struct):
@@ -56,7 +64,6 @@ class Changes(msgspec.Struct):
 
     runs: dict[str, RunChange] = {}
     open_steps: list[Row] = []  # that wait, or have failed
-    completed_steps: list[Row] = []
     attempts: list[Row] = []
     events: list[Row] = []
     dead: list[Row] = []
@@ -89,8 +96,9 @@ def write(connection: sqlite3.Connection, changes: Changes) -> None:
     write_rows = connection.executemany
     if changes.open_steps:
         write_rows(_UPSERT_STEP, changes.open_steps)
-    if changes.completed_steps:  # after the waits and errors of the same steps, before the runs that ask for them
-        write_rows(_COMPLETE_STEP, changes.completed_steps)
+    completed = [_completed(r) for run in changes.runs.values() if not run.is_whole for r in run.completed]
+    if completed:  # after the waits and errors of the same steps, before the runs that ask for them
+        write_rows(_COMPLETE_STEP, completed)
     if changes.attempts:
         write_rows(_INSERT_ATTEMPT, changes.attempts)
     if changes.events:
@@ -127,9 +135,7 @@ def _project_singly(connection: sqlite3.Connection, turn: TurnRecords) -> None:
 
 def _fold_records(changes: Changes, records: list[Record]) -> dict[str, EventRouted]:
     """Fold a turn's records; return what became of its events. The most frequent kinds stand first."""
-    runs, completed_steps, open_steps, attempts = (
-        changes.runs, changes.completed_steps, changes.open_steps, changes.attempts
-    )  # fmt: skip
+    runs, open_steps, attempts = changes.runs, changes.open_steps, changes.attempts
     routed: dict[str, EventRouted] = {}
     for r in records:
         if isinstance(r, EventRouted):
@@ -140,12 +146,10 @@ def _fold_records(changes: Changes, records: list[Record]) -> dict[str, EventRou
             run = runs[r.run] = RunChange()
         match r:
             case StepCompleted():
-                run.state, output = "running", str(r.output, "utf8")
-                completed_steps.append(
-                    (r.run, r.id, r.env, r.step, r.op, r.attempt, r.seq, r.started, r.ended, output)
-                )  # fmt: skip
+                run.state = "running"
+                run.completed.append(r)
                 if r.attempt:  # the last of several; a step that succeeds at once has no rows there
-                    attempts.append(_attempt(r, "completed", output=output))
+                    attempts.append(_attempt(r, "completed", output=str(r.output, "utf8")))
             case RunCompleted():
                 run.state, run.ended_ms, run.retry_at_ms, run.output = "completed", r.at, 0, str(r.output, "utf8")
             case RunScheduled():
@@ -158,16 +162,16 @@ def _fold_records(changes: Changes, records: list[Record]) -> dict[str, EventRou
                 run.state, run.generation, run.retry_at_ms = "running", r.generation, 0
                 run.started_ms = run.started_ms or r.at
             case StepWaiting():
-                run.state = "running"
+                run.state, run.has_step_rows = "running", True
                 open_steps.append((
                     r.run, r.id, r.env, r.step, r.op, "waiting", 0, r.seq, r.at, None, r.until, None, None, None,
                 ))  # fmt: skip
             case StepErrored():
-                run.state = "running"
+                run.state, run.has_step_rows = "running", True
                 open_steps.append(_unsuccessful(r, "errored", r.retry_at))
                 attempts.append(_attempt(r, "errored", retry_at_ms=r.retry_at))
             case StepFailed():
-                run.state = "running"
+                run.state, run.has_step_rows = "running", True
                 open_steps.append(_unsuccessful(r, "failed", None))
                 attempts.append(_attempt(r, "failed"))
             case StepLate():
@@ -179,6 +183,15 @@ def _fold_records(changes: Changes, records: list[Record]) -> dict[str, EventRou
             case RunFailed():
                 run.state, run.ended_ms, run.retry_at_ms, run.error = "failed", r.at, 0, _json(r.error)
     return routed
+
+
+def _completed(r: StepCompleted) -> Row:
+    return (r.run, r.id, r.env, r.step, r.op, r.attempt, r.seq, r.started, r.ended, str(r.output, "utf8"))
+
+
+def _whole(steps: list[StepCompleted]) -> str:
+    """What ``queries.WholeStep`` reads."""
+    return _encode([(r.id, r.step, r.op, r.attempt, r.seq, r.started, r.ended, r.output) for r in steps]).decode()
 
 
 def _unsuccessful(r: StepErrored | StepFailed, state: str, retry_at_ms: int | None) -> Row:
@@ -225,6 +238,7 @@ def _begun(r: RunScheduled, run: RunChange) -> Row:
     return (
         r.run, r.env, r.function, r.app, version, _encode(r.events).decode(), state, r.at, due_ms, run.started_ms,
         run.ended_ms, run.generation, retry_at_ms, run.output, run.error,
+        _whole(run.completed) if run.is_whole else "[]",
     )  # fmt: skip
 
 
@@ -247,7 +261,7 @@ _INSERT_RUN = f"""
     INSERT INTO runs VALUES (
         ?1, ?2, ?3, ?4, nullif(?5, ''), ?6,
         CASE WHEN ?7 <> 'running' THEN ?7 WHEN {_HAS_WAITING_STEP} THEN 'waiting' ELSE ?7 END,
-        ?8, nullif(?9, 0), nullif(?10, 0), nullif(?11, 0), ?12, nullif(?13, 0), nullif(?14, ''), nullif(?15, '')
+        ?8, nullif(?9, 0), nullif(?10, 0), nullif(?11, 0), ?12, nullif(?13, 0), nullif(?14, ''), nullif(?15, ''), ?16
     )"""  # noqa: S608 - ours
 _UPDATE_RUN = f"""
     UPDATE runs SET

@@ -138,6 +138,8 @@ class History:
         """Read a run's steps in the order of their start. None for a run that is not known."""
         with self._reading() as read:
             rows = _values(read("SELECT * FROM steps WHERE run = ?", (run_id,)))
+            for env, whole in read("SELECT env, steps FROM runs WHERE id = ?", (run_id,)):
+                rows += [_row_of(step, run_id, env) for step in _decode_whole(whole)]
             attempts = _values(read("SELECT * FROM attempts WHERE run = ? ORDER BY seq", (run_id,)))
         of_step: dict[str, list[_Values]] = {}
         for attempt in attempts:
@@ -280,6 +282,26 @@ def _first_id(ms: int | None) -> str | None:
     return None if ms is None else encode_ulid(ulid(max(ms, 0), bytes(10)))
 
 
+class WholeStep(msgspec.Struct, frozen=True, array_like=True):
+    """A completed step in the row of its run."""
+
+    id: str
+    name: str
+    op: str
+    attempt: int
+    seq: int
+    started_ms: int
+    ended_ms: int
+    output: msgspec.Raw
+
+
+def _row_of(step: WholeStep, run_id: str, env: str) -> _Values:
+    """The row that the step would have, had it been written before the end of its run."""
+    absent = {"until_ms": None, "retry_at_ms": None, "error": None}
+    values = msgspec.structs.asdict(step)
+    return {"run": run_id, "env": env, "state": "completed", **values, **absent, "output": str(step.output, "utf8")}
+
+
 def _values(cursor: sqlite3.Cursor) -> list[_Values]:
     names = [column[0] for column in cursor.description]
     return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
@@ -331,6 +353,7 @@ def _decoded(values: _Values) -> _Values:
     }
 
 
+_decode_whole = msgspec.json.Decoder(list[WholeStep]).decode
 _decode_ids = msgspec.json.Decoder(tuple[str, ...]).decode
 _decode_runs = msgspec.json.Decoder(tuple[RunRef, ...]).decode
 _decode_skipped = msgspec.json.Decoder(tuple[Skip, ...]).decode
@@ -341,8 +364,9 @@ _NEXT_STEP = f"""
         SELECT {{}} FROM steps WHERE run = runs.id AND steps.{schema.OPEN_STEP}
         ORDER BY coalesce(until_ms, steps.retry_at_ms) LIMIT 1
     ), NULL)"""  # noqa: S608 - ours
+_RUN_COLUMNS = ", ".join([name for name in RunView.__struct_fields__ if not name.startswith("next_")])
 _SELECT_RUN = f"""
-    SELECT *, {_NEXT_STEP.format("name")} AS next_step,
+    SELECT {_RUN_COLUMNS}, {_NEXT_STEP.format("name")} AS next_step,
         {_NEXT_STEP.format("coalesce(until_ms, steps.retry_at_ms)")} AS next_ms
     FROM runs"""  # noqa: S608 - ours
 _SELECT_RUNS = f"{_SELECT_RUN} WHERE id IN (SELECT value FROM json_each(?))"  # noqa: S608 - ours

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from steplog.errors import LogUnavailable
 
-VERSION = 1  # of the tables and of what is projected into them; raised with either, and the history is made again
+VERSION = 2  # of the tables and of what is projected into them; raised with either, and the history is made again
 BUSY_S = 5.0
 PAGE_BYTES = 8192  # a tenth less CPU time than 4096: rows are large
 
@@ -35,7 +35,9 @@ TABLES = {
         generation INTEGER NOT NULL,  -- dispatches so far
         retry_at_ms INTEGER,          -- of the function's own code
         output TEXT,                  -- JSON
-        error TEXT                    -- JSON: name, message, stack, cause
+        error TEXT,                   -- JSON: name, message, stack, cause
+        steps TEXT NOT NULL           -- JSON: [[id, name, op, attempt, seq, started_ms, ended_ms, output]] of a run
+                                      -- that ended as soon as it was written; of others they are in ``steps``
     """,
     "steps": """
         run TEXT NOT NULL,
