@@ -215,6 +215,7 @@ def test_what_happens_is_followed(place: Place) -> None:
 
 
 def test_every_event_is_accounted_for_while_the_engine_runs(place: Place) -> None:
+    place.send("shop/order.placed", ORDER)
     audit = place.steplog("audit", "--log", "sqlite:.steplog/dev.db", "--json")
     assert audit.code == 0
     report = json.loads(audit.stdout)

@@ -87,8 +87,7 @@ class Turns:
         """Put messages in the mailbox. Answers for a state that was dropped are dropped with it."""
         if self._processor is None:
             return
-        for message in messages:
-            self._processor.post(message)
+        self._processor.post(*messages)
         self._wake_up()
 
     async def submit(self, events: Sequence[EventAccepted]) -> int:
@@ -112,7 +111,7 @@ class Turns:
     async def wait_ended(self, run_id: str, timeout_s: float) -> None:
         """Return when a run has ended, or the time is up; at once for a run that is not open."""
         key = keys.run(DEFAULT_ENV, decode_ulid(run_id))
-        if self._processor is None or not self._processor.engine.is_open(key):
+        if self._processor is None or not self._processor.engine.runs.is_open(key):
             return
         ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._ended.setdefault(key, []).append(ended)
@@ -122,7 +121,7 @@ class Turns:
     async def are_open(self, run_keys: Sequence[bytes]) -> list[bool]:
         """Whether each of some runs exists and has not ended."""
         processor = self._processor
-        return [processor is not None and processor.engine.is_open(key) for key in run_keys]
+        return [processor is not None and processor.engine.runs.is_open(key) for key in run_keys]
 
     async def run(self) -> None:
         """Decide and commit until cancelled."""

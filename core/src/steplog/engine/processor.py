@@ -67,9 +67,9 @@ class Processor:
         """
         self._inbox.extend(self.engine.recover(is_counted=is_counted))
 
-    def post(self, message: Message) -> None:
-        """Put a message in the mailbox."""
-        self._inbox.append(message)
+    def post(self, *messages: Message) -> None:
+        """Put messages in the mailbox."""
+        self._inbox.extend(messages)
 
     @property
     def waiting(self) -> int:
@@ -96,12 +96,12 @@ class Processor:
         assert not self._is_committing, "the last turn is not committed yet"
         if not self._is_open:
             self._begin(now_ms)
-        inbox, engine = self._inbox, self.engine
+        inbox, apply = self._inbox, self.engine.apply
         for _ in range(most):
             if not inbox or (not self._is_group_open and self._is_full()):
                 break
             message = inbox.popleft()
-            engine.apply(message)
+            apply(message)
             self._taken += 1
             if isinstance(message, EventAccepted):
                 self._bytes += len(message.body)
@@ -112,14 +112,13 @@ class Processor:
         """End the open turn and hand it out to be committed."""
         engine = self.engine
         self._has_more = engine.pump()
+        draft = engine.draft
         turn = Turn(
-            number=self._turn, now_ms=self._now_ms, state=engine.state.seal(self._turn), records=engine.records,
-            events=engine.events,
+            number=self._turn, now_ms=self._now_ms, state=engine.state.seal(self._turn), records=draft.records,
+            events=draft.events,
         )  # fmt: skip
-        self._effects = engine.effects
-        engine.records, engine.events, engine.effects = [], [], []
-        self._inbox.extend(engine.follow_ups)
-        engine.follow_ups = []
+        self._effects = draft.effects
+        self._inbox.extend(draft.follow_ups)
         self._is_open, self._is_committing = False, True
         return turn
 
@@ -128,7 +127,7 @@ class Processor:
         assert self._is_committing, "no turn is being committed"
         self._is_committing = False
         self.engine.state.landed()
-        self.engine.forget_idle()
+        self.engine.runs.forget_idle()
         released, self._effects = self._effects, []
         return released
 
@@ -138,7 +137,7 @@ class Processor:
         self._now_ms = max(self._now_ms, now_ms)
         self._taken = self._bytes = 0
         engine, now = self.engine, self._now_ms
-        engine.begin(self._turn, now)
+        engine.draft.begin(self._turn, now)
         day = now // keys.DAY_MS
         if day != self._swept_day:
             self._swept_day = day
@@ -148,7 +147,7 @@ class Processor:
         while len(due) < TURN_TIMERS and (key := state.first(keys.TIMER)) is not None and keys.timer_due_ms(key) <= now:
             due.append(key)
             state.delete(key)
-        engine.preload([keys.timer_owner(key)[0] for key in due])
+        engine.runs.preload([keys.timer_owner(key)[0] for key in due])
         for key in due:
             run, step = keys.timer_owner(key)
             engine.apply(TimerFired(run=run, step=step, due_ms=keys.timer_due_ms(key)))
