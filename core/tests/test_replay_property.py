@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from steplog import Context, NonRetriableError, StepError, current_step
-from steplog.engine import engine, records
+from steplog.engine import dispatching, records
 from steplog.engine.functions import EngineConfig
 from steplog.engine.retry import RetryPolicy
 from steplog.log.memory import MemoryLog
@@ -222,7 +222,7 @@ def test_a_function_ends_alike_however_it_is_executed(
     monkeypatch: pytest.MonkeyPatch,
     heard: Heard,
 ) -> None:
-    monkeypatch.setattr(engine, "lost_delay_ms", lambda lost: 0)
+    monkeypatch.setattr(dispatching, "lost_delay_ms", lambda lost: 0)
     live, parked, dying = Execution(program), Execution(program), Execution(program)
     expected = on_users_loop(execute(live, breaks, config(engine=NEVER_POISONED)))
     at_once = config(engine=NEVER_POISONED, evict_after_ms=-HOUR_MS)

@@ -254,28 +254,33 @@ class LiveRun(Tenant):
 
     async def _main(self) -> None:
         """Run the function and report how it ended."""
-        dispatch, function = self._dispatch, self._function
+        context: Context[Any] = Context(self, self._dispatch.events)
+        function = self._function
         try:
-            context: Context[Any] = Context(self, dispatch.events)
-            handler = function.handler
-            value = await (handler(context, context.step) if function.takes_step else handler(context))
-            output = dump(value, function.id, self._host.config.output_bytes)
-            report = RunReported(run=self.key, generation=self.generation, output=output, executing=self._outliving())
+            value = await (
+                function.handler(context, context.step) if function.takes_step else function.handler(context)
+            )
+            report: RunReported | None = self._returned(dump(value, function.id, self._host.config.output_bytes))
         except BaseException as error:  # noqa: BLE001 - user code
-            if self.is_over:
-                return
-            failure = describe_error(error)
-            report = RunReported(
-                run=self.key, generation=self.generation, error=failure.error, final=failure.is_final,
-                retry_after_ms=failure.retry_after_ms, executing=self._outliving(),
-            )  # fmt: skip
-        if self.is_over:
+            report = None if self.is_over else self._raised(error)
+        self.task = None  # it holds the context that holds this run: nothing is left for the garbage collector
+        if report is None or self.is_over:
             return
-        if self._results and report.error is None and any(step not in self._calls for step in self._results):
-            self._warn_changed(None)
         self._retire()
         self._post(report)
         self._interrupt()
+
+    def _returned(self, output: bytes) -> RunReported:
+        if self._results and not self.is_over and any(step not in self._calls for step in self._results):
+            self._warn_changed(None)
+        return RunReported(run=self.key, generation=self.generation, output=output, executing=self._outliving())
+
+    def _raised(self, error: BaseException) -> RunReported:
+        failure = describe_error(error)
+        return RunReported(
+            run=self.key, generation=self.generation, error=failure.error, final=failure.is_final,
+            retry_after_ms=failure.retry_after_ms, executing=self._outliving(),
+        )  # fmt: skip
 
     def _outliving(self) -> tuple[bytes, ...]:
         """The steps whose bodies go on when the function has ended, and will be late."""
