@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 YIELD_S = 0.005  # a turn lets the API answer after it
 SLICE_MESSAGES = 64  # decided between two looks at the clock
+WATCHED_EFFECTS = 4  # of a turn: what a single run, or a few, wait for; under load messages come anyway
 MOST_WAITING = 50_000  # messages; beyond it the edge answers 503
 LOG_RETRY_S = 0.5
 
@@ -45,15 +46,17 @@ class Turns:
     """One partition's turns over one log.
 
     ``deliver`` gets the effects of each committed turn that are meant for the users' loop, ``on_lost`` is told when
-    what was in memory had to be dropped, ``on_found`` when it was read back.
+    what was in memory had to be dropped, ``on_found`` when it was read back. ``watch_s`` is how long it looks for the
+    answer to a small turn before it sleeps, for an engine whose process is its own.
     """
 
     def __init__(
         self, log: Log, registry: Registry, config: EngineConfig, *, deliver: Callable[[list[Effect]], None],
-        on_lost: Callable[[LogUnavailable], None], on_found: Callable[[], None] = lambda: None,
+        on_lost: Callable[[LogUnavailable], None], on_found: Callable[[], None] = lambda: None, watch_s: float = 0,
     ) -> None:  # fmt: skip
         self._log, self._registry, self._config = log, registry, config
         self._deliver, self._on_lost, self._on_found = deliver, on_lost, on_found
+        self._watch_s = watch_s
         self._processor: Processor | None = None
         self._clock: PartitionClock | None = None
         self._wake: asyncio.Future[None] | None = None
@@ -61,6 +64,7 @@ class Turns:
         self._ended: dict[bytes, list[asyncio.Future[None]]] = {}
         self._last_ticket = 0
         self._has_reported_drift = False
+        self._is_answer_near = False
         self.position = 0  # of the newest commit
 
     async def open(self, *, is_start: bool = True) -> None:
@@ -149,6 +153,8 @@ class Turns:
             if processor.has_work(now_ms):
                 await self._turn(processor)
                 await asyncio.sleep(0)
+                if self._is_answer_near:
+                    await self._watch(processor)
             else:
                 await self._sleep(processor.next_due_ms(), now_ms)
 
@@ -161,7 +167,9 @@ class Turns:
         turn = processor.seal()
         await self._log.commit(turn)
         self.position = turn.number
-        self._release(processor.committed())
+        effects = processor.committed()
+        self._is_answer_near = self._watch_s > 0 and 0 < len(effects) <= WATCHED_EFFECTS
+        self._release(effects)
 
     def _release(self, effects: list[Effect]) -> None:
         outside: list[Effect] = []
@@ -178,6 +186,12 @@ class Turns:
             outside.append(effect)
         if outside:
             self._deliver(outside)
+
+    async def _watch(self, processor: Processor) -> None:
+        """Look for the next message for a moment: waking up from a sleep takes half as long as a short step."""
+        until_s = time.perf_counter() + self._watch_s
+        while not processor.waiting and time.perf_counter() < until_s:
+            await asyncio.sleep(0)
 
     async def _sleep(self, due_ms: int | None, now_ms: int) -> None:
         """Sleep until a message comes or a timer is due."""

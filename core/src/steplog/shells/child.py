@@ -34,6 +34,7 @@ from steplog.shells.frames import (
 from steplog.tuning import tune_process
 from steplog.turns import Turns
 
+WATCH_S = 0.000_15  # a step without I/O answers within it; to be woken takes half as long again
 LOCK_S = 3.0  # an engine whose functions were killed needs a moment to notice, and gives the lock back
 
 
@@ -72,7 +73,7 @@ class Child:
         log = await self._open_log(frame)
         turns = Turns(
             log, Registry(frame.functions), frame.config, deliver=self._deliver, on_lost=self._unavailable,
-            on_found=lambda: self._stream.send(Available()),
+            on_found=lambda: self._stream.send(Available()), watch_s=WATCH_S,
         )  # fmt: skip
         services: list[Service] = []
         if history_path is not None and frame.server is not None:

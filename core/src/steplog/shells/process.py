@@ -1,11 +1,13 @@
 """The engine in a process of its own: functions that compute, or hold the GIL, cannot slow it, nor it them."""
 
 import asyncio
+import contextvars
 import itertools
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -36,6 +38,7 @@ from steplog.shells.frames import (
 )
 
 END_S = 10.0
+WATCH_S = 0.000_4  # a commit, most of the time; to be woken takes half as long again as a short step
 
 
 class ProcessEngine:
@@ -61,12 +64,15 @@ class ProcessEngine:
         self._opened: asyncio.Future[None]
         self._closed: asyncio.Future[None]
         self._is_closing = False
+        self._watches_until_s = 0.0  # no later than this does it look for the answer to the last message
+        self._is_watching = False
+        self._no_context = contextvars.Context()
         self.is_available = True
 
     async def open(
         self, users: UsersLoop, receive: Callable[[list[Effect]], None], lost: Callable[[LogUnavailable], None]
     ) -> None:
-        self._receive_effects, self._lost = receive, lost
+        self._users, self._receive_effects, self._lost = users, receive, lost
         self._opened, self._closed = users.create_future(), users.create_future()
         ours, theirs = socket.socketpair()
         with theirs:
@@ -97,6 +103,18 @@ class ProcessEngine:
 
     def post(self, batch: list[Message]) -> None:
         self.send(Post(batch))
+        if len(batch) == 1:
+            self._watches_until_s = time.perf_counter() + WATCH_S
+            if not self._is_watching:
+                self._is_watching = True
+                self._watch()
+
+    def _watch(self) -> None:
+        """Keep the loop from sleeping until the engine has answered, for a moment."""
+        if time.perf_counter() < self._watches_until_s:
+            self._users.call_soon(self._watch, context=self._no_context)
+        else:
+            self._is_watching = False
 
     async def are_open(self, run_keys: list[bytes]) -> list[bool]:
         number = next(self._numbers)
@@ -116,6 +134,7 @@ class ProcessEngine:
     def _receive(self, frame: Up) -> None:
         match frame:
             case Release(effects=effects):
+                self._watches_until_s = 0
                 self._receive_effects(effects)
             case AnswerOpen(question=question, is_open=is_open):
                 answer = self._questions.pop(question)
