@@ -190,7 +190,7 @@ class Turns:
     async def _watch(self, processor: Processor) -> None:
         """Look for the next message for a moment: waking up from a sleep takes half as long as a short step."""
         until_s = time.perf_counter() + self._watch_s
-        while not processor.waiting and time.perf_counter() < until_s:
+        while not processor.waiting and time.perf_counter() < until_s:  # noqa: ASYNC110 - awake on purpose
             await asyncio.sleep(0)
 
     async def _sleep(self, due_ms: int | None, now_ms: int) -> None:
