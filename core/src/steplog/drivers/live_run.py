@@ -81,14 +81,15 @@ class LiveRun(Tenant):
 
     __slots__ = (
         "_bodies", "_calls", "_counts", "_deferred", "_delivered", "_dispatch", "_executing", "_function",
-        "_has_warned", "_host", "_interrupts", "_is_poisoned", "_own_attempt", "_pending", "_post", "_results",
-        "generation", "is_over", "key", "run_id", "task",
+        "_has_warned", "_host", "_interrupts", "_is_poisoned", "_loop", "_own_attempt", "_pending", "_post",
+        "_results", "generation", "is_over", "key", "run_id", "task",
     )  # fmt: skip
 
     def __init__(self, host: Host, function: Function[Any, Any], dispatch: Dispatch) -> None:
         super().__init__()
         self._host, self._function, self._dispatch = host, function, dispatch
         self._bodies, self._post = host.bodies, host.post
+        self._loop = host.bodies.loop
         self.key, self.run_id, self.generation = dispatch.run, dispatch.run_id, dispatch.generation
         self.is_over = False
         self.task: asyncio.Task[None] | None = None
@@ -109,7 +110,7 @@ class LiveRun(Tenant):
         """Begin the function."""
         context = contextvars.copy_context()
         context.run(TENANT.set, self)
-        self.task = asyncio.Task(self._main(), loop=self._bodies.loop, context=context)
+        self.task = asyncio.Task(self._main(), loop=self._loop, context=context)
 
     @property
     def attempt(self) -> int:
@@ -147,6 +148,7 @@ class LiveRun(Tenant):
         if not self._may_begin(call) and await call.future is not BEGIN:
             return
         call.due_ms = due_ms
+        self._ask_for_rest()
         await self._outcome(call, Sleep(until_ms=until_ms, for_ms=max(for_ms or 0, 0)))
 
     async def send_event(self, step_id: str, events: Sequence[Event[Any]]) -> list[str]:
@@ -171,7 +173,7 @@ class LiveRun(Tenant):
             raise TypeError(f"a step's id is a string, not {step_id!r}")
         occurrence = self._counts.get(step_id, 0)
         self._counts[step_id] = occurrence + 1
-        call = Call(self.run_id, step_id, occurrence, self._bodies.loop.create_future(), decode)
+        call = Call(self.run_id, step_id, occurrence, self._loop.create_future(), decode)
         self._calls[call.step] = call
         return call
 
@@ -184,9 +186,11 @@ class LiveRun(Tenant):
             if waits is not None:
                 call.due_ms, call.attempt = waits
                 if call.due_ms is not None:
+                    self._ask_for_rest()
                     return False
         if not self._results:
             return True
+        self._ask_for_rest()
         if call.step not in self._results:
             self._deferred.append(call)
         return False
@@ -202,7 +206,7 @@ class LiveRun(Tenant):
     def _outcome(self, call: Call, operation: Operation) -> "asyncio.Future[Any]":
         """Report an operation. What the engine makes of it comes: the recorded result, or another attempt."""
         if call.future.done():  # it was told to begin
-            call.future = self._bodies.loop.create_future()
+            call.future = self._loop.create_future()
         self._post(
             OpReported(
                 run=self.key, generation=self.generation, step=call.step, wire_id=call.wire_id,
@@ -232,6 +236,7 @@ class LiveRun(Tenant):
         except asyncio.CancelledError as error:
             if task.cancelling():  # the function turned away from it, or the process ends
                 self._calls.pop(call.step, None)
+                self._ask_for_rest()
                 raise
             operation = self._failed(error, started_ms)
         except BaseException as error:  # noqa: BLE001 - user code
@@ -294,13 +299,16 @@ class LiveRun(Tenant):
         """A result was recorded."""
         self._delivered += 1
         self._own_attempt, self._is_poisoned = 0, False
-        call = None if self.is_checked or self._results else self._calls.pop(recorded.step, None)
+        call = None
+        if not self._results and self._loop.is_at_rest(self):
+            call = self._calls.pop(recorded.step, None)
         if call is None:
             self._results[recorded.step] = recorded
         else:  # nearly always: the run is at rest, and this is what it waits for
             self._settle(call, recorded)
-        if not self.is_checked:
-            self.rest()
+            if not self._calls:
+                return
+        self._ask_for_rest()
 
     def retry(self, step: bytes, attempt: int) -> None:
         """A step's back-off is over."""
@@ -316,8 +324,7 @@ class LiveRun(Tenant):
         call = self._calls.get(step)
         if call is not None:
             call.attempt, call.due_ms = attempt, due_ms
-            if not self.is_checked:
-                self.rest()
+            self._ask_for_rest()
 
     def rest(self) -> None:
         """Hand over the next result, else let deferred calls begin, else see whether the run only waits."""
@@ -327,7 +334,8 @@ class LiveRun(Tenant):
             call = self._next_result()
             if call is None:
                 break
-            if self.is_checked:
+            if not self._loop.is_at_rest(self):
+                self._ask_for_rest()
                 return
         if self._deferred:
             if self._host.is_draining:
@@ -342,6 +350,11 @@ class LiveRun(Tenant):
                 return
         if not self._executing and self._calls:
             self._host.consider_parking(self)
+
+    def _ask_for_rest(self) -> None:
+        """There is, or may be, something to do when the run is at rest."""
+        if not self.is_asking:
+            self._loop.tell_at_rest(self)
 
     def _let_begin(self, call: Call) -> None:
         if not call.future.done():
@@ -389,7 +402,7 @@ class LiveRun(Tenant):
 
     def waits_until_ms(self) -> int | None:
         """The earliest time at which an open call goes on; None where something else than waiting goes on."""
-        if self._executing or self._results or self._deferred or self.is_checked or not self._calls:
+        if self._executing or self._results or self._deferred or not self._calls or not self._loop.is_at_rest(self):
             return None
         earliest: int | None = None
         for call in self._calls.values():
@@ -411,7 +424,7 @@ class LiveRun(Tenant):
         self._interrupt()
         if self.task is not None and not self.task.done():
             context = contextvars.Context()
-            warning = self._bodies.loop.call_later(CLOSE_S, self._warn_unclosed, context=context)
+            warning = self._loop.call_later(CLOSE_S, self._warn_unclosed, context=context)
             self.task.add_done_callback(lambda _: warning.cancel(), context=context)
 
     def _interrupt(self) -> None:

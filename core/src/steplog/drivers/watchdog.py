@@ -32,7 +32,7 @@ class Watchdog:
         while not self._is_over.wait(LOOK_EVERY_S):
             frame = sys._current_frames().get(self._watched.ident or 0)
             run = _running(frame)
-            found = None if run is None else (self._loop.checks, run)
+            found = None if run is None else (self._loop.passes, run)
             looks = looks + 1 if found is not None and found == seen else 0
             seen = found
             if run is not None and looks == LOOKS:
