@@ -68,7 +68,7 @@ async def queue(path: Path, length: int) -> tuple[float, float, float]:
     """Pop and push at a steady length. Returns µs a pop: in the state, in the log, in the state's dearest turn."""
     log = SqliteLog(path)
     await log.load()
-    rows: list[tuple[bytes, bytes | None]] = [(keys.queue(n, run_key(n)), b"") for n in range(length)]
+    rows: list[tuple[bytes, bytes | None]] = [(keys.queue(run_key(n)), b"") for n in range(length)]
     await log.commit(Turn(number=1, now_ms=0, state=Slice({}, rows, 2), records=[], events=[]))
     del rows
     state = State((await log.load()).table)
@@ -80,7 +80,7 @@ async def queue(path: Path, length: int) -> tuple[float, float, float]:
             key = state.first(keys.QUEUE)
             assert key is not None, "as many are pushed as popped"
             state.delete(key)
-            state.put(keys.queue(pushed, run_key(pushed)), b"", new=True)
+            state.put(keys.queue(run_key(pushed)), b"", new=True)
             pushed += 1
         part = state.seal(number)
         decided = time.perf_counter()

@@ -3,9 +3,10 @@
 import msgspec
 import pytest
 
-from steplog.engine import records
+from steplog.engine import keys, records
 from steplog.engine.effects import Dispatch, Effect, MakeRoom, Recorded, Resume, RunEnded
-from steplog.engine.functions import EngineConfig
+from steplog.engine.functions import DEFAULT_ENV, EngineConfig
+from steplog.engine.ids import decode_ulid
 from steplog.engine.messages import OpReported
 from steplog.engine.state import Limits
 
@@ -353,6 +354,23 @@ def test_a_run_that_parks_makes_room_and_keeps_its_rank() -> None:
     partition.advance(MINUTE)  # the first wants to go on, and waits before the third
     assert the(Dispatch, partition.post(returned(second))).run == first.run
     assert partition.processor.engine.live_runs == 1
+
+
+def test_a_run_that_waits_for_its_first_place_is_one_row_and_open() -> None:
+    partition = Partition(PACK, config=EngineConfig(live_runs=1), limits=SPILLING)
+    partition.start("pack")
+    partition.send("pack")
+    queued = partition.of(records.EventRouted)[-1].runs[0].run
+    first = the(Dispatch, partition.crash())  # what waits is not in memory now
+    key = keys.run(DEFAULT_ENV, decode_ulid(queued))
+    assert [row for row in partition.stored() if queued in row] == [keys.printed(keys.queue(key))]
+    runs = partition.processor.engine.runs
+    assert runs.is_open(key)
+    second = the(Dispatch, partition.post(returned(first)))
+    assert (second.run_id, second.generation) == (queued, 1)
+    assert partition.kinds(queued) == ["run.scheduled", "run.started"]
+    partition.post(returned(second))
+    assert not runs.is_open(key)
 
 
 def test_queued_runs_are_there_after_a_crash() -> None:

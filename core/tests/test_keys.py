@@ -28,8 +28,8 @@ def _timer(due_ms: int, env: int, run: bytes, step: bytes) -> bytes:
     return keys.timer(due_ms, keys.run(env, run), step)
 
 
-def _queue(rank_ms: int, env: int, run: bytes) -> bytes:
-    return keys.queue(rank_ms, keys.run(env, run))
+def _queue(received: bytes, env: int, rest: bytes) -> bytes:
+    return keys.queue(keys.run(env, received + rest))
 
 
 def _live(env: int, run: bytes) -> bytes:
@@ -43,7 +43,7 @@ LAYOUTS: dict[str, tuple[Callable[..., bytes], SearchStrategy[Components]]] = {
     "event": (_event, st.tuples(envs, ids, numbers)),
     "step": (_step, st.tuples(envs, ids, ids)),
     "timer": (_timer, st.tuples(numbers, envs, ids, ids)),
-    "queue": (_queue, st.tuples(numbers, envs, ids)),
+    "queue": (_queue, st.tuples(st.binary(min_size=6, max_size=6), envs, st.binary(min_size=10, max_size=10))),
     "live": (_live, st.tuples(envs, ids)),
     "seen": (keys.seen_day, st.tuples(envs, numbers)),
 }
@@ -104,7 +104,7 @@ def test_after_a_prefix_comes_the_first_key_without_it(prefix: bytes, rest: byte
 def test_owners_are_read_back(run: bytes, number: int, step: bytes, function: str) -> None:
     timer = keys.timer(number, run, step)
     assert (keys.timer_due_ms(timer), keys.timer_owner(timer)) == (number, (run, step))
-    assert keys.run_of(keys.queue(number, run)) == run
+    assert keys.run_of(keys.queue(run)) == run
     assert keys.run_of(keys.live(run)) == run
     assert keys.run_of(keys.orphan(function, run)) == run
     assert keys.orphan(function, run).startswith(keys.orphans(keys.env_of(run), function))

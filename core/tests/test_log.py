@@ -161,6 +161,8 @@ def test_the_table_is_read_in_order_between_bounds(store: Store) -> None:
     assert [key for key, _ in table.scan(A, C, 1)] == [A]
     assert [key for key, _ in table.scan(B, keys.after(C), 10)] == [B, C]
     assert table.scan(C + b"\0", b"\xff", 10) == []
+    for bounds in ((A, C, 10), (A, C, 1), (B, keys.after(C), 10), (C + b"\0", b"\xff", 10)):
+        assert table.keys(*bounds) == [key for key, _ in table.scan(*bounds)]
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 300])

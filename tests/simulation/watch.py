@@ -185,8 +185,11 @@ class Watch:
 
     def _check_run(self, run: bytes) -> None:
         """P7: an open run has exactly the keys that wake it, one that is over has none."""
-        value = self.state.get(run)
+        value, place = self.state.get(run), keys.queue(run)
         found, steps = self._wakes.get(run, set()), self._steps.get(run, {})
+        if value is None and self.state.get(place):  # it has not begun: its place in the queue holds it
+            self.expect(found == {place} and not steps, "P7", f"{keys.printed(run)} has not begun: {found} {steps}")
+            return
         if value is None:
             self.expect(not found and not steps, "P7", f"{keys.printed(run)} is gone and leaves {found} {steps}")
             return
@@ -197,7 +200,8 @@ class Watch:
         if head.state == RUNNING or head.state in TERMINAL:
             wanted.add(keys.live(run))
         elif head.state == QUEUED:
-            wanted.add(keys.queue(head.scheduled_ms, run))
+            wanted.add(place)
+            self.expect(not self.state.get(place), "P7", f"{keys.printed(run)} is held twice")
         orphan = keys.orphan(head.function, run)
         if head.state == WAITING and orphan in found:
             wanted.add(orphan)

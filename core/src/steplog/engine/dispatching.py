@@ -35,10 +35,7 @@ class Dispatches:
 
     def enqueue(self, run: Run) -> None:
         """Let a run wait for a place."""
-        run.head.state = QUEUED
-        self._draft.state.put(keys.queue(run.head.scheduled_ms, run.key), b"", new=True)
-        self._runs.put_head(run)
-        self._runs.rest(run)
+        self._runs.put_queued(run)
 
     def dispatch(self, run: Run, reason: str | None) -> None:
         """Send a run to its driver, with a new generation. ``reason`` None: its start is journalled already."""
@@ -78,11 +75,11 @@ class Dispatches:
             chosen: list[bytes] = []
             while key is not None and len(chosen) < min(free, PUMPED_PER_TURN):
                 state.delete(key)
-                chosen.append(keys.run_of(key))
+                chosen.append(key)
                 key = state.first(keys.QUEUE)
-            self._runs.preload(chosen)
-            for run_key in chosen:
-                run = self._runs.get(run_key)
+            self._runs.preload_queued(chosen)
+            for queue_key in chosen:
+                run = self._runs.get(keys.run_of(queue_key))
                 if run is not None and run.head.state == QUEUED:
                     self.dispatch(run, _reason(run))
             if len(chosen) == PUMPED_PER_TURN:

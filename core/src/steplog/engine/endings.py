@@ -106,7 +106,7 @@ class Endings:
         """Bring a run to its end. It keeps its head while bodies of its steps still execute, so that they are late."""
         delete, head, key = self._draft.state.delete, run.head, run.key
         if head.state == QUEUED:
-            delete(keys.queue(head.scheduled_ms, key))
+            delete(keys.queue(key))
         if head.function not in self._registry.by_id:
             delete(keys.orphan(head.function, key))
         if head.due_ms:

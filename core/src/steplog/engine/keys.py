@@ -9,7 +9,7 @@ from steplog.engine.ids import encode_ulid, hash16
 
 RUN = 0x10  # run/<env>/<run>[/event/<n> | /step/<hash>]
 TIMER = 0x20  # timer/<due>/<env>/<run>/<step hash, or zeros for the run's own>
-QUEUE = 0x30  # queue/<rank>/<env>/<run>: scheduled runs that wait for a free place among the live ones
+QUEUE = 0x30  # queue/<rank>/<env>/<run>: runs that wait for a free place among the live ones
 LIVE = 0x40  # live/<env>/<run>: one a dispatch in flight
 SEEN = 0x50  # seen/<env>/<day>/<hash of function, event id>
 ORPHAN = 0x60  # orphan/<env>/<hash of function>/<run>: open runs whose function is not registered here
@@ -73,9 +73,9 @@ def timer_owner(key: bytes) -> tuple[bytes, bytes]:
     return _RUN + key[9:29], key[29:]
 
 
-def queue(rank_ms: int, run_key: bytes) -> bytes:
-    """``queue/<rank>/<env>/<run>``."""
-    return _QUEUE + rank_ms.to_bytes(8, "big") + run_key[1:]
+def queue(run_key: bytes) -> bytes:
+    """``queue/<rank>/<env>/<run>``; the rank is the time of the run's id, so that its place is found from the run."""
+    return _QUEUE + b"\0\0" + run_key[5:11] + run_key[1:]
 
 
 def live(run_key: bytes) -> bytes:

@@ -87,10 +87,9 @@ class Routing:
 
     def _schedule(self, key: bytes, run_text: str, function: FunctionSpec, event: EventAccepted) -> None:
         draft, runs = self._draft, self._runs
-        head = RunHead(function=function.id, app=function.app, state=SCHEDULED, scheduled_ms=draft.now_ms)
+        head = RunHead(function=function.id, app=function.app, state=SCHEDULED)
         run = Run(key, head, [event.body], run_text)
         runs.add(run)
-        draft.state.put(keys.run_event(key, 0), event.body, new=True)
         is_future = event.ts_ms > draft.now_ms
         starts = not is_future and self._dispatches.has_place()
         draft.journal(

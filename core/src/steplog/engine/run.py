@@ -1,5 +1,6 @@
 """A run: the owner that holds what its function has done.
 
+A run that has not begun and waits for a place is one value, in the queue: a long queue costs a row in and a row out.
 ``RunHead`` and each ``StepState`` are values of keys of their own, so a step writes its own key only, and step 1,000 as
 little as step 1. ``Run`` is the owner in memory. Numbers that would change the head with every step (the journal's
 ``seq``, how many steps are recorded) live here and are derived from the steps when a run is read back.
@@ -26,7 +27,6 @@ class RunHead(msgspec.Struct, kw_only=True, omit_defaults=True):
     function: str
     app: str
     state: str
-    scheduled_ms: int  # its rank among runs that wait for a place
     generation: int = 0  # raised with every dispatch
     attempt: int = 0  # of the function's own code; back to 0 with every recorded step (ERR-04)
     lost: int = 0  # processes lost in a row since the last record
@@ -55,8 +55,8 @@ class Run:
     """A run in memory."""
 
     __slots__ = (
-        "env", "events", "head", "id", "is_live", "key", "last_turn", "recorded", "retried", "seq", "size_bytes",
-        "steps",
+        "env", "events", "has_rows", "head", "id", "is_live", "key", "last_turn", "recorded", "retried", "seq",
+        "size_bytes", "steps",
     )  # fmt: skip
 
     def __init__(self, key: bytes, head: RunHead, events: list[bytes], text_id: str | None = None) -> None:
@@ -67,6 +67,7 @@ class Run:
         self.seq = head.seq
         self.recorded = 0
         self.size_bytes = sum(map(len, events))
+        self.has_rows = False  # below ``run/<id>``
         self.is_live = False
         self.retried: tuple[bytes, ...] = ()  # steps that came due during this dispatch: the driver may not know yet
         self.last_turn = 0
@@ -103,6 +104,16 @@ def recorded(step: bytes, state: StepState) -> Recorded:
     return Recorded(step, None if state.error else bytes(state.data), state.error)
 
 
+class _Unbegun(msgspec.Struct, array_like=True):
+    """The value of ``queue/…`` of a run that has no rows of its own."""
+
+    id: str
+    head: RunHead
+    events: list[msgspec.Raw]
+
+
+_encode = msgspec.json.Encoder().encode
+_unbegun_decoder = msgspec.json.Decoder(_Unbegun)
 _head_decoder = msgspec.json.Decoder(RunHead)
 _step_decoder = msgspec.json.Decoder(StepState)
 
@@ -125,9 +136,20 @@ def read_run(key: bytes, rows: Iterable[tuple[bytes, bytes]]) -> Run | None:
         else:
             events.append(value)
     run = Run(key, head, events)
-    run.steps = steps
+    run.has_rows, run.steps = True, steps
     for step in steps.values():
         run.seq = max(run.seq, step.seq)
         run.recorded = max(run.recorded, step.stack + 1)
         run.size_bytes += len(step.data)
     return run
+
+
+def pack_unbegun(run: Run) -> bytes:
+    """Write a run that has not begun as one value."""
+    return _encode(_Unbegun(run.id, run.head, [msgspec.Raw(event) for event in run.events]))
+
+
+def read_unbegun(key: bytes, value: bytes) -> Run:
+    """Read what ``pack_unbegun`` wrote."""
+    unbegun = _unbegun_decoder.decode(value)
+    return Run(key, unbegun.head, [bytes(event) for event in unbegun.events], unbegun.id)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from steplog.engine import keys
 from steplog.engine.draft import Draft, encode
-from steplog.engine.run import Run, StepState, read_run
+from steplog.engine.run import QUEUED, Run, StepState, pack_unbegun, read_run, read_unbegun
 
 
 class Runs:
@@ -29,9 +29,11 @@ class Runs:
                 return None
             run = read_run(key, self._state.owned(key))
             if run is None:
-                return None
-            self._open[key] = run
-            self.rest(run)
+                value = self._state.get(keys.queue(key))
+                if not value:
+                    return None
+                run = read_unbegun(key, value)
+            self._keep(run)
         return run
 
     def preload(self, run_keys: Sequence[bytes]) -> None:
@@ -41,8 +43,20 @@ class Runs:
             for key, rows in zip(missing, self._state.owned_by(missing), strict=True):
                 run = read_run(key, rows)
                 if run is not None:
-                    self._open[key] = run
-                    self.rest(run)
+                    self._keep(run)
+
+    def preload_queued(self, queue_keys: Sequence[bytes]) -> None:
+        """Read runs that wait for a place, given in order, into memory together."""
+        missing = [key for key in queue_keys if keys.run_of(key) not in self._open]
+        begun: list[bytes] = []
+        found = dict(self._state.stored(missing[0], missing[-1])) if missing else {}
+        for queue_key in missing:
+            key, value = keys.run_of(queue_key), found[queue_key]
+            if value:
+                self._keep(read_unbegun(key, value))
+            else:
+                begun.append(key)
+        self.preload(begun)
 
     def is_open(self, key: bytes) -> bool:
         """Whether a run exists and has not ended."""
@@ -53,6 +67,10 @@ class Runs:
         """Keep a run that has just come to be."""
         run.last_turn = self._draft.number
         self._open[run.key] = run
+
+    def _keep(self, run: Run) -> None:
+        self._open[run.key] = run
+        self.rest(run)
 
     def rest(self, run: Run) -> None:
         """Let a run leave memory once this turn's writes are in the table."""
@@ -71,10 +89,21 @@ class Runs:
     # --- what is written
 
     def put_head(self, run: Run) -> None:
-        is_new = run.head.seq == 0  # it has never been put
-        run.head.seq = run.seq
+        is_new = not run.has_rows
+        run.has_rows, run.head.seq = True, run.seq
         run.last_turn = self._draft.number
         self._state.put(run.key, encode(run.head), new=is_new)
+        if is_new:
+            for index, event in enumerate(run.events):
+                self._state.put(keys.run_event(run.key, index), event, new=True)
+
+    def put_queued(self, run: Run) -> None:
+        """Let a run wait for a place: in one row, where it has not begun."""
+        run.head.state, run.head.seq = QUEUED, run.seq
+        if run.has_rows:
+            self.put_head(run)
+        self._state.put(keys.queue(run.key), b"" if run.has_rows else pack_unbegun(run), new=True)
+        self.rest(run)
 
     def put_step(self, run: Run, step_hash: bytes, step: StepState, *, is_new: bool) -> None:
         run.last_turn = self._draft.number

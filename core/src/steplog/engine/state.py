@@ -38,6 +38,9 @@ class Table(Protocol):
     def scan(self, start: bytes, stop: bytes, limit: int) -> list[tuple[bytes, bytes]]:
         """Read at most ``limit`` pairs from ``start`` (inclusive) to ``stop`` (exclusive), in order."""
 
+    def keys(self, start: bytes, stop: bytes, limit: int) -> list[bytes]:
+        """Read the keys of what ``scan`` reads, and no value."""
+
     def read(self, prefixes: Sequence[bytes]) -> list[list[tuple[bytes, bytes]]]:
         """Read every pair below each prefix, in order."""
 
@@ -203,6 +206,10 @@ class State:
         """Read several owners at once, as ``owned`` does one."""
         return self._table.read(prefixes)
 
+    def stored(self, first: bytes, last: bytes) -> list[tuple[bytes, bytes]]:
+        """Read the pairs from ``first`` to ``last`` as the table has them, for keys that are wholly there."""
+        return self._table.scan(first, last + b"\0", 1 << 40)
+
     def first(self, kind: int) -> bytes | None:
         """Return the least key of an ordered family."""
         return self._heads[kind].first()
@@ -236,7 +243,7 @@ class State:
 
     def table_keys(self, start: bytes, stop: bytes, limit: int) -> list[bytes]:
         """Read keys as the table has them, with those that are just landing."""
-        rows = [key for key, _ in self._table.scan(start, stop, limit)]
+        rows = self._table.keys(start, stop, limit)
         if not self._landing:
             return rows
         upto = rows[-1] if len(rows) == limit else stop

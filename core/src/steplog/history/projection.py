@@ -1,7 +1,7 @@
 """Folds journal records into changes of the history's tables, and writes them.
 
 A batch costs few statements, and one row of ``runs`` for each run in it, whatever happened to the run: the steps of one
-that begins and ends in it stand in that row. Nothing is read back: a run that began in an earlier batch gets an UPDATE
+that starts and ends in it stand in that row. Nothing is read back: a run that began in an earlier batch gets an UPDATE
 with what changed. Whether an open run is ``running`` or ``waiting`` is asked of its retry and its steps when it is
 written, because a wait may be older than the batch.
 
@@ -42,7 +42,7 @@ _UNFIT = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceError, Ove
 class RunChange(msgspec.Struct):
     """What a batch does to one run."""
 
-    scheduled: RunScheduled | None = None  # where the run began in this batch
+    scheduled: RunScheduled | None = None  # where the run came to be in this batch
     state: str = ""  # empty: unchanged; running: it goes on, or waits
     started_ms: int = 0
     ended_ms: int = 0
@@ -51,12 +51,13 @@ class RunChange(msgspec.Struct):
     output: str = ""
     error: str = ""
     completed: list[StepCompleted] = []
+    has_begun: bool = False  # in this batch, for the first time
     has_step_rows: bool = False  # some of its steps waited, or failed
 
     @property
     def is_whole(self) -> bool:
         """Whether it began and ended in this batch, and nothing else ever happened to its steps."""
-        return self.ended_ms != 0 and self.scheduled is not None and not self.has_step_rows
+        return self.ended_ms != 0 and self.has_begun and not self.has_step_rows
 
 
 class Changes(msgspec.Struct):
@@ -155,12 +156,13 @@ def _fold_records(changes: Changes, records: list[Record]) -> dict[str, EventRou
             case RunScheduled():
                 run.scheduled = r
                 if r.started is True:
-                    run.state, run.started_ms, run.generation = "running", r.at, 1
+                    run.state, run.started_ms, run.generation, run.has_begun = "running", r.at, 1, True
                 else:
                     run.state = "queued" if r.due is UNSET else "scheduled"
             case RunStarted():
                 run.state, run.generation, run.retry_at_ms = "running", r.generation, 0
                 run.started_ms = run.started_ms or r.at
+                run.has_begun = run.has_begun or r.generation == 1
             case StepWaiting():
                 run.state, run.has_step_rows = "running", True
                 open_steps.append((
@@ -189,8 +191,11 @@ def _completed(r: StepCompleted) -> Row:
     return (r.run, r.id, r.env, r.step, r.op, r.attempt, r.seq, r.started, r.ended, str(r.output, "utf8"))
 
 
-def _whole(steps: list[StepCompleted]) -> str:
+def _whole(run: RunChange) -> str:
     """What ``queries.WholeStep`` reads."""
+    if not run.is_whole:
+        return "[]"
+    steps = run.completed
     return _encode([(r.id, r.step, r.op, r.attempt, r.seq, r.started, r.ended, r.output) for r in steps]).decode()
 
 
@@ -237,14 +242,14 @@ def _begun(r: RunScheduled, run: RunChange) -> Row:
     state = "waiting" if retry_at_ms else run.state
     return (
         r.run, r.env, r.function, r.app, version, _encode(r.events).decode(), state, r.at, due_ms, run.started_ms,
-        run.ended_ms, run.generation, retry_at_ms, run.output, run.error,
-        _whole(run.completed) if run.is_whole else "[]",
+        run.ended_ms, run.generation, retry_at_ms, run.output, run.error, _whole(run),
     )  # fmt: skip
 
 
 def _gone_on(run_id: str, run: RunChange) -> Row:
     return (
-        run_id, run.state, run.started_ms, run.ended_ms, run.generation, run.retry_at_ms, run.output, run.error
+        run_id, run.state, run.started_ms, run.ended_ms, run.generation, run.retry_at_ms, run.output, run.error,
+        _whole(run),
     )  # fmt: skip
 
 
@@ -268,7 +273,7 @@ _UPDATE_RUN = f"""
         state = CASE
             WHEN ?2 <> 'running' THEN ?2 WHEN {_RETRY_AT} NOTNULL OR {_HAS_WAITING_STEP} THEN 'waiting' ELSE ?2 END,
         started_ms = coalesce(started_ms, nullif(?3, 0)), ended_ms = nullif(?4, 0), generation = max(generation, ?5),
-        retry_at_ms = {_RETRY_AT}, output = nullif(?7, ''), error = nullif(?8, '')
+        retry_at_ms = {_RETRY_AT}, output = nullif(?7, ''), error = nullif(?8, ''), steps = ?9
     WHERE id = ?1"""  # noqa: S608 - ours
 _UPSERT_STEP = """
     INSERT INTO steps VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)

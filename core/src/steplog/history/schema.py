@@ -37,7 +37,7 @@ TABLES = {
         output TEXT,                  -- JSON
         error TEXT,                   -- JSON: name, message, stack, cause
         steps TEXT NOT NULL           -- JSON: [[id, name, op, attempt, seq, started_ms, ended_ms, output]] of a run
-                                      -- that ended as soon as it was written; of others they are in ``steps``
+                                      -- that began and ended at once; of others they are in ``steps``
     """,
     "steps": """
         run TEXT NOT NULL,

@@ -27,6 +27,10 @@ class MemoryTable:
         last = min(bisect_left(self._keys, stop), first + limit)
         return [(key, self._values[key]) for key in self._keys[first:last]]
 
+    def keys(self, start: bytes, stop: bytes, limit: int) -> list[bytes]:
+        first = bisect_left(self._keys, start)
+        return self._keys[first : min(bisect_left(self._keys, stop), first + limit)]
+
     def read(self, prefixes: Sequence[bytes]) -> list[list[tuple[bytes, bytes]]]:
         return [self.scan(prefix, keys.after(prefix), len(self._keys)) for prefix in prefixes]
 

@@ -81,6 +81,11 @@ class SqliteTable:
             rows = self._connection.execute(query, (start, stop, limit)).fetchall()
         return [(key, self._checked(key, value, crc)) for key, value, crc in rows]
 
+    def keys(self, start: bytes, stop: bytes, limit: int) -> list[bytes]:
+        query = "SELECT key FROM state WHERE key >= ? AND key < ? ORDER BY key LIMIT ?"
+        with _foreign(self._path):
+            return [key for (key,) in self._connection.execute(query, (start, stop, limit))]
+
     def read(self, prefixes: Sequence[bytes]) -> list[list[tuple[bytes, bytes]]]:
         found: list[list[tuple[bytes, bytes]]] = [[] for _ in prefixes]
         for first, count in _pieces(len(prefixes)):
