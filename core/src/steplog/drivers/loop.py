@@ -1,10 +1,11 @@
 """The users' event loop: it knows when a run is at rest.
 
-A run is at rest when no ready callback of the loop carries its context. Looking at tasks is not enough (the callback of
-a future is in no task), so the loop stamps the *tenant* that the ``contextvars`` context of a callback names, when it is
-scheduled, with the number of the pass. Passes are counted by a callback that queues itself again behind those that are
-ready: what was scheduled in a pass has run by the end of the next. Callbacks that the loop makes itself, for timers and
-sockets, leave no stamp until they schedule something: what a function awaits outside a step is not waited for.
+A run is at rest when no ready callback of the loop carries its context. Looking at tasks is not enough (the callback
+of a future is in no task), so the loop stamps the *tenant* that a callback's ``contextvars`` context names with the
+number of the pass in which it is scheduled. Passes are counted by a callback that queues itself again behind those
+that are ready: what was scheduled in a pass has run by the end of the next. Callbacks that the loop makes itself, for
+timers and sockets, leave no stamp until they schedule something: what a function awaits outside a step is not waited
+for.
 """
 
 import asyncio

@@ -46,15 +46,21 @@ def _check_types(event: object) -> None:
     """What ``Event`` says of its fields, no constructor checks."""
     if not isinstance(event, Event):
         raise EventInvalid(f"an event is an Event(name=…, data=…), not {type(event).__name__}")
-    for field in ("name", "id", "v"):
-        text = getattr(event, field)
-        if text is None and field != "name":
-            continue
-        if not isinstance(text, str):
-            raise EventInvalid(f"event {field} is {text!r}, it must be text")
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise EventInvalid(f"event {field} is not Unicode text: {error}") from error
+    _check_text("name", event.name)
+    if event.id is not None:
+        _check_text("id", event.id)
+    if event.v is not None:
+        _check_text("v", event.v)
     if event.ts is not None and (not isinstance(event.ts, int) or isinstance(event.ts, bool)):
         raise EventInvalid(f"event ts is {event.ts!r}, it must be milliseconds as int")
+
+
+def _check_text(field: str, text: object) -> None:
+    if not isinstance(text, str):
+        raise EventInvalid(f"event {field} is {text!r}, it must be text")
+    if text.isascii():
+        return
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise EventInvalid(f"event {field} is not Unicode text: {error}") from error

@@ -3,6 +3,7 @@
 A ULID is 16 bytes (48 bits of milliseconds, 80 bits) and prints as 26 characters of Crockford's base 32.
 """
 
+import functools
 from hashlib import blake2b, sha1
 
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
@@ -69,9 +70,16 @@ def run_id(received_ms: int, slot: int, env: int, function: str, origin: bytes) 
     ``origin`` names the cause within the function (an internal event id, a planned tick, …): the same cause gives the
     same id, and any node finds the run's slot in its first 12 random bits.
     """
-    digest = hash16(env.to_bytes(4, "big"), function.encode(), origin)
+    digest = blake2b(_cause(env, function) + len(origin).to_bytes(4, "big") + origin, digest_size=16).digest()
     head = slot << 4 | digest[2] & 15
     return received_ms.to_bytes(6, "big") + head.to_bytes(2, "big") + digest[3:11]
+
+
+@functools.lru_cache(maxsize=4096)
+def _cause(env: int, function: str) -> bytes:
+    """What ``hash16`` joins of the parts before the origin."""
+    parts = (env.to_bytes(4, "big"), function.encode())
+    return b"".join([len(p).to_bytes(4, "big") + p for p in parts])
 
 
 def run_slot(run: bytes) -> int:
