@@ -18,7 +18,7 @@ import msgspec
 
 from steplog.engine.effects import Dispatch, Resume, RunEnded
 from steplog.engine.events import accept_event
-from steplog.engine.functions import DEFAULT_ENV, EngineConfig, FunctionSpec, Registry
+from steplog.engine.functions import DEFAULT_ENV, EngineConfig, EventTrigger, FunctionSpec, Registry
 from steplog.engine.ids import hash16, step_wire_id, ulid
 from steplog.engine.messages import Message, OpReported, RunReported
 from steplog.engine.operations import EventOut, StepRun
@@ -41,7 +41,7 @@ async def write_log(path: Path, *, runs: int, concurrency: int) -> int:
     """Write a log of ``runs`` runs and return how many turns it has."""
     log = SqliteLog(path)
     log._connection.execute("PRAGMA synchronous = OFF")  # this is not what is measured
-    registry = Registry([FunctionSpec(id="shop-ship-order", app="shop", events=("shop/order.placed",))])
+    registry = Registry([FunctionSpec(id="shop-ship-order", app="shop", triggers=(EventTrigger("shop/order.placed"),))])
     processor = Processor(await log.load(), registry, EngineConfig())
     rng, now_ms, sent, turns = random.Random(1), 1_760_000_000_000, 0, 0
     waiting: list[Message] = []

@@ -13,7 +13,7 @@ import msgspec
 from steplog.engine import keys, records
 from steplog.engine.effects import Answer, Dispatch, Effect, RunEnded
 from steplog.engine.events import accept_event
-from steplog.engine.functions import DEFAULT_ENV, EngineConfig, FunctionSpec, Registry
+from steplog.engine.functions import DEFAULT_ENV, EngineConfig, EventTrigger, FunctionSpec, Registry
 from steplog.engine.ids import hash16, step_wire_id, ulid
 from steplog.engine.messages import Drain, EventAccepted, Message, OpReported, RunParked, RunReported
 from steplog.engine.operations import ErrorInfo, EventOut, Lost, Operation, SendEvent, Sleep, StepError, StepRun
@@ -34,7 +34,7 @@ RecordT = TypeVar("RecordT", bound=records.Record)
 
 def function(name: str, event: str | None = None, *, retries: int = 4) -> FunctionSpec:
     """A function of app ``a`` that an event of its own name starts, unless another is given."""
-    return FunctionSpec(id=f"a-{name}", app="a", events=(event or name,), retries=retries)
+    return FunctionSpec(id=f"a-{name}", app="a", triggers=(EventTrigger(event or name),), retries=retries)
 
 
 class Partition:

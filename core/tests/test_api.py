@@ -12,6 +12,7 @@ import pytest
 import steplog
 from steplog import App, Context, Event, RetryAfterError, Step, SteplogError, TriggerEvent
 from steplog.durations import epoch_ms, milliseconds
+from steplog.engine.functions import EventTrigger
 from steplog.errors import ConfigInvalid
 
 FROZEN = [
@@ -100,7 +101,7 @@ def test_a_functions_id_is_its_handlers_name_unless_given() -> None:
     other = app.function("other", trigger=TriggerEvent("go"), name="Other", retries=0)(handler)
     assert list(app.functions) == ["shop-ship-order", "shop-other"]
     assert (ship_order.id, ship_order.name, ship_order.spec.retries) == ("shop-ship-order", "ship-order", 4)
-    assert (other.name, other.spec.retries, other.spec.events) == ("Other", 0, ("go",))
+    assert (other.name, other.spec.retries, other.spec.triggers) == ("Other", 0, (EventTrigger("go"),))
 
 
 def test_two_functions_with_one_id_are_refused() -> None:

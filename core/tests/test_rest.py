@@ -21,7 +21,7 @@ from steplog.app import App
 from steplog.context import Context
 from steplog.drivers.loop import UsersLoop
 from steplog.engine.effects import Dispatch, Effect
-from steplog.engine.functions import EngineConfig, FunctionSpec
+from steplog.engine.functions import EngineConfig, EventTrigger, FunctionSpec
 from steplog.engine.ids import decode_ulid, hash16, step_wire_id
 from steplog.engine.messages import Message, OpReported, RunReported
 from steplog.engine.operations import ErrorInfo, Operation, Sleep, StepError, StepRun
@@ -36,8 +36,8 @@ from .serving import DEV, READY_S, Reply, Served, TurnsBackend, served
 
 NOBODY = "01HF7YAT00000G40R40M30E209"
 FUNCTIONS = (
-    FunctionSpec(id="shop-ship", app="shop", events=("order",), retries=1),
-    FunctionSpec(id="shop-bill", app="shop", events=("order", "bill")),
+    FunctionSpec(id="shop-ship", app="shop", triggers=(EventTrigger("order"),), retries=1),
+    FunctionSpec(id="shop-bill", app="shop", triggers=(EventTrigger("order"), EventTrigger("bill"))),
 )
 SECOND = 1_000
 
@@ -52,7 +52,7 @@ class Shop:
     def start(self, event: dict[str, Any]) -> tuple[str, dict[str, Dispatch]]:
         """Send an event; its internal id, and its runs by function."""
         (event_id,) = self.server.send(event).json["ids"]
-        count = sum(event["name"] in function.events for function in FUNCTIONS)
+        count = sum(EventTrigger(event["name"]) in function.triggers for function in FUNCTIONS)
         return event_id, {dispatch.function: dispatch for dispatch in [self.dispatch() for _ in range(count)]}
 
     def dispatch(self) -> Dispatch:

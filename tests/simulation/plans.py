@@ -4,7 +4,7 @@ from random import Random
 
 import msgspec
 
-from steplog.engine.functions import EngineConfig, FunctionSpec
+from steplog.engine.functions import EngineConfig, EventTrigger, FunctionSpec
 from steplog.engine.operations import EventOut
 from steplog.engine.retry import RetryPolicy
 from steplog.engine.state import Limits
@@ -90,8 +90,8 @@ def _functions(chance: Random, *, may_kill: bool) -> tuple[tuple[FunctionSpec, .
     for index in range(chance.randint(2, 4)):
         is_root = index == 0 or chance.random() < 0.6
         names = ROOTS if is_root else CHILDREN
-        events = tuple(chance.sample(names, chance.randint(1, 2)))
-        spec = FunctionSpec(id=f"app-{index}", app="app", events=events, retries=chance.choice((0, 1, 4)))
+        triggers = tuple(map(EventTrigger, chance.sample(names, chance.randint(1, 2))))
+        spec = FunctionSpec(id=f"app-{index}", app="app", triggers=triggers, retries=chance.choice((0, 1, 4)))
         specs.append(spec)
         scripts[spec.id] = Author(chance, CHILDREN if is_root else (), may_kill=may_kill).write()
     return tuple(specs), scripts

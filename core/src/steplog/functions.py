@@ -7,7 +7,7 @@ from typing import Any, Generic
 from typing_extensions import TypeVar
 
 from steplog.engine.events import MAX_NAME_CHARACTERS
-from steplog.engine.functions import FunctionSpec
+from steplog.engine.functions import EventTrigger, FunctionSpec
 from steplog.errors import ConfigInvalid
 
 MOST_RETRIES = 20  # LIMW-02
@@ -33,7 +33,9 @@ class Function(Generic[DF, RF]):
         event = trigger.event if isinstance(trigger, TriggerEvent) else trigger
         self.handler, self.name = handler, name
         self.takes_step = _check(handler, app_id, fn_id, event, retries)
-        self.spec = FunctionSpec(id=f"{app_id}-{fn_id}", app=app_id, events=(event,), version=version, retries=retries)
+        self.spec = FunctionSpec(
+            id=f"{app_id}-{fn_id}", app=app_id, triggers=(EventTrigger(event),), version=version, retries=retries
+        )
 
     @property
     def id(self) -> str:

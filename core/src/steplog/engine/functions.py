@@ -10,14 +10,37 @@ ENVIRONMENTS = {0: "default"}  # number in keys → name in records; one until e
 DEFAULT_ENV = 0
 
 
+class EventTrigger(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """An event starts the function.
+
+    ``event`` is a name, or ends in ``/*`` or ``.*`` and means every name that begins like it (FN-08). ``if_exp`` is CEL
+    over ``event``; the function ignores events for which it is false (FN-04).
+    """
+
+    event: str
+    if_exp: str | None = None
+
+
+class CronTrigger(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """The clock starts the function (FN-05). ``catch_up``: last | skip | all of the ticks that were missed (GAP-04)."""
+
+    cron: str
+    jitter_ms: int = 0
+    catch_up: str = "last"
+
+
+Trigger = EventTrigger | CronTrigger
+
+
 class FunctionSpec(msgspec.Struct, frozen=True, kw_only=True):
     """A registered function. ``id`` is qualified: ``<app>-<function>`` (CONV-03)."""
 
     id: str
     app: str
-    events: tuple[str, ...]  # exact names that trigger it
+    triggers: tuple[Trigger, ...] = ()  # none: it is only invoked
     version: str | None = None
     retries: int = 4
+    failure_of: str | None = None  # the function whose failures it handles (ERR-13)
 
 
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,8 +61,9 @@ class Registry:
         self._by_event: dict[str, list[FunctionSpec]] = {}
         for function in functions:
             self.by_id[function.id] = function
-            for name in dict.fromkeys(function.events):
-                self._by_event.setdefault(name, []).append(function)
+            for trigger in function.triggers:
+                if isinstance(trigger, EventTrigger) and function not in self._by_event.get(trigger.event, ()):
+                    self._by_event.setdefault(trigger.event, []).append(function)
 
     def triggered_by(self, event: str) -> list[FunctionSpec]:
         """Every function that an event of this name starts, in the order of registration."""
