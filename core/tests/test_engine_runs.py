@@ -38,7 +38,7 @@ def test_a_sequential_run_of_n_steps_costs_n_plus_two_commits() -> None:
     assert (run.generation, run.recorded, run.pending, run.attempt) == (1, (), (), 0)
     for name in "abc":
         resumed = the(Resume, partition.post(ran(run, name, f'"{name}"'.encode())))
-        assert resumed == Resume(run.run, 1, Recorded(step_hash(name), f'"{name}"'.encode()))
+        assert resumed == Resume(run.run, 1, Recorded(step_hash(name), f'"{name}"'.encode(), at_ms=NOON))
     end = the(RunEnded, partition.post(returned(run, b'"packed"')))
     assert (end.status, end.output, end.run_id) == ("completed", b'"packed"', run.run_id)
     assert partition.commits == 3 + 2
@@ -78,7 +78,7 @@ def test_a_replay_gets_results_in_their_order_of_completion() -> None:
     for name in "cab":
         partition.post(ran(run, name, f'"{name}"'.encode()))
     again = the(Dispatch, partition.crash())
-    assert again.recorded == tuple(Recorded(step_hash(name), f'"{name}"'.encode()) for name in "cab")
+    assert again.recorded == tuple(Recorded(step_hash(name), f'"{name}"'.encode(), at_ms=NOON) for name in "cab")
 
 
 @pytest.mark.spec("DUR-16", "ATV-13")
@@ -93,8 +93,8 @@ def test_a_sleeping_run_is_parked_and_woken_on_time() -> None:
     woken = the(Dispatch, partition.advance(1))
     assert woken.generation == 2
     assert woken.recorded == (
-        Recorded(step_hash("charge"), b"1"),
-        Recorded(step_hash("cool-off"), b"null"),
+        Recorded(step_hash("charge"), b"1", at_ms=NOON),
+        Recorded(step_hash("cool-off"), b"null", at_ms=NOON + HOUR),
     )
     partition.post(ran(woken, "pack"))
     partition.post(returned(woken))
@@ -109,7 +109,7 @@ def test_a_sleep_that_ends_while_the_run_is_live_resumes_it() -> None:
     partition = Partition(PACK)
     run = partition.start("pack")
     partition.post(slept(run, "nap", NOON + 5))
-    assert the(Resume, partition.advance(5)).recorded == Recorded(step_hash("nap"), b"null")
+    assert the(Resume, partition.advance(5)).recorded == Recorded(step_hash("nap"), b"null", at_ms=NOON + 5)
 
 
 def test_sleeps_that_end_together_wake_a_run_once() -> None:
@@ -211,7 +211,7 @@ def test_an_answer_that_comes_twice_is_recorded_once() -> None:
     assert partition.kinds(run.run_id) == ["run.scheduled", "step.completed", "step.late"]
     (late,) = partition.of(records.StepLate)
     assert (late.step, late.output) == ("charge", msgspec.Raw(b"2"))
-    assert the(Dispatch, partition.crash()).recorded == (Recorded(step_hash("charge"), b"1"),)
+    assert the(Dispatch, partition.crash()).recorded == (Recorded(step_hash("charge"), b"1", at_ms=NOON),)
 
 
 def test_an_answer_for_an_earlier_dispatch_is_kept_and_not_applied() -> None:

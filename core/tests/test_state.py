@@ -12,8 +12,8 @@ from steplog.engine.processor import Turn
 from steplog.engine.state import Limits, Slice, State
 from steplog.log.memory import MemoryLog, MemoryTable
 
-PLAIN = keys.RUN
-KINDS = (PLAIN, keys.TIMER, keys.QUEUE)
+PLAIN, GROUPED = keys.RUN, keys.WAIT
+KINDS = (PLAIN, keys.TIMER, keys.QUEUE, GROUPED)
 OWNER_BYTES = 2  # of a key here: kind and owner, then a part of it
 
 numbers = st.integers(0, 31)
@@ -49,7 +49,7 @@ class StateModel(RuleBasedStateMachine):
         assert isinstance(loaded.table, MemoryTable)
         self.table = loaded.table
         self.turn = loaded.turn
-        self.state = State(self.table, self.limits)
+        self.state = State(self.table, self.limits, grouped=((GROUPED, 2),))
         self.current = dict(self.durable)
         self.sealed: tuple[Slice, dict[bytes, bytes]] | None = None
         self.last_write: dict[bytes, int] = {}
@@ -105,6 +105,11 @@ class StateModel(RuleBasedStateMachine):
         prefix = bytes([kind]) if owner is None else bytes([kind, owner])
         expected = sorted((key, value) for key, value in self.current.items() if key.startswith(prefix))
         assert self.state.scan(prefix, limit) == expected[:limit]
+
+    @rule(owner=owners)
+    def group(self, owner: int) -> None:
+        prefix = bytes([GROUPED, owner])
+        assert self.state.group(prefix) == sorted(key for key in self.current if key.startswith(prefix))
 
     # --- turns: what is decided between seal and commit belongs to the next one
 

@@ -119,9 +119,10 @@ class Watch:
             case records.StepCompleted():
                 until_ms = run.until_ms.get(record.step, 0)
                 self.expect(record.at >= until_ms, "F4", f"{record.step} of {record.run} wakes early")
-                self._record(record.run, Recorded(step_hash(record.step), bytes(record.output)), record.step)
+                recorded = Recorded(step_hash(record.step), bytes(record.output), at_ms=record.at)
+                self._record(record.run, recorded, record.step)
             case records.StepFailed():
-                self._record(record.run, Recorded(step_hash(record.step), None, record.error), record.step)
+                self._record(record.run, Recorded(step_hash(record.step), None, record.error, record.at), record.step)
             case records.StepErrored():
                 run.errors[record.step] += 1
                 run.retry_at_ms[record.step] = record.retry_at

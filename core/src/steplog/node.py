@@ -145,7 +145,7 @@ class Node:
         """Send an event and wait for the end of every run that it starts."""
         (message,) = self._accept([event])
         waiting: dict[bytes, asyncio.Future[Ended]] = {}
-        for spec in self._registry.triggered_by(message.name):
+        for spec in self._registry.started_by(message):
             run = run_id(message.received_ms, message.slot, DEFAULT_ENV, spec.id, message.internal_id)
             waiting[keys.run(DEFAULT_ENV, run)] = self._loop.create_future()
         self._ends.update(waiting)

@@ -5,8 +5,11 @@ import functools
 from typing import Any
 
 from steplog.engine.ids import hash16, step_wire_id
-from steplog.step import CurrentStep
+from steplog.step import CurrentStep, StepOptions
 from steplog.values import Decode
+
+
+_AS_THE_FUNCTION = StepOptions()
 
 
 class Begin:
@@ -19,7 +22,7 @@ BEGIN = Begin()
 class Call(CurrentStep):
     """An open call. While its body runs, it is what ``current_step()`` returns there."""
 
-    __slots__ = ("copy", "decode", "due_ms", "future", "is_nested", "run_id", "step", "wire_id")
+    __slots__ = ("copy", "decode", "due_ms", "future", "is_nested", "options", "run_id", "step", "wire_id")
 
     def __init__(
         self, run_id: str, step_id: str, occurrence: int, future: "asyncio.Future[Any]", decode: Decode
@@ -27,6 +30,7 @@ class Call(CurrentStep):
         self.run_id, self.step_id, self.future, self.decode = run_id, step_id, future, decode
         self.wire_id, self.step = _identity(step_id, occurrence)
         self.attempt = 0
+        self.options = _AS_THE_FUNCTION
         self.due_ms: int | None = None  # it waits until then
         self.copy: tuple[Any] | None = None  # the decoded copy of a result that is being committed
         self.is_nested = False  # its body has called a step

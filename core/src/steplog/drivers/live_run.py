@@ -13,9 +13,10 @@ import asyncio
 import contextvars
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
+from uuid import UUID
 
 import msgspec
 
@@ -26,13 +27,26 @@ from steplog.drivers.failures import Failure, describe_error
 from steplog.drivers.loop import TENANT, Tenant
 from steplog.drivers.outgoing import outgoing_events
 from steplog.engine.effects import Dispatch, Recorded
+from steplog.engine.ids import hash16
 from steplog.engine.messages import Message, OpReported, RunParked, RunReported
-from steplog.engine.operations import ErrorInfo, Lost, Operation, SendEvent, Sleep, StepError, StepRun
+from steplog.engine.operations import (
+    ErrorInfo,
+    InvokeFunction,
+    Lost,
+    Operation,
+    SendEvent,
+    SendSignal,
+    Sleep,
+    StepError,
+    StepRun,
+    WaitForEvent,
+    WaitForSignal,
+)
 from steplog.errors import Interrupt, OutputUnserializable, SteplogError
 from steplog.errors import StepError as StepFailed
 from steplog.event import Event
 from steplog.functions import Function
-from steplog.step import STEP
+from steplog.step import STEP, Signal, StepOptions
 from steplog.values import Decode, dump, load, signature_of
 
 logger = logging.getLogger(__name__)
@@ -40,7 +54,8 @@ logger = logging.getLogger(__name__)
 EVICT_AFTER_MS = 30_000
 CLOSE_S = 5.0  # how long a closed function may unwind before it is named
 MOST_INTERRUPTS = 100  # raised in a function that swallows them; then its calls wait for ever, so that it cannot spin
-MOST_SLEEP_MS = 366 * 86_400_000  # LIM-01; a year, whichever
+YEAR_MS = 365 * 86_400_000
+MOST_WAIT_MS = 366 * 86_400_000  # LIM-01; a year, whichever
 
 
 class LocalConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,8 +96,8 @@ class LiveRun(Tenant):
 
     __slots__ = (
         "_bodies", "_calls", "_counts", "_deferred", "_delivered", "_dispatch", "_executing", "_function",
-        "_has_warned", "_host", "_interrupts", "_is_poisoned", "_loop", "_own_attempt", "_pending", "_post",
-        "_results", "generation", "is_over", "key", "run_id", "task",
+        "_has_warned", "_host", "_interrupts", "_is_poisoned", "_loop", "_own_attempt", "_passed_ms",
+        "_pending", "_post", "_results", "_uuids", "generation", "is_over", "key", "run_id", "task",
     )  # fmt: skip
 
     def __init__(self, host: Host, function: Function[Any, Any], dispatch: Dispatch) -> None:
@@ -104,13 +119,28 @@ class LiveRun(Tenant):
             self._pending[step] = (None, attempt)
         self._own_attempt, self._is_poisoned = dispatch.attempt, dispatch.is_poisoned
         self._has_warned = False
-        self._interrupts = 0
+        self._interrupts = self._uuids = 0
+        self._passed_ms = dispatch.started_ms
 
     def start(self) -> None:
         """Begin the function."""
         context = contextvars.copy_context()
         context.run(TENANT.set, self)
         self.task = asyncio.Task(self._main(), loop=self._loop, context=context)
+
+    def now_ms(self) -> int:
+        """The time of the record that the function has last passed: the same on every replay (decisions: *now*)."""
+        return self._passed_ms
+
+    def next_uuid(self) -> UUID:
+        """An id that is the same on every replay: of the run, and of how many were asked for before."""
+        self._uuids += 1
+        return UUID(bytes=hash16(self.key, self._uuids.to_bytes(8, "big")), version=4)
+
+    @property
+    def is_replaying(self) -> bool:
+        """Whether results wait that were recorded before: what the function says now it has said already."""
+        return bool(self._results)
 
     @property
     def attempt(self) -> int:
@@ -124,10 +154,14 @@ class LiveRun(Tenant):
     # --- what the function calls
 
     async def run_step(
-        self, step_id: str, handler: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
+        self, step_id: str, handler: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any],
+        options: StepOptions | None = None,
+    ) -> Any:  # fmt: skip
         signature = signature_of(handler)
         call = self._register(step_id, signature.decode)
+        if options is not None:
+            call.options = options
+            call.decode = options.decode or call.decode
         outcome: Any = BEGIN if self._may_begin(call) else await call.future
         while outcome is BEGIN:
             if self.is_over:  # closed after it was told to begin
@@ -142,14 +176,54 @@ class LiveRun(Tenant):
     async def sleep(self, step_id: str, *, until_ms: int | None, for_ms: int | None) -> None:
         at_ms = now_ms()
         due_ms = until_ms if until_ms is not None else at_ms + max(for_ms or 0, 0)
-        if due_ms - at_ms > MOST_SLEEP_MS:
-            raise StepFailed(f"step {step_id!r} sleeps for longer than a year", "InngestErrTimeoutTooLong")
+        operation = Sleep(until_ms=until_ms, for_ms=max(for_ms or 0, 0))
+        await self._wait(step_id, operation, due_ms - at_ms, msgspec.json.decode)
+
+    async def wait_for_event(
+        self, step_id: str, *, events: tuple[str, ...], all_of: bool, if_exp: str | None, timeout_ms: int,
+        decode: Decode,
+    ) -> Any:  # fmt: skip
+        timeout_ms = max(timeout_ms, 0)
+        operation = WaitForEvent(events=events, all_of=all_of, if_exp=if_exp, timeout_ms=timeout_ms)
+        return await self._wait(step_id, operation, timeout_ms, decode)
+
+    async def wait_for_signal(self, step_id: str, *, signal: str, timeout_ms: int, replace: bool) -> Signal | None:
+        timeout_ms = max(timeout_ms, 0)
+        operation = WaitForSignal(signal=signal, timeout_ms=timeout_ms, replaces=replace)
+        heard: Signal | None = await self._wait(step_id, operation, timeout_ms, _decode_signal)
+        return heard
+
+    async def send_signal(self, step_id: str, *, signal: str, data: object) -> str | None:
+        body = dump(data, step_id, self._host.config.event_bytes)
         call = self._register(step_id, msgspec.json.decode)
-        if not self._may_begin(call) and await call.future is not BEGIN:
-            return
-        call.due_ms = due_ms
-        self._ask_for_rest()
-        await self._outcome(call, Sleep(until_ms=until_ms, for_ms=max(for_ms or 0, 0)))
+        outcome: Any = BEGIN if self._may_begin(call) else await call.future
+        if outcome is BEGIN:
+            outcome = await self._outcome(call, SendSignal(signal=signal, data=body))
+        run_id: str | None = outcome
+        return run_id
+
+    async def invoke(
+        self, step_id: str, *, function_id: str, data: object, timeout_ms: int | None, decode: Decode
+    ) -> Any:
+        body = b"{}" if data is None else dump(data, step_id, self._host.config.event_bytes)
+        if not body.startswith(b"{"):
+            raise TypeError(f"step {step_id!r} invokes {function_id} with {body[:40]!r}; data is an object")
+        timeout_ms = YEAR_MS if timeout_ms is None else max(timeout_ms, 0)
+        operation = InvokeFunction(function=function_id, data=body, timeout_ms=timeout_ms)
+        return await self._wait(step_id, operation, timeout_ms, decode)
+
+    async def _wait(self, step_id: str, operation: Operation, most_ms: int, decode: Decode) -> Any:
+        """Call a step that only waits, for so long at the most."""
+        if most_ms > MOST_WAIT_MS:
+            verb = "sleeps" if isinstance(operation, Sleep) else "waits"
+            raise StepFailed(f"step {step_id!r} {verb} for longer than a year", "InngestErrTimeoutTooLong")
+        call = self._register(step_id, decode)
+        outcome: Any = BEGIN if self._may_begin(call) else await call.future
+        if outcome is BEGIN:
+            call.due_ms = now_ms() + most_ms
+            self._ask_for_rest()
+            outcome = await self._outcome(call, operation)
+        return outcome
 
     async def send_event(self, step_id: str, events: Sequence[Event[Any]]) -> list[str]:
         call = self._register(step_id, msgspec.json.decode)
@@ -229,7 +303,8 @@ class LiveRun(Tenant):
         bodies.running.add(task)
         token = STEP.set(call)
         try:
-            value = await (handler(*args, **kwargs) if is_async else bodies.in_thread(handler, args, kwargs))
+            body = handler(*args, **kwargs) if is_async else bodies.in_thread(handler, args, kwargs)
+            value = await (body if call.options.timeout_ms is None else _within(call.options.timeout_ms, body))
             data = dump(value, call.step_id, self._host.config.output_bytes)
             call.copy = (load(data, call.decode, call.step_id),)
             operation: Operation = StepRun(data=data, started_ms=started_ms, ended_ms=now_ms())
@@ -238,9 +313,9 @@ class LiveRun(Tenant):
                 self._calls.pop(call.step, None)
                 self._ask_for_rest()
                 raise
-            operation = self._failed(error, started_ms)
+            operation = self._failed(call, error, started_ms)
         except BaseException as error:  # noqa: BLE001 - user code
-            operation = self._failed(error, started_ms)
+            operation = self._failed(call, error, started_ms)
         finally:
             STEP.reset(token)
             del self._executing[call.step]
@@ -250,11 +325,11 @@ class LiveRun(Tenant):
             return StepError(error=nested, started_ms=started_ms, ended_ms=now_ms(), final=True)
         return operation
 
-    def _failed(self, error: BaseException, started_ms: int) -> Operation:
+    def _failed(self, call: Call, error: BaseException, started_ms: int) -> Operation:
         failure: Failure = describe_error(error)
         return StepError(
-            error=failure.error, started_ms=started_ms, ended_ms=now_ms(),
-            final=failure.is_final, retry_after_ms=failure.retry_after_ms,
+            error=failure.error, started_ms=started_ms, ended_ms=now_ms(), final=failure.is_final,
+            retry_after_ms=failure.retry_after_ms, retries=call.options.retries,
         )  # fmt: skip
 
     async def _main(self) -> None:
@@ -383,6 +458,7 @@ class LiveRun(Tenant):
             )
 
     def _settle(self, call: Call, recorded: Recorded) -> None:
+        self._passed_ms = recorded.at_ms
         future = call.future
         if future.done():
             return  # the function has turned away from it, as from the loser of a race
@@ -443,6 +519,20 @@ class LiveRun(Tenant):
                 "a closed function does not end; it is abandoned",
                 extra={"fields": {"function": self._function.id, "run_id": self.run_id, "after_s": CLOSE_S}},
             )
+
+
+async def _within(timeout_ms: int, body: Awaitable[Any]) -> Any:
+    """Await a step's body for so long. Raises ``TimeoutError``: the attempt has failed."""
+    try:
+        async with asyncio.timeout(timeout_ms / 1000) as limit:
+            return await body
+    except TimeoutError:
+        if limit.expired():
+            raise TimeoutError(f"the step ran for longer than {timeout_ms / 1000:g} s") from None
+        raise
+
+
+_decode_signal: Decode = msgspec.json.Decoder(Signal | None).decode
 
 
 def _abandon_this_task() -> None:

@@ -46,6 +46,7 @@ class Dispatches:
             return
         head.generation += 1
         head.state = RUNNING
+        head.started_ms = head.started_ms or self._draft.now_ms
         run.retried = ()
         self._runs.set_live(run, True)
         if reason is not None:
@@ -60,7 +61,8 @@ class Dispatches:
             effects.Dispatch(
                 run=run.key, run_id=run.id, generation=head.generation, function=head.function,
                 events=tuple(run.events), recorded=run.recorded_steps(), pending=run.pending_steps(),
-                attempts=run.due_attempts(), attempt=head.attempt, is_poisoned=head.is_poisoned,
+                attempts=run.due_attempts(), started_ms=head.started_ms, attempt=head.attempt,
+                is_poisoned=head.is_poisoned,
             )
         )  # fmt: skip
 

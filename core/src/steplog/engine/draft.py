@@ -1,5 +1,7 @@
 """The turn that is being decided: what its messages have changed, written and asked for so far."""
 
+from collections import deque
+
 import msgspec
 
 from steplog.engine.effects import Effect
@@ -13,7 +15,7 @@ encode = msgspec.json.Encoder().encode
 class Draft:
     """Gathers a turn. Nothing of it is visible outside before it is committed."""
 
-    __slots__ = ("effects", "events", "follow_ups", "now_ms", "number", "records", "state")
+    __slots__ = ("effects", "events", "follow_ups", "messages", "now_ms", "number", "records", "state")
 
     def __init__(self, state: State) -> None:
         self.state = state
@@ -22,6 +24,7 @@ class Draft:
         self.records: list[bytes] = []  # journal, JSON
         self.events: list[bytes] = []  # accepted, JSON
         self.effects: list[Effect] = []
+        self.messages: deque[Message] = deque()  # between owners, decided before the turn ends
         self.follow_ups: list[Message] = []  # to be decided by a later turn
 
     def begin(self, number: int, now_ms: int) -> None:

@@ -14,6 +14,7 @@ class Recorded(msgspec.Struct, frozen=True, array_like=True):
     step: bytes
     data: bytes | None
     error: ErrorInfo | None = None
+    at_ms: int = 0  # when it was recorded
 
 
 class Pending(msgspec.Struct, frozen=True, array_like=True):
@@ -35,6 +36,7 @@ class Dispatch(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=T
     recorded: tuple[Recorded, ...]  # in the run's completion order
     pending: tuple[Pending, ...]
     attempts: tuple[tuple[bytes, int], ...] = ()  # of steps that have failed before, and are due again
+    started_ms: int = 0  # when it was dispatched for the first time
     attempt: int = 0  # of the function's own code
     is_poisoned: bool = False  # lost its process too often: begin no step
 
@@ -73,9 +75,10 @@ class MakeRoom(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 class Answer(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """A group of events is durable."""
+    """A group of events is durable, or a signal was heard."""
 
     ticket: int
+    run_id: str | None = None  # of the run that a signal has resumed
 
 
 class RunEnded(msgspec.Struct, frozen=True, tag=True, array_like=True):

@@ -1,15 +1,21 @@
 """How a run ends: by what its function returns or raises, or because the engine ends it."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import msgspec
 
 from steplog.engine import effects, keys, records
-from steplog.engine.draft import Draft
+from steplog.engine.draft import Draft, encode
+from steplog.engine.events import FAILED_EVENT, FINISHED_EVENT, accept_event, event_seen
 from steplog.engine.functions import EngineConfig, Registry
-from steplog.engine.messages import OpReported, RunReported
-from steplog.engine.operations import ErrorInfo, StepError, StepRun
+from steplog.engine.ids import hash16, ulid
+from steplog.engine.messages import ChildEnded, EventAccepted, OpReported, RunReported
+from steplog.engine.operations import ErrorInfo, EventOut, StepError, StepRun
 from steplog.engine.retry import delay_ms
 from steplog.engine.run import COMPLETED, FAILED, QUEUED, WAITING, Run
 from steplog.engine.runs import Runs
+from steplog.engine.waits import Waits
 
 OUTLIVED_MS = 7_200_000  # the longest execution of a step (LIM-02)
 
@@ -17,8 +23,9 @@ OUTLIVED_MS = 7_200_000  # the longest execution of a step (LIM-02)
 class Endings:
     """Ends runs."""
 
-    def __init__(self, draft: Draft, runs: Runs, registry: Registry, config: EngineConfig) -> None:
-        self._draft, self._runs, self._registry, self._config = draft, runs, registry, config
+    def __init__(self, draft: Draft, runs: Runs, waits: Waits, registry: Registry, config: EngineConfig) -> None:
+        self._draft, self._runs, self._waits = draft, runs, waits
+        self._registry, self._config = registry, config
 
     def report(self, message: RunReported) -> None:
         """The function returned or raised."""
@@ -37,7 +44,8 @@ class Endings:
         self._draft.journal(
             records.RunFailed(at=self._draft.now_ms, env=run.env, run=run.id, seq=run.next_seq(), error=error)
         )
-        self._end(run, FAILED, executing, error=error)
+        told = [] if run.head.is_quiet else [self._failed_event(run, error)]
+        self._end(run, FAILED, executing, error=error, told=told)
 
     def fail_too_large(self, run: Run, size_bytes: int, executing: tuple[bytes, ...] = ()) -> None:
         """End a run whose state has outgrown its limit."""
@@ -102,9 +110,12 @@ class Endings:
         *,
         output: bytes | None = None,
         error: ErrorInfo | None = None,
+        told: Sequence[EventAccepted] = (),
     ) -> None:
         """Bring a run to its end. It keeps its head while bodies of its steps still execute, so that they are late."""
         delete, head, key = self._draft.state.delete, run.head, run.key
+        if not head.is_quiet and self._is_asked_for(run.key, FINISHED_EVENT):
+            told = [*told, self._finished_event(run, output, error)]
         if head.state == QUEUED:
             delete(keys.queue(key))
         if head.function not in self._registry.by_id:
@@ -114,6 +125,8 @@ class Endings:
             head.due_ms = 0
         for step_hash, step in run.steps.items():
             delete(keys.run_step(key, step_hash))
+            for index_key in step.keys:
+                delete(index_key)
             if step.due_ms:
                 delete(keys.timer(step.due_ms, key, step_hash))
         for index in range(len(run.events)):
@@ -129,6 +142,45 @@ class Endings:
         else:
             self._runs.remove(run)
         self._draft.effects.append(effects.RunEnded(key, head.generation, run.id, status, output, error))
+        if head.parent is not None:
+            parent, child_step = head.parent
+            self._draft.messages.append(ChildEnded(run=parent, step=child_step, output=output, error=error))
+        self._draft.messages.extend(told)
+
+    def _is_asked_for(self, run_key: bytes, event: str) -> bool:
+        """Whether a function or a wait names a system event that is not written otherwise."""
+        return self._registry.is_trigger(event) or self._waits.is_waited_for(keys.env_of(run_key), event)
+
+    def _failed_event(self, run: Run, error: ErrorInfo) -> EventAccepted:
+        """``inngest/function.failed`` (SYS-02); its id is the run's, so that a failure is told once."""
+        handler = self._registry.failure_handler(run.head.function)
+        return self._event(
+            run, FAILED_EVENT, {"error": _told(error)}, event_id=run.id, starts=None if handler is None else handler.id
+        )
+
+    def _finished_event(self, run: Run, output: bytes | None, error: ErrorInfo | None) -> EventAccepted:
+        """``inngest/function.finished`` (SYS-04)."""
+        outcome = {"result": msgspec.Raw(output)} if error is None and output is not None else {"error": _told(error)}
+        return self._event(run, FINISHED_EVENT, outcome)
+
+    def _event(
+        self, run: Run, name: str, outcome: dict[str, Any], *, event_id: str | None = None, starts: str | None = None
+    ) -> EventAccepted:
+        events = [event_seen(body) for body in run.events]
+        data = {"function_id": run.head.function, "run_id": run.id, "event": events[0], "events": events} | outcome
+        now_ms = self._draft.now_ms
+        internal = ulid(now_ms, hash16(run.key, name.encode())[:10])
+        return accept_event(
+            EventOut(name=name, data=encode(data), id=event_id), internal, env=keys.env_of(run.key), received_ms=now_ms,
+            source="engine", starts=starts,
+        )  # fmt: skip
+
+
+def _told(error: ErrorInfo | None) -> dict[str, Any] | None:
+    """An error as system events carry it (ERR-14)."""
+    if error is None:
+        return None
+    return {"error": f"{error.name}: {error.message}", **msgspec.to_builtins(error), "__serialized": True}
 
 
 def _state_too_large(size_bytes: int, limit_bytes: int) -> ErrorInfo:

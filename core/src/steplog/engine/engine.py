@@ -2,25 +2,30 @@
 
 One ``apply`` handles one message. It changes the state, appends journal records and asks for effects (``draft.py``);
 nothing of that is visible outside before the turn that holds it is committed. Each kind of owner has a module, which
-knows the ones before it in this order: runs, endings, dispatching, routing, steps.
+knows the ones before it in this order: runs, waits, endings, dispatching, routing, steps. One that wants something of a
+later one leaves a message in the draft, which is decided before the turn ends.
 """
 
 from typing import assert_never
 
 from steplog.engine import keys
+from steplog.engine.crons import Crons
 from steplog.engine.dispatching import Dispatches
 from steplog.engine.draft import Draft
 from steplog.engine.endings import Endings
 from steplog.engine.functions import ENVIRONMENTS, EngineConfig, Registry
 from steplog.engine.messages import (
     Adopt,
+    ChildEnded,
     DispatchLost,
     Drain,
     EventAccepted,
     Message,
     OpReported,
+    PlanCrons,
     RunParked,
     RunReported,
+    SignalSent,
     SweepSeen,
     TimerFired,
 )
@@ -28,6 +33,7 @@ from steplog.engine.routing import Routing
 from steplog.engine.runs import Runs
 from steplog.engine.state import State
 from steplog.engine.steps import Steps
+from steplog.engine.waits import Waits
 
 
 class Engine:
@@ -37,10 +43,12 @@ class Engine:
         self.state, self._registry = state, registry
         self.draft = draft = Draft(state)
         self.runs = runs = Runs(draft)
-        self._endings = Endings(draft, runs, registry, config)
+        self._waits = waits = Waits(draft)
+        self._endings = Endings(draft, runs, waits, registry, config)
         self._dispatches = Dispatches(draft, runs, self._endings, registry, config)
         self._routing = Routing(draft, runs, self._dispatches, registry)
-        self._steps = Steps(draft, runs, self._endings, self._dispatches, self._routing, registry, config)
+        self._crons = Crons(draft, registry)
+        self._steps = Steps(draft, runs, waits, self._endings, self._dispatches, registry, config)
 
     @property
     def live_runs(self) -> int:
@@ -69,20 +77,34 @@ class Engine:
                 orphans = state.owned(keys.orphans(env, function))
                 found.extend(Adopt(run=keys.run_of(key), function=function) for key, _ in orphans)
             self._routing.recover(env)
-            found.append(SweepSeen(env=env))
+            self._waits.recover(env)
+            found += [SweepSeen(env=env), PlanCrons(env=env)]
         return found
 
     def apply(self, message: Message) -> None:
-        """Decide one message."""
+        """Decide a message, and those that owners send each other because of it."""
+        self._decide(message)
+        messages = self.draft.messages
+        while messages:
+            self._decide(messages.popleft())
+
+    def _decide(self, message: Message) -> None:
         match message:
             case OpReported():
                 self._steps.report(message)
             case EventAccepted():
                 self._routing.accept(message)
+                self._steps.meet(message)
             case RunReported():
                 self._endings.report(message)
+            case TimerFired(step=keys.CRON_TICK):
+                self._crons.fire(message)
             case TimerFired():
                 self._steps.fire(message)
+            case ChildEnded():
+                self._steps.end_child(message)
+            case SignalSent():
+                self._steps.hear(message)
             case RunParked():
                 self._dispatches.park(message)
             case DispatchLost():
@@ -91,6 +113,8 @@ class Engine:
                 self._dispatches.adopt(message)
             case Drain():
                 self.state.put(keys.DRAINED, b"1")
+            case PlanCrons(env=env):
+                self._crons.plan(env)
             case SweepSeen():
                 self._routing.sweep(message)
             case _:

@@ -1,5 +1,7 @@
 """The rules of an event, and the message that an accepted one becomes (spec: events.md §2.7)."""
 
+from typing import Any
+
 import msgspec
 
 from steplog.engine import records
@@ -11,9 +13,12 @@ from steplog.errors import EventInvalid
 
 MAX_NAME_CHARACTERS = 256  # LIM-05
 RESERVED_PREFIX = "inngest/"
+FAILED_EVENT, FINISHED_EVENT = "inngest/function.failed", "inngest/function.finished"
+INVOKED_EVENT, TIMER_EVENT = "inngest/function.invoked", "inngest/scheduled.timer"
 LEAST_TS_MS, MOST_TS_MS = 315_532_800_000, 4_102_444_800_000  # 1980-01-01 to 2100-01-01
 
 _encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 def check_name(name: str) -> None:
@@ -34,7 +39,8 @@ def check_ts(ts_ms: int | None) -> None:
 
 def accept_event(
     event: EventOut, internal_id: bytes, *, env: int, received_ms: int, source: str, is_seeded: bool = False,
-    ticket: int | None = None, is_last: bool = True,
+    ticket: int | None = None, is_last: bool = True, starts: str | None = None, origin: bytes | None = None,
+    parent: tuple[bytes, bytes] | None = None,
 ) -> EventAccepted:  # fmt: skip
     """Make the message of an accepted event, and its record on the log."""
     env_bytes = env.to_bytes(4, "big")
@@ -51,5 +57,12 @@ def accept_event(
     return EventAccepted(
         env=env, internal_id=internal_id, internal_text=internal_text, id=stored.id, name=event.name, ts_ms=ts_ms,
         received_ms=received_ms, slot=slot, body=_encode(stored),
-        is_repeatable=sender_id is not None or is_seeded, ticket=ticket, is_last=is_last,
+        is_repeatable=sender_id is not None or is_seeded, ticket=ticket, is_last=is_last, starts=starts,
+        origin=origin, parent=parent,
     )  # fmt: skip
+
+
+def event_seen(body: bytes) -> dict[str, Any]:
+    """Read an event's record as functions and expressions see it: without what steplog notes beside it."""
+    record = _decode(body)
+    return {field: record[field] for field in ("id", "name", "data", "ts", "user", "v") if field in record}

@@ -1,9 +1,12 @@
 """What the engine knows of a function, and the limits that it holds."""
 
 from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import msgspec
 
+from steplog.cel import Filter, compile_filter
+from steplog.engine.messages import EventAccepted
 from steplog.engine.retry import RetryPolicy
 
 ENVIRONMENTS = {0: "default"}  # number in keys → name in records; one until environments come
@@ -53,18 +56,61 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     retry: RetryPolicy = RetryPolicy()
 
 
+class _Candidate(NamedTuple):
+    """A function that events of a name may start: unless it says so, where one of its conditions is true."""
+
+    spec: FunctionSpec
+    conditions: tuple[Filter, ...]
+
+
 class Registry:
-    """The functions of a node, found by id and by the event that triggers them."""
+    """The functions of a node, found by id, by the event that triggers them, and by whose failures they handle."""
 
     def __init__(self, functions: Iterable[FunctionSpec]) -> None:
-        self.by_id: dict[str, FunctionSpec] = {}
-        self._by_event: dict[str, list[FunctionSpec]] = {}
-        for function in functions:
-            self.by_id[function.id] = function
-            for trigger in function.triggers:
-                if isinstance(trigger, EventTrigger) and function not in self._by_event.get(trigger.event, ()):
-                    self._by_event.setdefault(trigger.event, []).append(function)
+        self.by_id: dict[str, FunctionSpec] = {function.id: function for function in functions}
+        self._failure_handlers = {f.failure_of: f for f in self.by_id.values() if f.failure_of is not None}
+        triggers = [(f, t) for f in self.by_id.values() for t in f.triggers if isinstance(t, EventTrigger)]
+        self._patterns = [(function, trigger) for function, trigger in triggers if trigger.event.endswith("*")]
+        names = {trigger.event for _, trigger in triggers if not trigger.event.endswith("*")}
+        self._by_name = {name: _candidates(name, triggers) for name in names}
 
-    def triggered_by(self, event: str) -> list[FunctionSpec]:
-        """Every function that an event of this name starts, in the order of registration."""
-        return self._by_event.get(event, [])
+    def started_by(self, event: EventAccepted) -> list[FunctionSpec]:
+        """Every function that an event starts, in the order of registration."""
+        candidates = self._by_name.get(event.name)
+        if candidates is None:
+            candidates = _candidates(event.name, self._patterns) if self._patterns else []
+        body: Any = None
+        found: list[FunctionSpec] = []
+        for spec, conditions in candidates:
+            if conditions:
+                body = body or _decode(event.body)
+                if not any(condition(body) for condition in conditions):
+                    continue
+            found.append(spec)
+        if event.starts is not None and event.starts in self.by_id and self.by_id[event.starts] not in found:
+            found.append(self.by_id[event.starts])
+        return found
+
+    def is_trigger(self, name: str) -> bool:
+        """Whether events of a name may start a function."""
+        return name in self._by_name or bool(_candidates(name, self._patterns))
+
+    def failure_handler(self, function: str) -> FunctionSpec | None:
+        """The function that handles the failures of another (ERR-13)."""
+        return self._failure_handlers.get(function)
+
+
+def _candidates(name: str, triggers: Iterable[tuple[FunctionSpec, EventTrigger]]) -> list[_Candidate]:
+    conditions: dict[str, list[str | None]] = {}
+    specs: dict[str, FunctionSpec] = {}
+    for spec, trigger in triggers:
+        if trigger.event == name or (trigger.event.endswith("*") and name.startswith(trigger.event[:-1])):
+            specs[spec.id] = spec
+            conditions.setdefault(spec.id, []).append(trigger.if_exp)
+    return [
+        _Candidate(specs[id_], () if None in found else tuple([compile_filter(text) for text in found if text]))
+        for id_, found in conditions.items()
+    ]
+
+
+_decode = msgspec.json.Decoder().decode

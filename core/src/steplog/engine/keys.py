@@ -13,6 +13,10 @@ QUEUE = 0x30  # queue/<rank>/<env>/<run>: runs that wait for a free place among 
 LIVE = 0x40  # live/<env>/<run>: one a dispatch in flight
 SEEN = 0x50  # seen/<env>/<day>/<hash of function, event id>
 ORPHAN = 0x60  # orphan/<env>/<hash of function>/<run>: open runs whose function is not registered here
+WAIT = 0x80  # wait/<env>/<name>/<path>/<value>/<run>/<step>: hashes; a step that waits for an event
+PATH = 0x90  # path/<env>/<name>/<path>: hashes; where the events of a name are looked into for waits
+SIGNAL = 0xA0  # signal/<env>/<hash>: the step that waits for a signal
+CRON = 0xB0  # cron/<env>/<hash of function>: the tick that is planned next
 NODE = 0x70  # node/<name>: facts of the processor itself
 
 _EVENT, _STEP = b"\x01", b"\x02"
@@ -22,8 +26,15 @@ _QUEUE = bytes([QUEUE])
 _LIVE = bytes([LIVE])
 _SEEN = bytes([SEEN])
 _ORPHAN = bytes([ORPHAN])
+_WAIT = bytes([WAIT])
+_PATH = bytes([PATH])
+_SIGNAL = bytes([SIGNAL])
+_CRON = bytes([CRON])
 
+WAIT_PREFIX_BYTES = 53  # of wait/<env>/<name>/<path>/<value>
+NO_PATH = bytes(16)  # stands for path and value of a wait for any event of a name
 NO_STEP = bytes(16)  # stands in a timer's key for the run itself
+CRON_TICK = b"\xff" * 16  # stands there for the crons of a function, whose hash is in the place of the run
 DRAINED = bytes([NODE]) + b"drained"
 DAY_MS = 86_400_000
 
@@ -113,6 +124,51 @@ def orphan(function: str, run_key: bytes) -> bytes:
     return _ORPHAN + run_key[1:5] + hash16(function.encode()) + run_key[5:]
 
 
+def waits(env: int, name: bytes, path: bytes, value: bytes) -> bytes:
+    """``wait/<env>/<name>/<path>/<value>``, of hashes; all waits that an event with this value may end."""
+    return _WAIT + env.to_bytes(4, "big") + name + path + value
+
+
+def wait(prefix: bytes, run_key: bytes, step: bytes) -> bytes:
+    """``wait/…/<run>/<step>``."""
+    return prefix + run_key[5:21] + step
+
+
+def wait_owner(key: bytes) -> tuple[bytes, bytes]:
+    """Read a wait's run key and step hash."""
+    return _RUN + key[1:5] + key[53:69], key[69:]
+
+
+def paths(env: int) -> bytes:
+    """``path/<env>``."""
+    return _PATH + env.to_bytes(4, "big")
+
+
+def path(env: int, name: bytes, path: bytes) -> bytes:
+    """``path/<env>/<name>/<path>``, of hashes."""
+    return _PATH + env.to_bytes(4, "big") + name + path
+
+
+def signal(env: int, name: str) -> bytes:
+    """``signal/<env>/<hash>``."""
+    return _SIGNAL + env.to_bytes(4, "big") + hash16(name.encode("utf8", "surrogatepass"))
+
+
+def cron(env: int, function: str) -> bytes:
+    """``cron/<env>/<hash of function>``."""
+    return _CRON + env.to_bytes(4, "big") + hash16(function.encode())
+
+
+def cron_timer(due_ms: int, cron_key: bytes) -> bytes:
+    """The timer of a function's crons."""
+    return timer(due_ms, cron_key, CRON_TICK)
+
+
+def cron_of(owner: bytes) -> bytes:
+    """Read the cron key of the owner that stands in such a timer."""
+    return _CRON + owner[1:]
+
+
 def run_of(key: bytes) -> bytes:
     """Read the run key that a ``queue``, ``live`` or ``orphan`` key ends with."""
     match key[0]:
@@ -161,6 +217,16 @@ def printed(key: bytes) -> str:
             return f"seen/{int.from_bytes(key[1:5], 'big')}/{int.from_bytes(key[5:13], 'big')}/{key[13:].hex()}"
         case 0x60:
             return f"orphan/{key[5:21].hex()}/{printed(run_of(key))}"
+        case 0x80:
+            run_key, step = wait_owner(key)
+            index = "/".join(part.hex() for part in (key[5:21], key[21:37], key[37:53]))
+            return f"wait/{index}/{printed(run_key)}/{step.hex()}"
+        case 0x90:
+            return f"path/{int.from_bytes(key[1:5], 'big')}/{key[5:21].hex()}/{key[21:].hex()}"
+        case 0xA0:
+            return f"signal/{int.from_bytes(key[1:5], 'big')}/{key[5:].hex()}"
+        case 0xB0:
+            return f"cron/{int.from_bytes(key[1:5], 'big')}/{key[5:].hex()}"
         case 0x70:
             return f"node/{key[1:].decode(errors='replace')}"
         case kind:

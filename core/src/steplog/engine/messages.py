@@ -18,6 +18,9 @@ class EventAccepted(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_l
     slot: int
     body: bytes  # the event's record, JSON
     is_repeatable: bool  # the sender gave an id or a seed: starts at most one run a function
+    starts: str | None = None  # a function that it starts besides those that its name triggers
+    origin: bytes | None = None  # what the id of that run is made from; None: the internal id
+    parent: tuple[bytes, bytes] | None = None  # run key and step that wait for the result of that run
     ticket: int | None = None  # answered when the event is committed; stands on the last event of a group
     is_last: bool = True
 
@@ -61,6 +64,24 @@ class DispatchLost(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_li
     counted: bool = True
 
 
+class SignalSent(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
+    """A signal came in from outside. ``ticket`` is answered with the run that it resumes, if there is one."""
+
+    env: int
+    signal: str
+    data: bytes  # JSON
+    ticket: int | None = None
+
+
+class ChildEnded(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
+    """A run that a step has invoked is over: its output, or the error that it failed with."""
+
+    run: bytes
+    step: bytes
+    output: bytes | None  # JSON
+    error: ErrorInfo | None
+
+
 class TimerFired(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
     """A timer came due."""
 
@@ -80,10 +101,19 @@ class Drain(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True
     """The process ends in order; what is in flight is handed back, not lost."""
 
 
+class PlanCrons(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
+    """A node has started: plan the crons that are new, or have changed."""
+
+    env: int
+
+
 class SweepSeen(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
     """Forget event ids older than their window."""
 
     env: int
 
 
-Message = EventAccepted | OpReported | RunReported | RunParked | DispatchLost | TimerFired | Adopt | Drain | SweepSeen
+Message = (
+    EventAccepted | OpReported | RunReported | RunParked | DispatchLost | SignalSent | ChildEnded | TimerFired | Adopt
+    | Drain | PlanCrons | SweepSeen
+)  # fmt: skip

@@ -39,6 +39,7 @@ class StepError(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=
     ended_ms: int
     final: bool = False  # trying again cannot help
     retry_after_ms: int | None = None  # from now on; asked for by the body
+    retries: int | None = None  # of this step; None: the function's
 
 
 class Sleep(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
@@ -54,8 +55,42 @@ class SendEvent(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=
     events: tuple[EventOut, ...]
 
 
+class WaitForEvent(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
+    """Wait for an event of one of these names, or for one of each; ``if_exp`` is CEL over ``event`` and ``async``."""
+
+    events: tuple[str, ...]
+    timeout_ms: int
+    all_of: bool = False
+    if_exp: str | None = None
+
+
+class WaitForSignal(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
+    """Wait for a signal by its name. At most one step waits for one: it fails, or ``replaces`` the one that waits."""
+
+    signal: str
+    timeout_ms: int
+    replaces: bool = False
+
+
+class SendSignal(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
+    """Resume the step that waits for a signal, if there is one."""
+
+    signal: str
+    data: bytes  # JSON
+
+
+class InvokeFunction(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
+    """Start one function and wait for its result."""
+
+    function: str  # qualified
+    data: bytes  # JSON
+    timeout_ms: int
+    user: bytes | None = None  # JSON
+    v: str | None = None
+
+
 class Lost(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
     """A step that was not begun, because its run has lost its process too often."""
 
 
-Operation = StepRun | StepError | Sleep | SendEvent | Lost
+Operation = StepRun | StepError | Sleep | SendEvent | WaitForEvent | WaitForSignal | SendSignal | InvokeFunction | Lost

@@ -51,6 +51,7 @@ class RunScheduled(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", 
     events: tuple[str, ...]  # internal ids
     version: str | UnsetType = UNSET
     due: int | UnsetType = UNSET  # ms; starts then, where the event lies in the future
+    parent: str | UnsetType = UNSET  # the run that has invoked it
     started: bool | UnsetType = UNSET  # dispatched in the same turn: no ``run.started`` follows
 
 
@@ -130,6 +131,12 @@ class StepWaiting(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", t
     id: str
     op: str
     until: int
+    events: tuple[str, ...] | UnsetType = UNSET  # names: one of them, or each where ``all`` is true
+    all: bool | UnsetType = UNSET
+    expression: str | UnsetType = UNSET
+    signal: str | UnsetType = UNSET
+    function: str | UnsetType = UNSET  # that was invoked
+    child: str | UnsetType = UNSET  # its run
 
 
 class StepLate(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="step.late"):

@@ -5,6 +5,7 @@ import msgspec
 from steplog.engine import effects, keys, records
 from steplog.engine.dispatching import Dispatches
 from steplog.engine.draft import Draft, encode
+from steplog.engine.events import FAILED_EVENT, FINISHED_EVENT
 from steplog.engine.functions import ENVIRONMENTS, FunctionSpec, Registry
 from steplog.engine.ids import decode_ulid, encode_ulid, run_id
 from steplog.engine.messages import EventAccepted, SweepSeen
@@ -12,6 +13,7 @@ from steplog.engine.run import SCHEDULED, Run, RunHead
 from steplog.engine.runs import Runs
 
 SWEPT_PER_TURN = 500
+QUIET = frozenset({FAILED_EVENT, FINISHED_EVENT})  # of a run that one of them started no event tells (ERR-19)
 DAY_MS = keys.DAY_MS
 
 _seen_decoder = msgspec.json.Decoder(tuple[str, int])  # run id, when first seen in ms
@@ -35,23 +37,26 @@ class Routing:
         draft.events.append(event.body)
         started: list[records.RunRef] = []
         skipped: list[records.Skip] = []
-        scheduled: list[tuple[bytes, str, FunctionSpec]] = []
-        for function in self._registry.triggered_by(event.name):
-            run = run_id(event.received_ms, event.slot, event.env, function.id, event.internal_id)
+        scheduled: list[tuple[bytes, str, FunctionSpec, tuple[bytes, bytes] | None]] = []
+        for function in self._registry.started_by(event):
+            is_called = function.id == event.starts
+            origin = event.internal_id if event.origin is None or not is_called else event.origin
+            run = run_id(event.received_ms, event.slot, event.env, function.id, origin)
             if event.is_repeatable and not self._claim(event, function.id, run):
                 skipped.append(records.Skip(function.id, "duplicate"))
                 continue
             run_text = encode_ulid(run)
             started.append(records.RunRef(run_text, function.id))
-            scheduled.append((keys.run(event.env, run), run_text, function))
+            parent = event.parent if is_called else None
+            scheduled.append((keys.run(event.env, run), run_text, function, parent))
         draft.journal(
             records.EventRouted(
                 at=draft.now_ms, env=ENVIRONMENTS[event.env], event=event.internal_text, name=event.name,
                 runs=tuple(started), skipped=tuple(skipped), duplicate=True if skipped else msgspec.UNSET,
             )
         )  # fmt: skip
-        for key, run_text, function in scheduled:
-            self._schedule(key, run_text, function, event)
+        for key, run_text, function, parent in scheduled:
+            self._schedule(key, run_text, function, event, parent)
         if event.ticket is not None:
             draft.effects.append(effects.Answer(event.ticket))
 
@@ -85,9 +90,14 @@ class Routing:
         state.put(keys.seen(event.env, today, function, event.id), encode((encode_ulid(run), now_ms)))
         return True
 
-    def _schedule(self, key: bytes, run_text: str, function: FunctionSpec, event: EventAccepted) -> None:
+    def _schedule(
+        self, key: bytes, run_text: str, function: FunctionSpec, event: EventAccepted,
+        parent: tuple[bytes, bytes] | None,
+    ) -> None:  # fmt: skip
         draft, runs = self._draft, self._runs
-        head = RunHead(function=function.id, app=function.app, state=SCHEDULED)
+        head = RunHead(
+            function=function.id, app=function.app, state=SCHEDULED, parent=parent, is_quiet=event.name in QUIET
+        )
         run = Run(key, head, [event.body], run_text)
         runs.add(run)
         is_future = event.ts_ms > draft.now_ms
@@ -97,6 +107,7 @@ class Routing:
                 at=draft.now_ms, env=run.env, run=run_text, seq=run.next_seq(), function=function.id,
                 app=function.app, version=function.version or msgspec.UNSET, events=(event.internal_text,),
                 due=event.ts_ms if is_future else msgspec.UNSET, started=True if starts else msgspec.UNSET,
+                parent=msgspec.UNSET if parent is None else encode_ulid(keys.run_id_of(parent[0])),
             )
         )  # fmt: skip
         if is_future:

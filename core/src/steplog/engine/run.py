@@ -7,11 +7,13 @@ little as step 1. ``Run`` is the owner in memory. Numbers that would change the 
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 import msgspec
 
 from steplog.engine import keys
 from steplog.engine.effects import Pending, Recorded
+from steplog.engine.events import event_seen
 from steplog.engine.functions import ENVIRONMENTS
 from steplog.engine.ids import encode_ulid
 from steplog.engine.operations import ErrorInfo
@@ -33,7 +35,19 @@ class RunHead(msgspec.Struct, kw_only=True, omit_defaults=True):
     is_poisoned: bool = False  # begin no further step
     seq: int = 0
     due_ms: int = 0  # of the run's own timer: start, retry or back-off
+    started_ms: int = 0  # when it was dispatched for the first time
+    parent: tuple[bytes, bytes] | None = None  # run key and step that wait for its result
+    is_quiet: bool = False  # it handles failures: no event tells of its own end (ERR-19)
     executing: tuple[bytes, ...] = ()  # steps whose bodies outlive a terminal run
+
+
+class EventWait(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """What a step that waits for events still needs."""
+
+    events: tuple[str, ...]
+    all_of: bool = False
+    if_exp: str | None = None
+    met: dict[str, msgspec.Raw] = {}  # by name, where each is waited for
 
 
 class StepState(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -49,19 +63,35 @@ class StepState(msgspec.Struct, kw_only=True, omit_defaults=True):
     seq: int = 0
     data: msgspec.Raw = msgspec.Raw(b"")
     error: ErrorInfo | None = None
+    at_ms: int = 0  # since when it waits, or when its result was recorded
+    keys: tuple[bytes, ...] = ()  # of the index that find it while it waits
+    wait: EventWait | None = None
 
 
 class Run:
     """A run in memory."""
 
     __slots__ = (
-        "env", "events", "has_rows", "head", "id", "is_live", "key", "last_turn", "recorded", "retried", "seq",
-        "size_bytes", "steps",
+        "_event",
+        "env",
+        "events",
+        "has_rows",
+        "head",
+        "id",
+        "is_live",
+        "key",
+        "last_turn",
+        "recorded",
+        "retried",
+        "seq",
+        "size_bytes",
+        "steps",
     )  # fmt: skip
 
     def __init__(self, key: bytes, head: RunHead, events: list[bytes], text_id: str | None = None) -> None:
         self.key, self.head, self.events = key, head, events
         self.id = text_id or encode_ulid(keys.run_id_of(key))
+        self._event: Any = None
         self.env = ENVIRONMENTS[keys.env_of(key)]
         self.steps: dict[bytes, StepState] = {}
         self.seq = head.seq
@@ -71,6 +101,13 @@ class Run:
         self.is_live = False
         self.retried: tuple[bytes, ...] = ()  # steps that came due during this dispatch: the driver may not know yet
         self.last_turn = 0
+
+    @property
+    def event(self) -> Any:
+        """The event that started the run, as functions and expressions see it."""
+        if self._event is None:
+            self._event = event_seen(self.events[0])
+        return self._event
 
     @property
     def is_terminal(self) -> bool:
@@ -101,7 +138,7 @@ class Run:
 
 def recorded(step: bytes, state: StepState) -> Recorded:
     """The result of a recorded step, as drivers get it."""
-    return Recorded(step, None if state.error else bytes(state.data), state.error)
+    return Recorded(step, None if state.error else bytes(state.data), state.error, state.at_ms)
 
 
 class _Unbegun(msgspec.Struct, array_like=True):

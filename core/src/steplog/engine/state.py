@@ -9,6 +9,8 @@ date later, in slices. Between the two lies the overlay:
   cut below the oldest turn that still has a pending key: replaying what is left gives every pending key its last value.
 - Ordered families (timers, queues) keep a ``Head``: a window onto their first keys, with a bound below which every key
   is known. Popping never asks the table and never walks over deleted rows.
+- Grouped families (waits) keep ``Groups``: which pending keys lie below a prefix of fixed length. Reading all keys of a
+  group is one range read, and no walk over the overlay.
 
 An owner that is kept in memory until ``oldest_turn`` has passed its last write is complete in the table, so it can be
 read back without a merge. Invariant: table + pending, later wins, is the state; a test holds it against a plain dict.
@@ -89,7 +91,7 @@ class Head:
                 return None
             self._refill()
 
-    def add(self, key: bytes) -> None:
+    def put(self, key: bytes) -> None:
         if self._complete or key < self._bound:
             if key not in self._alive:
                 self._alive.add(key)
@@ -99,7 +101,7 @@ class Head:
         else:
             self._beyond.add(key)
 
-    def discard(self, key: bytes) -> None:
+    def deleted(self, key: bytes, *, is_gone: bool) -> None:
         self._alive.discard(key)
         self._beyond.discard(key)
 
@@ -133,12 +135,42 @@ class Head:
         self._beyond.update(key for key in far if self._state.is_pending(key))
 
 
+class Groups:
+    """The keys of a family whose last value, or deletion, has not reached the table, by their first bytes."""
+
+    def __init__(self, prefix_bytes: int) -> None:
+        self._length = prefix_bytes
+        self._pending: dict[bytes, set[bytes]] = {}
+
+    def pending(self, prefix: bytes) -> set[bytes]:
+        """Those below a prefix."""
+        return self._pending.get(prefix, set())
+
+    def put(self, key: bytes) -> None:
+        self._pending.setdefault(key[: self._length], set()).add(key)
+
+    def deleted(self, key: bytes, *, is_gone: bool) -> None:
+        if is_gone:
+            self.landed(key)
+        else:
+            self.put(key)
+
+    def landed(self, key: bytes) -> None:
+        """The table knows of the key, or never will."""
+        group = self._pending.get(key[: self._length])
+        if group is not None:
+            group.discard(key)
+            if not group:
+                del self._pending[key[: self._length]]
+
+
 class State:
     """The ordered key-value space of one partition."""
 
     def __init__(
-        self, table: Table, limits: Limits = Limits(), *, ordered: Iterable[int] = (keys.TIMER, keys.QUEUE)
-    ) -> None:
+        self, table: Table, limits: Limits = Limits(), *, ordered: Iterable[int] = (keys.TIMER, keys.QUEUE),
+        grouped: Iterable[tuple[int, int]] = ((keys.WAIT, keys.WAIT_PREFIX_BYTES),),
+    ) -> None:  # fmt: skip
         self._table, self._limits = table, limits
         self._pending: dict[bytes, bytes | None] = {}
         self._new: set[bytes] = set()  # pending keys that the table cannot have
@@ -147,6 +179,8 @@ class State:
         self._entering: list[bytes] = []
         self.changes: dict[bytes, bytes | None] = {}  # of the turn that is being decided
         self._heads = {kind: Head(self, kind, limits.head_keys) for kind in ordered}
+        self._groups = {kind: Groups(size) for kind, size in grouped}
+        self._indexes: dict[int, Head | Groups] = {**self._heads, **self._groups}
 
     def put(self, key: bytes, value: bytes, *, new: bool = False) -> None:
         """Set a value; ``new`` says that the key has never been set, or was deleted and is gone from the table."""
@@ -156,23 +190,24 @@ class State:
             if new:
                 self._new.add(key)
         self._pending[key] = value
-        head = self._heads.get(key[0])
-        if head is not None:
-            head.add(key)
+        index = self._indexes.get(key[0])
+        if index is not None:
+            index.put(key)
 
     def delete(self, key: bytes) -> None:
         """Remove a key, whether or not it is there."""
         self.changes[key] = None
-        if key in self._new:
+        is_gone = key in self._new
+        if is_gone:
             self._new.discard(key)
             del self._pending[key]
         else:
             if key not in self._pending:
                 self._entering.append(key)
             self._pending[key] = None
-        head = self._heads.get(key[0])
-        if head is not None:
-            head.discard(key)
+        index = self._indexes.get(key[0])
+        if index is not None:
+            index.deleted(key, is_gone=is_gone)
 
     def get(self, key: bytes) -> bytes | None:
         """Read a value."""
@@ -214,6 +249,11 @@ class State:
         """Return the least key of an ordered family."""
         return self._heads[kind].first()
 
+    def group(self, prefix: bytes) -> list[bytes]:
+        """Return every key of a group, in order."""
+        found = self._groups[prefix[0]].pending(prefix).union(self._table.keys(prefix, keys.after(prefix), 1 << 40))
+        return sorted([key for key in found if not self.is_deleted(key)])
+
     @property
     def oldest_turn(self) -> int | None:
         """The oldest turn that still has a pending key; every write before it is in the table."""
@@ -232,6 +272,10 @@ class State:
 
     def landed(self) -> None:
         """The last slice is durable."""
+        for key in self._landing:
+            group = self._groups.get(key[0])
+            if group is not None and key not in self._pending:
+                group.landed(key)
         self._landing.clear()
 
     def is_deleted(self, key: bytes) -> bool:

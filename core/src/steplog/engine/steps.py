@@ -3,32 +3,45 @@
 from typing import assert_never
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from steplog.engine import effects, keys, records
 from steplog.engine.dispatching import Dispatches, worker_lost
 from steplog.engine.draft import Draft, encode
 from steplog.engine.endings import Endings
-from steplog.engine.events import accept_event
+from steplog.engine.events import INVOKED_EVENT, accept_event, event_seen
 from steplog.engine.functions import EngineConfig, Registry
-from steplog.engine.ids import encode_ulid, hash16, ulid
-from steplog.engine.messages import OpReported, TimerFired
-from steplog.engine.operations import ErrorInfo, EventOut, Lost, SendEvent, Sleep, StepError, StepRun
+from steplog.engine.ids import encode_ulid, hash16, run_id, ulid
+from steplog.engine.messages import ChildEnded, EventAccepted, OpReported, SignalSent, TimerFired
+from steplog.engine.operations import (
+    ErrorInfo,
+    EventOut,
+    InvokeFunction,
+    Lost,
+    SendEvent,
+    SendSignal,
+    Sleep,
+    StepError,
+    StepRun,
+    WaitForEvent,
+    WaitForSignal,
+)
 from steplog.engine.retry import delay_ms
-from steplog.engine.routing import Routing
-from steplog.engine.run import Run, StepState, recorded
+from steplog.engine.run import EventWait, Run, StepState, recorded
 from steplog.engine.runs import Runs
+from steplog.engine.waits import Waits
+from steplog.errors import ExpressionInvalid
 
 
 class Steps:
     """The steps of all runs."""
 
     def __init__(
-        self, draft: Draft, runs: Runs, endings: Endings, dispatches: Dispatches, routing: Routing,
-        registry: Registry, config: EngineConfig,
+        self, draft: Draft, runs: Runs, waits: Waits, endings: Endings, dispatches: Dispatches, registry: Registry,
+        config: EngineConfig,
     ) -> None:  # fmt: skip
-        self._draft, self._runs, self._endings = draft, runs, endings
-        self._dispatches, self._routing = dispatches, routing
-        self._registry, self._config = registry, config
+        self._draft, self._runs, self._waits, self._endings = draft, runs, waits, endings
+        self._dispatches, self._registry, self._config = dispatches, registry, config
 
     def report(self, message: OpReported) -> None:
         """A driver reports what a step did, or asks for."""
@@ -62,10 +75,19 @@ class Steps:
                 self._err(run, key, step, op, is_new=is_new)
             case Sleep(until_ms=until, for_ms=for_ms):
                 due_ms = now_ms + for_ms if until is None else max(until, 0)
-                self._sleep(run, key, step, due_ms, is_new=is_new)
+                self._wait(run, key, step, due_ms, is_new=is_new)
             case SendEvent(events=events):
                 ids = self._send(run, key, events)
                 self._complete(run, key, step, encode(ids), now_ms, now_ms, is_new=is_new)
+            case WaitForEvent():
+                self._wait_for_event(run, key, step, op, is_new=is_new)
+            case WaitForSignal():
+                self._wait_for_signal(run, key, step, op, is_new=is_new)
+            case SendSignal():
+                heard = self._tell(keys.env_of(run.key), op.signal, op.data)
+                self._complete(run, key, step, encode(heard), now_ms, now_ms, is_new=is_new)
+            case InvokeFunction():
+                self._invoke(run, key, step, op, is_new=is_new)
             case Lost():
                 step.op = "StepRun"
                 self._fail(run, key, step, worker_lost(run), now_ms, now_ms, is_new=is_new)
@@ -84,7 +106,7 @@ class Steps:
         if step is None or step.due_ms != message.due_ms or run.is_terminal:
             return
         if step.state == "waiting":
-            self._complete(run, message.step, step, b"null", step.due_ms, self._draft.now_ms, is_new=False)
+            self._time_out(run, message.step, step)
         elif step.state == "errored":
             step.state, step.due_ms = "due", 0
             self._runs.put_step(run, message.step, step, is_new=False)
@@ -93,6 +115,39 @@ class Steps:
                 self._draft.effects.append(effects.Retry(run.key, run.head.generation, message.step, step.attempt))
             else:
                 self._dispatches.start(run)
+
+    def meet(self, event: EventAccepted) -> None:
+        """Resume the steps that wait for an event (STEP-12)."""
+        if not self._waits.is_waited_for(event.env, event.name):
+            return
+        arrived = event_seen(event.body)
+        found = self._waits.candidates(event, arrived)
+        self._runs.preload([run for run, _ in found])
+        for run_key, key in found:
+            run = self._runs.get(run_key)
+            step = None if run is None else run.steps.get(key)
+            if run is None or step is None or step.wait is None or step.state != "waiting":
+                continue
+            if step.wait.if_exp is None or self._waits.filter(step.wait.if_exp)(run.event, arrived):
+                self._meet(run, key, step, step.wait, event.name, encode(arrived))
+
+    def hear(self, message: SignalSent) -> None:
+        """A signal came from outside."""
+        heard = self._tell(message.env, message.signal, message.data)
+        if message.ticket is not None:
+            self._draft.effects.append(effects.Answer(message.ticket, heard))
+
+    def end_child(self, message: ChildEnded) -> None:
+        """A run that a step has invoked is over."""
+        run = self._runs.get(message.run)
+        step = None if run is None else run.steps.get(message.step)
+        if run is None or step is None or run.is_terminal or step.state != "waiting":
+            return
+        began_ms, now_ms = self._stop_waiting(run, message.step, step), self._draft.now_ms
+        if message.error is not None:
+            self._fail(run, message.step, step, message.error, began_ms, now_ms, is_new=False)
+        else:
+            self._complete(run, message.step, step, message.output or b"null", began_ms, now_ms, is_new=False)
 
     def _wake(self, run: Run, due_ms: int) -> None:
         """The run's own timer: its start, its retry, or the time at which nothing of it executes any more."""
@@ -120,7 +175,8 @@ class Steps:
     def _err(self, run: Run, key: bytes, step: StepState, op: StepError, *, is_new: bool) -> None:
         """A step's body raised: it has another attempt later, or fails."""
         step.op = "StepRun"
-        if op.final or step.attempt >= self._registry.by_id[run.head.function].retries:
+        retries = self._registry.by_id[run.head.function].retries if op.retries is None else op.retries
+        if op.final or step.attempt >= retries:
             self._fail(run, key, step, op.error, op.started_ms, op.ended_ms, is_new=is_new)
             return
         failed_attempt = step.attempt
@@ -153,16 +209,122 @@ class Steps:
         )  # fmt: skip
         self._record(run, key, step, is_new=is_new)
 
-    def _sleep(self, run: Run, key: bytes, step: StepState, until_ms: int, *, is_new: bool) -> None:
+    def _wait(
+        self, run: Run, key: bytes, step: StepState, until_ms: int, *, is_new: bool,
+        wait: EventWait | None = None, signal: str | UnsetType = UNSET, function: str | UnsetType = UNSET,
+        child: str | UnsetType = UNSET,
+    ) -> None:  # fmt: skip
+        """Let a step wait until a time, or until something comes before."""
         step.state, step.due_ms, step.seq = "waiting", until_ms, run.next_seq()
+        step.at_ms = self._draft.now_ms
         self._draft.journal(
             records.StepWaiting(
-                at=self._draft.now_ms, env=run.env, run=run.id, seq=step.seq, step=step.name, id=step.id,
-                op=step.op, until=until_ms,
+                at=step.at_ms, env=run.env, run=run.id, seq=step.seq, step=step.name, id=step.id, op=step.op,
+                until=until_ms, events=UNSET if wait is None else wait.events,
+                all=True if wait is not None and wait.all_of else UNSET,
+                expression=UNSET if wait is None or wait.if_exp is None else wait.if_exp, signal=signal,
+                function=function, child=child,
             )
         )  # fmt: skip
         self._runs.set_step_timer(run, key, step)
         self._runs.put_step(run, key, step, is_new=is_new)
+
+    def _stop_waiting(self, run: Run, key: bytes, step: StepState) -> int:
+        """Take a step's timer and its keys in the index away; returns since when it has waited."""
+        self._draft.state.delete(keys.timer(step.due_ms, run.key, key))
+        self._forget_keys(step)
+        return step.at_ms
+
+    def _forget_keys(self, step: StepState) -> None:
+        for index_key in step.keys:
+            self._draft.state.delete(index_key)
+        step.keys = ()
+
+    def _time_out(self, run: Run, key: bytes, step: StepState) -> None:
+        """The time of a wait is up; its timer is gone already."""
+        now_ms = self._draft.now_ms
+        self._forget_keys(step)
+        if step.op == "InvokeFunction":
+            self._fail(run, key, step, _INVOKE_TIMED_OUT, step.at_ms, now_ms, is_new=False)
+            return
+        step.wait = None
+        began_ms = step.due_ms if step.op == "Sleep" else step.at_ms
+        self._complete(run, key, step, b"null", began_ms, now_ms, is_new=False)
+
+    def _wait_for_event(self, run: Run, key: bytes, step: StepState, op: WaitForEvent, *, is_new: bool) -> None:
+        try:
+            found = self._waits.arm(run.key, key, op.events, op.if_exp, run.event)
+        except ExpressionInvalid as error:
+            self._endings.fail(run, ErrorInfo(name="InvalidExpression", message=str(error)))
+            return
+        step.keys = tuple(found)
+        step.wait = EventWait(events=op.events, all_of=op.all_of, if_exp=op.if_exp)
+        self._wait(run, key, step, self._draft.now_ms + op.timeout_ms, is_new=is_new, wait=step.wait)
+
+    def _meet(self, run: Run, key: bytes, step: StepState, wait: EventWait, name: str, event: bytes) -> None:
+        """An event that a step waits for has come: the step ends, unless it waits for others as well."""
+        if wait.all_of:
+            wait.met[name] = msgspec.Raw(event)
+            if len(wait.met) < len(set(wait.events)):
+                self._runs.put_step(run, key, step, is_new=False)
+                return
+            event = encode([wait.met[name] for name in wait.events])
+        began_ms = self._stop_waiting(run, key, step)
+        step.wait = None
+        self._complete(run, key, step, event, began_ms, self._draft.now_ms, is_new=False)
+
+    def _wait_for_signal(self, run: Run, key: bytes, step: StepState, op: WaitForSignal, *, is_new: bool) -> None:
+        state, now_ms = self._draft.state, self._draft.now_ms
+        index_key = keys.signal(keys.env_of(run.key), op.signal)
+        value = state.get(index_key)
+        if value is not None and not op.replaces:
+            error = ErrorInfo(name="Error", message=f"another step waits for the signal {op.signal!r} already")
+            self._fail(run, key, step, error, now_ms, now_ms, is_new=is_new)
+            return
+        if value is not None:
+            self._replace(*_waiter_decoder.decode(value), op.signal)
+        state.put(index_key, encode((run.key, key)))
+        step.keys = (index_key,)
+        self._wait(run, key, step, now_ms + op.timeout_ms, is_new=is_new, signal=op.signal)
+
+    def _replace(self, run_key: bytes, key: bytes, signal: str) -> None:
+        """Another step takes over what this one waits for."""
+        run = self._runs.get(run_key)
+        assert run is not None, "the key of a signal goes with its run"
+        step = run.steps[key]
+        began_ms = self._stop_waiting(run, key, step)
+        error = ErrorInfo(name="Error", message=f"another step has taken over the signal {signal!r}")
+        self._fail(run, key, step, error, began_ms, self._draft.now_ms, is_new=False)
+
+    def _tell(self, env: int, signal: str, data: bytes) -> str | None:
+        """Resume the step that waits for a signal; returns its run's id, None where nobody waits."""
+        value = self._draft.state.get(keys.signal(env, signal))
+        if value is None:
+            return None
+        run_key, key = _waiter_decoder.decode(value)
+        run = self._runs.get(run_key)
+        assert run is not None, "the key of a signal goes with its run"
+        step = run.steps[key]
+        began_ms = self._stop_waiting(run, key, step)
+        heard = encode({"signal": signal, "data": msgspec.Raw(data)})
+        self._complete(run, key, step, heard, began_ms, self._draft.now_ms, is_new=False)
+        return run.id
+
+    def _invoke(self, run: Run, key: bytes, step: StepState, op: InvokeFunction, *, is_new: bool) -> None:
+        """Start one function for a step, which waits for its result (STEP-13)."""
+        env, now_ms = keys.env_of(run.key), self._draft.now_ms
+        if op.function not in self._registry.by_id:
+            error = ErrorInfo(name="Error", message=f"could not find function with ID: {op.function}")
+            self._fail(run, key, step, error, now_ms, now_ms, is_new=is_new)
+            return
+        digest = hash16(run.key, key)
+        event = accept_event(
+            EventOut(name=INVOKED_EVENT, data=op.data, v=op.v, user=op.user), ulid(now_ms, digest[:10]), env=env,
+            received_ms=now_ms, source="step", starts=op.function, origin=digest, parent=(run.key, key),
+        )  # fmt: skip
+        child = encode_ulid(run_id(now_ms, event.slot, env, op.function, digest))
+        self._draft.messages.append(event)
+        self._wait(run, key, step, now_ms + op.timeout_ms, is_new=is_new, function=op.function, child=child)
 
     def _send(self, run: Run, key: bytes, events: tuple[EventOut, ...]) -> list[str]:
         """Accept the events of a step in the step's own commit. Their ids derive from (run, step, index)."""
@@ -171,13 +333,13 @@ class Steps:
             digest = hash16(run.key, key, index.to_bytes(4, "big"))
             internal = ulid(now_ms, digest[:10])
             ids.append(encode_ulid(internal))
-            self._routing.accept(accept_event(event, internal, env=env, received_ms=now_ms, source="step"))
+            self._draft.messages.append(accept_event(event, internal, env=env, received_ms=now_ms, source="step"))
         return ids
 
     def _record(self, run: Run, key: bytes, step: StepState, *, is_new: bool) -> None:
         """Give a result its place in the run's completion order, and hand it to the function."""
         step.stack = run.recorded
-        step.due_ms = 0
+        step.due_ms, step.at_ms = 0, self._draft.now_ms
         run.recorded += 1
         run.size_bytes += len(step.data)
         head = run.head
@@ -191,6 +353,12 @@ class Steps:
             self._draft.effects.append(effects.Resume(run.key, head.generation, recorded(key, step)))
         else:
             self._dispatches.start(run)
+
+
+_INVOKE_TIMED_OUT = ErrorInfo(
+    name="InngestInvokeTimeoutError", message="Timed out waiting for invoked function to complete"
+)
+_waiter_decoder = msgspec.json.Decoder(tuple[bytes, bytes])
 
 
 def _too_many_steps(limit: int) -> ErrorInfo:

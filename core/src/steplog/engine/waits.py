@@ -1,0 +1,112 @@
+"""Which steps may wait for an event: an index of waits by event name, path and value (design: flow.md, *Waits*).
+
+From ``async.data.id == event.data.id`` comes the path ``data.id`` and the value that the run's own event has there. An
+event is looked into at the paths that waits for its name use, and meets the waits with its value. A wait without such
+an equality stands under the name alone. The index finds candidates; the step decides.
+"""
+
+from typing import Any
+
+import msgspec
+
+from steplog.cel import Filter, canonical, compile_filter
+from steplog.engine import keys
+from steplog.engine.draft import Draft, encode
+from steplog.engine.ids import hash16
+from steplog.engine.messages import EventAccepted
+
+MOST_PATHS = 16  # of a name; further waits stand under the name alone
+MOST_FILTERS = 10_000  # compiled ones that are kept
+
+Path = tuple[str, ...]
+_path_decoder = msgspec.json.Decoder(tuple[str, Path])
+
+
+class Waits:
+    """The index of all steps that wait for an event."""
+
+    def __init__(self, draft: Draft) -> None:
+        self._draft = draft
+        self._paths: dict[tuple[int, str], dict[Path, bytes]] = {}  # of each name, with its part of the key
+        self._filters: dict[str, Filter] = {}
+
+    def recover(self, env: int) -> None:
+        """Read which paths are in use."""
+        for _, value in self._draft.state.owned(keys.paths(env)):
+            name, path = _path_decoder.decode(value)
+            self._paths.setdefault((env, name), {})[path] = _path_hash(path)
+
+    def is_waited_for(self, env: int, name: str) -> bool:
+        """Whether a step waits, or has waited, for events of a name."""
+        return (env, name) in self._paths
+
+    def filter(self, text: str) -> Filter:
+        """Compile a condition, or find it compiled. Raises ``ExpressionInvalid``."""
+        found = self._filters.get(text)
+        if found is None:
+            if len(self._filters) >= MOST_FILTERS:
+                self._filters.clear()
+            found = self._filters[text] = compile_filter(text)
+        return found
+
+    def arm(self, run_key: bytes, step: bytes, names: tuple[str, ...], if_exp: str | None, event: Any) -> list[bytes]:
+        """Let events of some names find a step; returns the keys by which they do. ``event`` started the run."""
+        env, state = keys.env_of(run_key), self._draft.state
+        made: list[bytes] = []
+        for name in dict.fromkeys(names):
+            path, value = self._place(env, name, if_exp, event)
+            made.append(keys.wait(keys.waits(env, _name_hash(name), _path_hash(path), value), run_key, step))
+            state.put(made[-1], b"", new=True)
+        return made
+
+    def candidates(self, event: EventAccepted, body: Any) -> list[tuple[bytes, bytes]]:
+        """The steps, as (run key, hash), that an event may end, in the order of their runs."""
+        paths = self._paths.get((event.env, event.name))
+        if paths is None:
+            return []
+        found: set[tuple[bytes, bytes]] = set()
+        name = _name_hash(event.name)
+        for path, path_hash in paths.items():
+            value = keys.NO_PATH if not path else _value_hash(_at(body, path))
+            if value is not None:
+                prefix = keys.waits(event.env, name, path_hash, value)
+                found.update(keys.wait_owner(key) for key in self._draft.state.group(prefix))
+        return sorted(found)
+
+    def _place(self, env: int, name: str, if_exp: str | None, event: Any) -> tuple[Path, bytes]:
+        """Where in the index a wait stands, registering its path."""
+        known = self._paths.setdefault((env, name), {})
+        for equality in self.filter(if_exp).equalities if if_exp else ():
+            value = _value_hash(equality.value(event))
+            if value is not None and (equality.path in known or len(known) < MOST_PATHS):
+                self._register(env, name, equality.path)
+                return equality.path, value
+        self._register(env, name, ())
+        return (), keys.NO_PATH
+
+    def _register(self, env: int, name: str, path: Path) -> None:
+        known = self._paths.setdefault((env, name), {})
+        if path not in known:
+            known[path] = _path_hash(path)
+            self._draft.state.put(keys.path(env, _name_hash(name), known[path]), encode((name, path)))
+
+
+def _at(body: Any, path: Path) -> Any:
+    for part in path:
+        if not isinstance(body, dict):
+            return None
+        body = body.get(part)
+    return body
+
+
+def _name_hash(name: str) -> bytes:
+    return hash16(name.encode("utf8", "surrogatepass"))
+
+
+def _path_hash(path: Path) -> bytes:
+    return hash16(encode(path)) if path else keys.NO_PATH
+
+
+def _value_hash(value: Any) -> bytes | None:
+    """The index's part of a value; None for one that equals nothing."""
+    return None if value is None else hash16(canonical(value))
