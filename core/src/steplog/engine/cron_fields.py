@@ -41,7 +41,7 @@ _WEEKDAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
 _DAY, _WEEKDAY = _Field("day of the month", 1, 31), _Field("weekday", 0, 6, _WEEKDAYS)
 _FIELDS = (_Field("minute", 0, 59), _Field("hour", 0, 23), _DAY, _Field("month", 1, 12, _MONTHS), _WEEKDAY)
 _ITEM = re.compile(r"(?:\*|([0-9]+|[a-z]+)(?:-([0-9]+|[a-z]+))?)(?:/([0-9]+))?")
-_ONE_WEEKDAY_A_MONTH = re.compile(r"l([0-9]+|[a-z]+)|([0-9]+|[a-z]+)#[1-5]")
+_ONE_WEEKDAY_A_MONTH = re.compile(r"l([0-9]+)|([0-9]+|[a-z]+)#[1-5]")
 
 
 class CronFields(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,12 +62,16 @@ def read_fields(text: str) -> CronFields:
 
     Raises ``CronInvalid``.
     """
-    words = MACROS.get(text.lower(), text.lower()).split()
+    lowered = text.strip().lower()
+    words = MACROS.get(lowered, lowered).split()
     if words and words[0].startswith("@"):
         raise CronInvalid(text, f"{words[0]} is no schedule; write five fields, or one of {', '.join(MACROS)}")
     if len(words) != len(_FIELDS):
         names = ", ".join(field.name for field in _FIELDS)
         raise CronInvalid(text, f"it has {len(words)} fields; write five: {names}")
+    words = [
+        "*" if word == "?" and field in (_DAY, _WEEKDAY) else word for field, word in zip(_FIELDS, words, strict=True)
+    ]
     checked = [_problem(field, item) for field, word in zip(_FIELDS, words, strict=True) for item in word.split(",")]
     if problems := [problem for problem in checked if problem]:
         raise CronInvalid(text, "; ".join(problems))
@@ -79,7 +83,7 @@ def read_fields(text: str) -> CronFields:
 
 def _problem(field: _Field, item: str) -> str | None:
     """What is wrong with one item of a field's list."""
-    if (field is _DAY and item == "l") or (field in (_DAY, _WEEKDAY) and item == "?"):
+    if field is _DAY and item == "l":
         return None
     if field is _WEEKDAY and (special := _ONE_WEEKDAY_A_MONTH.fullmatch(item)):
         return _number(field, special[1] or special[2])[1]
@@ -87,7 +91,8 @@ def _problem(field: _Field, item: str) -> str | None:
     if parts is None:
         return f"{field.name} {item!r} cannot be read; write a value, a range as 1-5, a step as */10, or a list as 1,15"
     first, last, step = parts.groups()
-    if step and not 1 <= int(step) <= (size := field.last - field.first + 1):
+    size = field.last - field.first + 1
+    if step and not 1 <= int(step) <= size:
         return f"{field.name} {item!r} has a step of {step}; write one of 1-{size}"
     if first is None:
         return None
@@ -114,27 +119,27 @@ def _number(field: _Field, word: str) -> tuple[int, str | None]:
 
 
 def _expand(text: str, words: list[str]) -> CronFields:
-    from croniter import CroniterError, croniter  # 90 ms, which a program without crons need not pay
+    from croniter import CroniterBadCronError, croniter  # 90 ms, which a program without crons need not pay
 
     try:
         (minutes, hours, days, months, weekdays), nth = croniter.expand(" ".join(words))
-    except CroniterError as error:
-        raise CronInvalid(text, str(error)) from error
+    except CroniterBadCronError as error:
+        raise CronInvalid(text, " ".join(str(error).split())) from error
     minute_bits = _bits(minutes, _FIELDS[0])
     return CronFields(
         times=sum(minute_bits << 60 * hour for hour in range(24) if _bits(hours, _FIELDS[1]) >> hour & 1),
-        every_hour=hours == ["*"] or "*" in words[1] or "/" in words[1],
+        every_hour="*" in hours or "*" in words[1] or "/" in words[1],
         months=_bits(months, _FIELDS[3]),
         days=_bits([day for day in days if day != "l"], _DAY),
         last_day="l" in days,
         weekdays=_bits([day for day in weekdays if day not in nth], _WEEKDAY),
         nth_weekdays=tuple((int(day), n if isinstance(n, int) else LAST) for day, ns in nth.items() for n in ns),
-        either=days != ["*"] and weekdays != ["*"],
+        either="*" not in days and "*" not in weekdays,
     )
 
 
 def _bits(values: Sequence[int | str], field: _Field) -> int:
-    numbers = range(field.first, field.last + 1) if values == ["*"] else values
+    numbers = range(field.first, field.last + 1) if "*" in values else values
     return sum(1 << int(number) for number in numbers)
 
 
