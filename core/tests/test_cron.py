@@ -208,10 +208,10 @@ def test_a_time_between_two_seconds() -> None:
 
 @pytest.mark.spec("GAP-04")
 @pytest.mark.parametrize("zone", ["UTC", "America/New_York", "Australia/Lord_Howe"])
-@pytest.mark.parametrize("fields", ["* * * * *", "30 2 * * *", "* * * 1 *", "0 0 29 2 *"])
+@pytest.mark.parametrize("fields", ["* * * * *", "30 2 * * *", "* * * 3 *", "0 0 29 2 *"])
 def test_after_a_downtime(zone: str, fields: str) -> None:
     schedule = parse_cron(f"TZ={zone} {fields}")
-    after_ms, now_ms = ms("2026-01-25T00:00"), ms("2026-04-07T00:00")
+    after_ms, now_ms = ms("2026-03-28T00:00"), ms("2026-04-07T00:00")
     everything = list(schedule.ticks(after_ms, now_ms, 200_000))
     assert schedule.missed(after_ms, now_ms, "all") == everything[-MOST_CAUGHT_UP:]
     assert schedule.missed(after_ms, now_ms, "last") == everything[-1:]

@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from croniter import croniter
 from cronsim import CronSim
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from steplog.engine.cron import CronSchedule, parse_cron, tick_origin
@@ -109,11 +109,12 @@ def wall_clock(zone: str, day: str) -> list[tuple[int, datetime, list[datetime],
     shown: set[int] = set()
     before_s: int | None = None
     minutes = []
-    for at_s in range(begin_s, begin_s + 3 * DAY_S, MINUTE_S):
+    for at_s in range(begin_s - DAY_S, begin_s + 3 * DAY_S, MINUTE_S):  # it may show a whole day twice
         wall = datetime.fromtimestamp(at_s, ZoneInfo(zone)).replace(tzinfo=UTC, fold=0)
         wall_s = round(wall.timestamp())
         leapt = range((wall_s if before_s is None else before_s + MINUTE_S), wall_s, MINUTE_S)
-        minutes.append((at_s, wall, [datetime.fromtimestamp(s, UTC) for s in leapt], wall_s in shown))
+        if at_s >= begin_s:
+            minutes.append((at_s, wall, [datetime.fromtimestamp(s, UTC) for s in leapt], wall_s in shown))
         shown.add(wall_s)
         before_s = wall_s
     return minutes
@@ -217,6 +218,7 @@ def test_croniter_agrees_on_last_and_nth_days(text: str, after: datetime) -> Non
     assert ours(text, "UTC", after, datetime(2300, 1, 1, tzinfo=UTC)) == [theirs.get_next() for _ in range(10)]
 
 
+@settings(max_examples=40)
 @given(crons(), calendars(), QUIET, quiet_times)
 def test_cronsim_agrees_where_no_clock_changes(cron: Plain, calendar: str, zone: str, after: datetime) -> None:
     days, _, weekdays = calendar.split()
@@ -240,7 +242,6 @@ def test_a_leap_day_comes_on_every_weekday(ordinal: int, weekday: int) -> None:
 def test_any_text_is_a_schedule_or_is_refused(text: str) -> None:
     try:
         schedule = parse_cron(text)
-    except CronInvalid as error:
-        assert error.problem
-    else:
-        assert schedule.next_after(0) > 0
+    except CronInvalid:
+        return
+    assert schedule.next_after(0) > 0

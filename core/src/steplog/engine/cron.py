@@ -96,10 +96,13 @@ class CronSchedule(msgspec.Struct, frozen=True, kw_only=True):
         return list(newest)
 
     def _newest(self, after_ms: int, until_ms: int) -> int:
-        """The last tick of a time that has one, by bisection."""
-        low_ms, high_ms = self.next_after(after_ms), until_ms
-        while low_ms < high_ms:
-            middle_ms = (low_ms + high_ms) // 2
+        """The last tick of a time that has one: by doubling steps back from its end, then by bisection."""
+        back_ms = 60_000
+        while until_ms - back_ms > after_ms and self.next_after(until_ms - back_ms) > until_ms:
+            back_ms *= 2
+        low_ms, high_ms = self.next_after(max(until_ms - back_ms, after_ms)), until_ms
+        while high_ms - low_ms >= 1000:
+            middle_ms = low_ms + (high_ms - low_ms) // 2000 * 1000
             following_ms = self.next_after(middle_ms)
             if following_ms > until_ms:
                 high_ms = middle_ms
