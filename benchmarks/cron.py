@@ -1,4 +1,4 @@
-"""What a cron costs beside croniter: ``python -m benchmarks.cron``. The next tick, reading a schedule, a long downtime."""
+"""What a cron costs beside croniter: ``python -m benchmarks.cron``. Next tick, reading, a downtime."""
 
 import time
 from collections.abc import Callable

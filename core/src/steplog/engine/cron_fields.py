@@ -54,7 +54,7 @@ class CronFields(msgspec.Struct, frozen=True, kw_only=True):
     last_day: bool  # of the month, besides those
     weekdays: int  # 0…6 from Sunday
     nth_weekdays: tuple[tuple[int, int], ...]  # (weekday, 1…5 or LAST), besides those
-    either: bool  # both the days and the weekdays are restricted: one of them is enough
+    either: bool  # neither the days nor the weekdays are a star: one of them is enough
 
 
 def read_fields(text: str) -> CronFields:
@@ -134,7 +134,7 @@ def _expand(text: str, words: list[str]) -> CronFields:
         last_day="l" in days,
         weekdays=_bits([day for day in weekdays if day not in nth], _WEEKDAY),
         nth_weekdays=tuple((int(day), n if isinstance(n, int) else LAST) for day, ns in nth.items() for n in ns),
-        either="*" not in days and "*" not in weekdays,
+        either=not any(item in ("*", "*/1") for word in (words[2], words[4]) for item in word.split(",")),
     )
 
 
