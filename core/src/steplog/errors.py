@@ -34,6 +34,17 @@ class ConfigInvalid(SteplogError):
         self.problems = problems
 
 
+class CronInvalid(SteplogError):
+    """A cron cannot be read, or would never fire."""
+
+    code = "cron_invalid"
+    exit_code = 2
+
+    def __init__(self, text: str, problem: str) -> None:
+        super().__init__(f"cron {text!r}: {problem}")
+        self.text, self.problem = text, problem
+
+
 class EventInvalid(SteplogError):
     """An event breaks a rule of the event format."""
 
