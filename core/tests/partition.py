@@ -112,7 +112,7 @@ class Partition:
 
     def advance(self, ms: int) -> list[Effect]:
         """Let time pass, from timer to timer."""
-        released: list[Effect] = []
+        released = self.settle()
         until_ms = self.now_ms + ms
         while (due_ms := self.processor.next_due_ms()) is not None and due_ms <= until_ms:
             self.now_ms = max(self.now_ms, due_ms)

@@ -56,7 +56,7 @@ def ids(page: RunPage) -> list[str]:
 
 def test_runs_come_newest_first_page_by_page(history: History) -> None:
     everything = ids(history.runs(limit=100))
-    assert len(everything) == 18  # with that of a failure
+    assert len(everything) == 17
     assert everything == sorted(everything, reverse=True)
     found: list[str] = []
     cursor = None

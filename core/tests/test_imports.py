@@ -16,7 +16,20 @@ ORDER = (
 SIBLINGS = {"log": set[str](), "history": {"log"}, "server": {"history"}, "drivers": set[str]()}
 SDK = {"event", "step", "context", "functions", "app"}
 ENGINE_NEEDS = {"msgspec", "zoneinfo", "croniter"}
-PURE = {"collections", "dataclasses", "enum", "functools", "hashlib", "heapq", "itertools", "math", "re", "typing"}
+PURE = {
+    "datetime",
+    "difflib",
+    "collections",
+    "dataclasses",
+    "enum",
+    "functools",
+    "hashlib",
+    "heapq",
+    "itertools",
+    "math",
+    "re",
+    "typing",
+}
 _LISTED = set(ORDER)
 
 

@@ -5,12 +5,29 @@ from contextvars import ContextVar
 from datetime import datetime
 from typing import Any, ParamSpec, Protocol, TypeVar, overload
 
+import msgspec
+
 from steplog.durations import Duration, epoch_ms, milliseconds
 from steplog.errors import StepOutsideRun
 from steplog.event import Event
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+class StepOptions(msgspec.Struct, frozen=True):
+    """What ``step.options`` sets for the steps it makes; None is what the function has."""
+
+    retries: int | None = None
+    timeout_ms: int | None = None  # of one attempt
+    decode: Callable[[bytes], Any] | None = None  # in place of the handler's return annotation
+
+
+class Signal(msgspec.Struct, frozen=True, kw_only=True):
+    """A signal that a wait was resumed by."""
+
+    signal: str
+    data: Any = None
 
 
 class StepRunner(Protocol):

@@ -8,7 +8,6 @@ from steplog.engine.ids import hash16, step_wire_id
 from steplog.step import CurrentStep, StepOptions
 from steplog.values import Decode
 
-
 _AS_THE_FUNCTION = StepOptions()
 
 

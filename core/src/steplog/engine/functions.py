@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from steplog.cel import Filter, compile_filter
+from steplog.engine.cron import CatchUp
 from steplog.engine.messages import EventAccepted
 from steplog.engine.retry import RetryPolicy
 
@@ -29,7 +30,7 @@ class CronTrigger(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
     cron: str
     jitter_ms: int = 0
-    catch_up: str = "last"
+    catch_up: CatchUp = "last"
 
 
 Trigger = EventTrigger | CronTrigger
