@@ -109,6 +109,12 @@ class TurnsBackend:
         self.groups.append(events)
         return await self.turns.submit(events)
 
+    async def signal(self, name: str, data: bytes) -> str | None:
+        return await self.turns.signal(name, data)
+
+    def is_function(self, function: str) -> bool:
+        return self.turns.is_function(function)
+
     def position(self) -> int:
         return self.turns.position
 

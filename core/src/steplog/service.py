@@ -30,6 +30,12 @@ class NodeBackend:
     async def submit(self, events: list[EventAccepted]) -> int:
         return await self._turns.submit(events)
 
+    async def signal(self, name: str, data: bytes) -> str | None:
+        return await self._turns.signal(name, data)
+
+    def is_function(self, function: str) -> bool:
+        return self._turns.is_function(function)
+
     def position(self) -> int:
         return self._turns.position
 

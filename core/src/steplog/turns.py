@@ -19,7 +19,7 @@ from steplog.engine import keys
 from steplog.engine.effects import Answer, Effect, RunEnded
 from steplog.engine.functions import DEFAULT_ENV, EngineConfig, Registry
 from steplog.engine.ids import decode_ulid
-from steplog.engine.messages import Drain, EventAccepted, Message
+from steplog.engine.messages import Drain, EventAccepted, Message, SignalSent
 from steplog.engine.processor import LoadedState, Processor, Turn
 from steplog.errors import LogUnavailable, Overloaded
 
@@ -60,7 +60,7 @@ class Turns:
         self._processor: Processor | None = None
         self._clock: PartitionClock | None = None
         self._wake: asyncio.Future[None] | None = None
-        self._answers: dict[int, asyncio.Future[int]] = {}
+        self._answers: dict[int, asyncio.Future[Answer]] = {}
         self._ended: dict[bytes, list[asyncio.Future[None]]] = {}
         self._last_ticket = 0
         self._has_reported_drift = False
@@ -105,12 +105,32 @@ class Turns:
             raise LogUnavailable("the log cannot be written at the moment; nothing was accepted")
         if self._processor.waiting + len(events) > MOST_WAITING:
             raise Overloaded(f"{self._processor.waiting} messages wait; send again later")
-        self._last_ticket += 1
-        answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._answers[self._last_ticket] = answer
-        last = msgspec.structs.replace(events[-1], ticket=self._last_ticket, is_last=True)
+        ticket, answer = self._new_ticket()
+        last = msgspec.structs.replace(events[-1], ticket=ticket, is_last=True)
         self.post([*events[:-1], last])
-        return await answer
+        await answer
+        return self.position
+
+    async def signal(self, name: str, data: bytes) -> str | None:
+        """Resume the step that waits for a signal; returns its run's id, None where nobody waits.
+
+        Raises ``LogUnavailable`` where the log cannot be written.
+        """
+        if self._processor is None:
+            raise LogUnavailable("the log cannot be written at the moment; the signal was not sent")
+        ticket, answer = self._new_ticket()
+        self.post([SignalSent(env=DEFAULT_ENV, signal=name, data=data, ticket=ticket)])
+        return (await answer).run_id
+
+    def is_function(self, function: str) -> bool:
+        """Whether a function, by its qualified id, is registered here."""
+        return function in self._registry.by_id
+
+    def _new_ticket(self) -> tuple[int, "asyncio.Future[Answer]"]:
+        self._last_ticket += 1
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._answers[self._last_ticket] = answer
+        return self._last_ticket, answer
 
     async def wait_ended(self, run_id: str, timeout_s: float) -> None:
         """Return when a run has ended, or the time is up; at once for a run that is not open."""
@@ -177,7 +197,7 @@ class Turns:
             if isinstance(effect, Answer) and effect.ticket > 0:
                 answer = self._answers.pop(effect.ticket, None)
                 if answer is not None and not answer.done():
-                    answer.set_result(self.position)
+                    answer.set_result(effect)
                 continue
             if isinstance(effect, RunEnded) and effect.run in self._ended:
                 for ended in self._ended.pop(effect.run):

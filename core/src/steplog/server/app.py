@@ -6,6 +6,7 @@ Every response, errors included, is JSON and carries the headers of ``http.commo
 import asyncio
 import logging
 
+from steplog.server.actions import Actions
 from steplog.server.auth import Keys
 from steplog.server.backend import Backend
 from steplog.server.config import ServerConfig
@@ -39,7 +40,7 @@ class Application:
     def __init__(self, backend: Backend, config: ServerConfig) -> None:
         keys = Keys(config)
         self._event_api = EventApi(backend, config, keys)
-        self._rest = RestApi(backend, keys)
+        self._rest = RestApi(backend, keys, Actions(backend, config))
         self._rest_app = self._rest.application(self._event_api)
         self._headers = common_headers(is_dev=config.is_dev)
         self._names = {name.lower().encode() for name in (*LOCAL_NAMES, *config.allow_hosts)} if config.is_dev else None

@@ -23,6 +23,14 @@ class Backend(Protocol):
         """
         ...
 
+    async def signal(self, name: str, data: bytes) -> str | None:
+        """Send a signal; returns the run that it resumes, None where nobody waits. Raises ``LogUnavailable``."""
+        ...
+
+    def is_function(self, function: str) -> bool:
+        """Whether a function, by its qualified id, is registered."""
+        ...
+
     def position(self) -> int:
         """The newest committed position."""
         ...

@@ -22,6 +22,7 @@ from steplog.errors import LogUnavailable, NotFound, Overloaded
 from steplog.history.queries import History
 from steplog.history.views import RUN_STATES, RunFilter, RunState
 from steplog.server import answers
+from steplog.server.actions import Actions
 from steplog.server.auth import Keys
 from steplog.server.backend import Backend
 from steplog.server.event_api import PATH, RETRY_AFTER, EventApi
@@ -38,8 +39,8 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 class RestApi:
     """Answers reads. ``stop`` ends the waiting for runs."""
 
-    def __init__(self, backend: Backend, keys: Keys) -> None:
-        self._backend, self._keys = backend, keys
+    def __init__(self, backend: Backend, keys: Keys, actions: Actions) -> None:
+        self._backend, self._keys, self._actions = backend, keys, actions
         self._stopping = asyncio.Event()
 
     def stop(self) -> None:
@@ -55,6 +56,8 @@ class RestApi:
                 Route(PATH + "{key:path}", event_api, methods=["POST"]),
                 Route("/v1/events/{id}", self._guarded(self._event)),
                 Route("/v1/events/{id}/runs", self._guarded(self._runs_of_event)),
+                Route("/v1/signals", self._guarded(self._actions.signal), methods=["POST"]),
+                Route("/invoke/{function:path}", self._guarded(self._actions.invoke), methods=["POST"]),
                 Route("/v1/runs", self._guarded(self._runs)),
                 Route("/v1/runs/{id}", self._guarded(self._run)),
                 Route("/v1/runs/{id}/steps", self._guarded(self._steps)),

@@ -1,0 +1,95 @@
+"""What the API does besides accepting events: it sends a signal, it starts one function (spec: events.md §3)."""
+
+import os
+
+import msgspec
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from steplog.engine.events import INVOKED_EVENT, accept_event
+from steplog.engine.functions import DEFAULT_ENV
+from steplog.engine.operations import EventOut
+from steplog.server.backend import Backend
+from steplog.server.config import ServerConfig
+from steplog.server.http import BodyTooLarge, encode, read_body
+from steplog.server.ingest import ENTROPY_BYTES, InternalIds
+
+MOST_SIGNAL_CHARACTERS = 256
+_NULL = msgspec.Raw(b"null")
+
+
+class _Signal(msgspec.Struct):
+    signal: str
+    data: msgspec.Raw = _NULL
+
+
+class _Call(msgspec.Struct):
+    """An event whose name does not count."""
+
+    data: msgspec.Raw = _NULL
+    user: msgspec.Raw = _NULL
+
+
+class _Invoked(msgspec.Struct, frozen=True):
+    """The answer to a call: the internal id of its event, whose run is at ``/v1/events/{id}/runs``."""
+
+    id: str
+    status: int = 200
+
+
+_decode_signal = msgspec.json.Decoder(_Signal).decode
+_decode_call = msgspec.json.Decoder(_Call).decode
+
+
+class Actions:
+    """Endpoints of the REST API that change something."""
+
+    def __init__(self, backend: Backend, config: ServerConfig) -> None:
+        self._backend, self._config = backend, config
+
+    async def signal(self, request: Request) -> Response:
+        """``POST /v1/signals {signal, data}``: 200 with the run that goes on, 404 where nobody waits (REST-16)."""
+        try:
+            given = _decode_signal(await self._body(request))
+        except msgspec.MsgspecError as error:
+            raise HTTPException(400, f'the body must be {{"signal": "…", "data": …}}: {error}') from error
+        if not 0 < len(given.signal) <= MOST_SIGNAL_CHARACTERS:
+            raise HTTPException(400, f"a signal's name has 1 to {MOST_SIGNAL_CHARACTERS} characters")
+        resumed = await self._backend.signal(given.signal, bytes(given.data))
+        if resumed is None:
+            raise HTTPException(404, f"no run waits for the signal {given.signal!r}")
+        return Response(encode({"data": {"run_id": resumed}, "run_id": resumed}), media_type="application/json")
+
+    async def invoke(self, request: Request) -> Response:
+        """``POST /invoke/{app-function}``: start one function with ``{"data": {…}}``, whatever triggers it (SYS-05).
+
+        With a seed in ``x-inngest-event-id-seed`` the same call starts one run, however often it is sent.
+        """
+        function: str = request.path_params["function"]
+        if not self._backend.is_function(function):
+            raise HTTPException(404, f"there is no function {function[:100]!r}; its id is <app>-<function>")
+        try:
+            call = _decode_call(await self._body(request) or b"{}")
+        except msgspec.MsgspecError as error:
+            raise HTTPException(400, f'the body must be {{"data": {{…}}}}: {error}') from error
+        data = b"{}" if call.data == _NULL else bytes(call.data)
+        if not data.startswith(b"{"):
+            raise HTTPException(400, f"data is {data[:40].decode(errors='replace')}, it must be an object")
+        now_ms = self._backend.now_ms()
+        seed = request.headers.get("x-inngest-event-id-seed")
+        ids = InternalIds.of_request(seed, now_ms, os.urandom(ENTROPY_BYTES))
+        event = accept_event(
+            EventOut(name=INVOKED_EVENT, data=data, user=None if call.user == _NULL else bytes(call.user)), ids.nth(0),
+            env=DEFAULT_ENV, received_ms=now_ms, source="api", starts=function, is_seeded=ids.is_seeded,
+        )  # fmt: skip
+        await self._backend.submit([event])
+        return Response(encode(_Invoked(event.internal_text)), media_type="application/json")
+
+    async def _body(self, request: Request) -> bytes:
+        length = request.headers.get("content-length")
+        limit = self._config.event_size_bytes
+        try:
+            return await read_body(request.receive, int(length) if length else None, limit)
+        except BodyTooLarge as error:
+            raise HTTPException(413, str(error)) from error
