@@ -16,7 +16,7 @@ def completion(ctx: click.Context, shell: str) -> None:
 
     \b
     Examples:
-      eval "$(steplog completion bash)"                                       # in ~/.bashrc; likewise zsh in ~/.zshrc
+      steplog completion bash > ~/.local/share/bash-completion/completions/steplog
       steplog completion fish > ~/.config/fish/completions/steplog.fish
     """
     kind = get_completion_class(shell)

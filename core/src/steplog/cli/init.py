@@ -1,6 +1,7 @@
 """``steplog init``: a project of three files."""
 
 import re
+import shlex
 from pathlib import Path
 
 import click
@@ -78,7 +79,7 @@ def init(name: str | None) -> None:
                 written.write(text if file.endswith(".toml") else text.format(app=app))
     except OSError as error:
         raise click.ClickException(f"{error.filename}: {error.strerror}") from error
-    echo(f"start it:  {f'cd {name} && ' if name else ''}steplog dev")
+    echo(f"start it:  {f'cd {shlex.quote(name)} && ' if name else ''}steplog dev")
     echo(f'then send: steplog send {app}/order.placed \'{{"id": "o1", "total": 5}}\' --wait 2s')
 
 

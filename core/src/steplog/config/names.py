@@ -7,13 +7,13 @@ from steplog.config.schema import LATER, keys, tables
 
 
 def unknown_key(name: str) -> str:
-    """Say why a dotted name is no key, with the nearest right one."""
+    """Say why a dotted name is no key, with the nearest right one. A table is named with a dot at its end."""
     table, _, rest = name.partition(".")
     for later in (name, table):
         if later in LATER:
             return f"not available in this version: {LATER[later]} will come; take it out"
     if table not in tables():
-        kind = "table" if rest else "key"
+        kind = "table" if "." in name else "key"
         own = [key for key in keys() if key.endswith(f".{table}")]
         return f"unknown {kind}; {_hint(own or nearest(table, tables()), tables())}"
     siblings = [key.removeprefix(f"{table}.") for key in keys() if key.startswith(f"{table}.")]

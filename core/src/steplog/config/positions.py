@@ -7,7 +7,8 @@ statement until ``tomllib`` takes it, so this knows no more of TOML's grammar th
 import tomllib
 from collections.abc import Iterator, Mapping
 
-MOST_LINES = 2_000  # of one statement; past that it and what follows have no line
+MOST_LINES = 500  # of one statement; past that it and what follows have no line
+CLOSING = ("]", "}", '"""', "'''")  # a statement of several lines ends on one that has one of these
 
 Path = tuple[str, ...]
 
@@ -17,14 +18,16 @@ def toml_lines(text: str) -> dict[Path, int]:
     lines: dict[Path, int] = {}
     table: Path = ()
     statement: list[str] = []
-    for number, line in enumerate(text.split("\n"), 1):
+    for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), 1):
         if not statement and (not line.strip() or line.lstrip().startswith("#")):
             continue
         statement.append(line)
+        if len(statement) > 1 and not any(mark in line for mark in CLOSING):
+            continue
         try:
             parsed = tomllib.loads("\n".join(statement))
         except tomllib.TOMLDecodeError:
-            if len(statement) == MOST_LINES:
+            if len(statement) >= MOST_LINES:
                 break
             continue
         first = number - len(statement) + 1
