@@ -429,6 +429,9 @@ def test_start_needs_keys_and_a_log_that_stays(tmp_path: Path) -> None:
     assert "the event key is missing: give --event-key, set STEPLOG_EVENT_KEY" in found[1]
     assert "the signing key is missing: give --signing-key" in found[2]
     assert configured(tmp_path).config.log.url == "memory:"
+    empty = problems(tmp_path, "[auth]\nevent_keys = []\nsigning_keys = 7\n", is_dev=False)
+    assert "the event key is missing" in empty[1]
+    assert len(empty) == 2  # of a key that is wrong, that it is missing is not said as well
 
 
 def test_plain_secrets_come_by_flags_and_variables(tmp_path: Path) -> None:

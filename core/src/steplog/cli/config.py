@@ -77,7 +77,7 @@ def check(start: bool, as_json: bool, **given: Any) -> int:
     """
     configured, problems = examine(sources(given, is_dev=not start), reads_secrets=True)
     if start:
-        problems += missing_keys(configured)
+        problems += missing_keys(configured, problems)
     if not as_json:
         refuse(problems, "steplog start")
         echo(_summary(configured))

@@ -54,10 +54,19 @@ class Configured(msgspec.Struct, frozen=True, kw_only=True):
     files: tuple[str, ...]  # that were read
 
 
+class _File(msgspec.Struct, frozen=True):
+    """A file of configuration, and how messages call it."""
+
+    path: Path
+    name: str
+
+
 def load(sources: Sources) -> Configured:
     """Read a configuration for ``dev`` or ``start``. Raises ``ConfigInvalid`` with every problem."""
     configured, problems = examine(sources, reads_secrets=not sources.is_dev)
-    refuse([*problems, *(missing_keys(configured) if not sources.is_dev else [])], "steplog start")
+    if not sources.is_dev:
+        problems += missing_keys(configured, problems)
+    refuse(problems, "steplog start")
     return configured
 
 
@@ -68,9 +77,8 @@ def examine(sources: Sources, *, reads_secrets: bool) -> tuple[Configured, list[
     """
     problems: list[Problem] = []
     found: dict[str, list[tuple[Setting, Any]]] = {}
-    own, name = _find(sources, problems)
-    inngest, inngest_name = _find_inngest(sources)
-    for setting in _settings(_layers(sources, (own, name), (inngest, inngest_name)), problems):
+    own, inngest = _find(sources, problems), _find_inngest(sources)
+    for setting in _settings(_layers(sources, own, inngest), problems):
         try:
             found.setdefault(setting.key.name, []).append((setting, read(setting)))
         except ValueError as error:
@@ -81,14 +89,14 @@ def examine(sources: Sources, *, reads_secrets: bool) -> tuple[Configured, list[
     if reads_secrets:
         values = {name: _with_secrets(value, sources, problems) for name, value in values.items()}
     configured = Configured(
-        config=_config(values), values=values, root=own.parent if own is not None else sources.directory,
-        files=tuple(shown for path, shown in ((own, name), (inngest, inngest_name)) if path is not None),
+        config=_config(values), values=values, root=sources.directory if own is None else own.path.parent,
+        files=tuple(file.name for file in (own, inngest) if file is not None),
     )  # fmt: skip
     return configured, problems
 
 
-def missing_keys(configured: Configured) -> list[Problem]:
-    """What ``start`` cannot do without."""
+def missing_keys(configured: Configured, known: Sequence[Problem]) -> list[Problem]:
+    """What ``start`` cannot do without, unless a problem of it is known."""
     return [
         Problem(
             key=name, problem=f"{what} is missing: give --{flag}, set {variable}, or write it in {FILE}: "
@@ -98,16 +106,16 @@ def missing_keys(configured: Configured) -> list[Problem]:
             ("auth.event_keys", "the event key", "event-key", "STEPLOG_EVENT_KEY"),
             ("auth.signing_keys", "the signing key", "signing-key", "STEPLOG_SIGNING_KEY"),
         )
-        if configured.values[name].setting is None
+        if not configured.values[name].value and name not in {problem.key for problem in known}
     ]  # fmt: skip
 
 
-def _layers(sources: Sources, own: tuple[Path | None, str], inngest: tuple[Path | None, str]) -> Iterable[Layer]:
+def _layers(sources: Sources, own: _File | None, inngest: _File | None) -> Iterator[Layer]:
     """Every layer, the weakest first."""
-    if own[0] is not None:
-        yield layers.steplog_file(own[0], own[1])
-    if inngest[0] is not None:
-        yield layers.inngest_file(inngest[0], inngest[1])
+    if own is not None:
+        yield layers.steplog_file(own.path, own.name)
+    if inngest is not None:
+        yield layers.inngest_file(inngest.path, inngest.name)
     yield layers.inngest_variables_layer(sources.environment, sources.directory)
     yield layers.variables(sources.environment, sources.directory)
     yield layers.flags(sources.flags, sources.directory)
@@ -122,25 +130,24 @@ def _settings(found: Iterable[Layer], problems: list[Problem]) -> Iterator[Setti
             yield item
 
 
-def _find(sources: Sources, problems: list[Problem]) -> tuple[Path | None, str]:
-    """``steplog.toml``, and how messages call it: named by --config, by STEPLOG_CONFIG, or here, or above."""
-    named, flag = sources.config, Place("--config", "flag")
+def _find(sources: Sources, problems: list[Problem]) -> _File | None:
+    """Find ``steplog.toml``: named by --config, by STEPLOG_CONFIG, or here, or above."""
+    named, place = sources.config, Place("--config", "flag")
     if named is None or _is_inngest(named):
-        named, flag = sources.environment.get("STEPLOG_CONFIG") or None, Place("STEPLOG_CONFIG", "environment")
-    if named is not None:
-        path = sources.directory / named
-        if not path.is_file():
-            problems.append(Problem(place=flag, problem=f"there is no file {named}"))
-            return None, ""
-        return path, named
-    return _above(sources.directory, (FILE,))
+        named, place = sources.environment.get("STEPLOG_CONFIG") or None, Place("STEPLOG_CONFIG", "environment")
+    if named is None:
+        return _above(sources.directory, (FILE,))
+    if not (sources.directory / named).is_file():
+        problems.append(Problem(place=place, problem=f"there is no file {named}"))
+        return None
+    return _File(sources.directory / named, named)
 
 
-def _find_inngest(sources: Sources) -> tuple[Path | None, str]:
-    """A file in Inngest's form: named by --config, and in ``dev`` also here or above."""
+def _find_inngest(sources: Sources) -> _File | None:
+    """Find a file in Inngest's form: named by --config, and in ``dev`` also here or above."""
     if sources.config is not None and _is_inngest(sources.config):
-        return sources.directory / sources.config, sources.config
-    return _above(sources.directory, INNGEST_FILES) if sources.is_dev else (None, "")
+        return _File(sources.directory / sources.config, sources.config)
+    return _above(sources.directory, INNGEST_FILES) if sources.is_dev else None
 
 
 def _is_inngest(name: str) -> bool:
@@ -148,13 +155,13 @@ def _is_inngest(name: str) -> bool:
     return path.suffix != ".toml" or path.stem == "inngest"
 
 
-def _above(directory: Path, names: Sequence[str]) -> tuple[Path | None, str]:
+def _above(directory: Path, names: Sequence[str]) -> _File | None:
     directory = directory.absolute()
     for folder in (directory, *directory.parents):
         for name in names:
             if (folder / name).is_file():
-                return folder / name, os.path.relpath(folder / name, directory)
-    return None, ""
+                return _File(folder / name, os.path.relpath(folder / name, directory))
+    return None
 
 
 def _value(key: Key, found: Sequence[tuple[Setting, Any]], sources: Sources) -> Value:
