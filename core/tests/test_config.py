@@ -302,7 +302,7 @@ url = "redis://db"
     ("text", "problem"),
     [
         ("[servr]\nport = 1", '1  servr  unknown table; did you mean "server"?'),
-        ("port = 1", '1  port = 1  unknown key; did you mean "server.port"?'),
+        ("port = 1", '1  port  unknown key; did you mean "server.port"?'),
         ("[xyz]", "1  xyz  unknown table; there are app, log, server, auth, limits, engine, events"),
         ("[server]\nload = []", '2  server.load  unknown key; did you mean "app.load"?'),
         ("[log]\nx = 1", "2  log.x  unknown key; there are url"),
@@ -370,6 +370,22 @@ def test_problems_of_inngests_file_have_their_place(tmp_path: Path, name: str, t
     place, rest = found.split(None, 1)
     assert place.split(":")[0] == name
     assert " ".join(rest.split()).startswith(" ".join(problem.split()))
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("inngest.json", '{\n "port": 1,\n "event-key": tell-nobody}'),
+        ("inngest.yaml", "port: 1\n\nevent-key: tell-nobody: x"),
+        ("inngest.toml", "port = 1\n\nevent-key = tell-nobody"),
+        ("steplog.toml", "event_key = 'tell-nobody'\n[server]\nprot = 'tell-nobody'"),
+    ],
+)
+def test_a_secret_in_a_file_with_problems_is_not_printed(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    found = problems(tmp_path)
+    assert found[-1].startswith(f"{name}:3 ")
+    assert "tell-nobody" not in str(found)
 
 
 def test_a_file_in_no_known_form_is_refused_with_those_there_are(tmp_path: Path) -> None:

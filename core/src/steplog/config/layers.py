@@ -2,7 +2,7 @@
 
 import re
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ SHORT = {
 
 INNGEST_SUFFIXES = (".json", ".yaml", ".yml", ".toml")
 _TOML_AT = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
+_JSON_AT = re.compile(r" \(byte (\d+)\)$")
 
 
 class Setting(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,11 +52,8 @@ def steplog_file(path: Path, name: str) -> Layer:
     for table, values in parsed.items():
         place = Place(name, "file", lines.get((table,)))
         if table not in tables():
-            is_table = isinstance(values, dict | list)
-            yield Problem(
-                place=place, key=table, value="" if is_table else brief(values),
-                problem=unknown_key(f"{table}." if is_table else table),
-            )  # fmt: skip
+            name_ = f"{table}." if isinstance(values, dict | list) else table
+            yield Problem(place=place, key=table, problem=unknown_key(name_))
         elif not isinstance(values, dict):
             yield Problem(place=place, key=table, problem=f"a table is expected: [{table}]")
         else:
@@ -76,8 +74,9 @@ def inngest_file(path: Path, name: str) -> Layer:
         yield parsed
         return
     assert isinstance(text, str), "what cannot be read was a problem"
+    lines = _lines(text, path.suffix, parsed)
     for flag, value in parsed.items():
-        place = Place(name, "file", _line(text, flag))
+        place = Place(name, "file", lines.get(flag))
         if flag in INNGEST_FLAGS:
             yield from _flag(flag, value, place, path.parent)
         else:
@@ -188,14 +187,34 @@ def _parsed(text: str, suffix: str, name: str) -> dict[str, Any] | Problem:
     try:
         value = msgspec.json.decode(text) if suffix == ".json" else msgspec.yaml.decode(text)
     except (msgspec.DecodeError, RecursionError) as error:
-        what = " ".join(str(error).split())
-        return Problem(place=Place(name, "file"), problem=f"is not {suffix[1:].upper()}: {what}")
+        what, line = _json_problem(text, str(error)) if suffix == ".json" else _yaml_problem(error)
+        kind = "JSON" if suffix == ".json" else "YAML"
+        return Problem(place=Place(name, "file", line), problem=f"is not {kind}: {what}")
     if not isinstance(value, dict):
         return Problem(place=Place(name, "file"), problem="names of flags with their values are expected")
     return {str(key): each for key, each in value.items()}
 
 
-def _line(text: str, flag: str) -> int | None:
-    """Find the line of a flag in JSON, YAML or TOML; none where it could be another."""
-    found = list(re.finditer(rf"""(?:^|[{{,])\s*["']?{re.escape(flag)}["']?\s*[:=]""", text, re.MULTILINE))
-    return text.count("\n", 0, found[0].end()) + 1 if len(found) == 1 else None
+def _json_problem(text: str, said: str) -> tuple[str, int]:
+    at = _JSON_AT.search(said)
+    before = text.encode()[: int(at[1])] if at is not None else text.encode()
+    return _JSON_AT.sub("", said), before.count(b"\n") + 1
+
+
+def _yaml_problem(error: Exception) -> tuple[str, int | None]:
+    """What the YAML library found, without the part of the text that it may quote: that may be a secret."""
+    found = error.__context__
+    mark = getattr(found, "problem_mark", None)
+    return getattr(found, "problem", None) or "it cannot be read", None if mark is None else mark.line + 1
+
+
+def _lines(text: str, suffix: str, flags: Iterable[str]) -> dict[str, int]:
+    """Find the lines of flags; in JSON and YAML that of a flag which could be on two is not known."""
+    if suffix == ".toml":
+        return {path[0]: line for path, line in toml_lines(text).items() if len(path) == 1}
+    found = {}
+    for flag in flags:
+        places = list(re.finditer(rf"""(?:^|[{{,])\s*["']?{re.escape(flag)}["']?\s*:""", text, re.MULTILINE))
+        if len(places) == 1:
+            found[flag] = text.count("\n", 0, places[0].end()) + 1
+    return found

@@ -10,13 +10,13 @@ from collections.abc import Iterator, Mapping
 MOST_LINES = 500  # of one statement; past that it and what follows have no line
 CLOSING = ("]", "}", '"""', "'''")  # a statement of several lines ends on one that has one of these
 
-Path = tuple[str, ...]
+KeyPath = tuple[str, ...]
 
 
-def toml_lines(text: str) -> dict[Path, int]:
+def toml_lines(text: str) -> dict[KeyPath, int]:
     """Find the first line of each key and table of a text that is TOML: ``{("log", "url"): 4}``."""
-    lines: dict[Path, int] = {}
-    table: Path = ()
+    lines: dict[KeyPath, int] = {}
+    table: KeyPath = ()
     statement: list[str] = []
     for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), 1):
         if not statement and (not line.strip() or line.lstrip().startswith("#")):
@@ -43,7 +43,7 @@ def toml_lines(text: str) -> dict[Path, int]:
     return lines
 
 
-def _paths(value: object) -> Iterator[Path]:
+def _paths(value: object) -> Iterator[KeyPath]:
     if isinstance(value, list) and len(value) == 1:  # [[table]]
         value = value[0]
     if isinstance(value, Mapping):
