@@ -24,7 +24,7 @@ class Done(NamedTuple):
 
 def clean_environment() -> dict[str, str]:
     """The environment without what a developer may have set for steplog."""
-    ours = ("STEPLOG_", "NO_COLOR", "FORCE_COLOR")
+    ours = ("STEPLOG_", "INNGEST_", "NO_COLOR", "FORCE_COLOR")
     return {name: value for name, value in os.environ.items() if not name.startswith(ours)}
 
 

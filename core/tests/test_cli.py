@@ -13,7 +13,10 @@ from steplog.cli import commands
 
 from .command_line import steplog, steplog_process
 
-COMMANDS = ("dev", "start", "send", "runs", "runs list", "runs show", "runs tail", "audit", "demo", "version")
+COMMANDS = (
+    "init", "dev", "start", "send", "runs", "runs list", "runs show", "runs tail", "audit", "demo", "config",
+    "config show", "config check", "config schema", "completion", "version",
+)  # fmt: skip
 
 
 def test_help_lists_every_command_and_imports_none_of_them() -> None:

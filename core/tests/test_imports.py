@@ -9,7 +9,7 @@ import steplog
 ROOT = Path(steplog.__file__).parent
 # Each may import those before it. Packages count as one.
 ORDER = (
-    "errors", "clock", "durations", "event", "paths", "tuning", "cel", "engine", "values", "step", "context",
+    "errors", "clock", "durations", "event", "paths", "config", "tuning", "cel", "engine", "values", "step", "context",
     "functions", "app", "__init__", "log", "history", "server", "drivers", "turns", "service", "shells", "node",
     "loading", "demo", "cli", "__main__",
 )  # fmt: skip

@@ -8,12 +8,15 @@ from steplog.cli import output
 from steplog.cli.commands import Commands, run
 
 _COMMANDS = {
+    "init": ("steplog.cli.init", "Make a project of three files."),
     "dev": ("steplog.cli.serve", "Run the functions of a file on this machine, with the API."),
     "start": ("steplog.cli.serve", "Run functions for production: keys are needed."),
     "send": ("steplog.cli.send", "Send an event."),
     "runs": ("steplog.cli.runs", "List, show and follow runs."),
     "audit": ("steplog.cli.audit", "Account for every accepted event."),
     "demo": ("steplog.cli.demo", "Kill the engine in the middle of its work, and see that nothing is lost."),
+    "config": ("steplog.cli.config", "Show and check the configuration."),
+    "completion": ("steplog.cli.completion", "Print the script that completes commands in a shell."),
     "version": ("steplog.cli.version", "Print the version."),
 }
 

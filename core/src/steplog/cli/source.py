@@ -1,5 +1,6 @@
 """Where runs are read: from the server, or, where none runs, from the log's file; the same answers from both."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -9,11 +10,13 @@ import msgspec
 from steplog.cli.client import Server
 from steplog.cli.output import echo
 from steplog.cli.views import Run, Steps
+from steplog.config.load import Sources, examine
+from steplog.config.problems import refuse
 from steplog.errors import NotFound, ServerUnreachable
 from steplog.history.offline import open_offline
 from steplog.history.queries import PAGE, ULID_CHARACTERS, History
 from steplog.history.views import RunFilter, RunState
-from steplog.paths import DEV_LOG, START_LOG, history_path, log_path
+from steplog.paths import MEMORY_LOG, history_path, log_path
 from steplog.server import answers
 
 SEARCHED_PAGES = 20  # of the newest runs, for the one whose id ends so
@@ -141,8 +144,14 @@ def open_source(url: str | None, log: str | None) -> Source:
 
 
 def local_log() -> Path | None:
-    """The log that ``dev`` or ``start`` made in this directory."""
-    return next((path for path in map(log_path, (DEV_LOG, START_LOG)) if path.exists()), None)
+    """The log that ``dev`` or ``start`` made here: the configured one, else theirs in this directory."""
+    urls = []
+    for is_dev in (True, False):
+        where = Sources(is_dev=is_dev, environment=os.environ, directory=Path.cwd())
+        configured, problems = examine(where, reads_secrets=False)
+        refuse(problems, "the configuration")
+        urls.append(configured.config.log.url)
+    return next((path for url in urls if url != MEMORY_LOG and (path := log_path(url)).exists()), None)
 
 
 def _open_file(path: Path) -> FileRuns:

@@ -1,0 +1,88 @@
+"""Reads a value in the form of its key: text, number or list in, the parsed value out."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from steplog.config.layers import Setting
+from steplog.config.schema import Key
+from steplog.config.secrets import Secret
+from steplog.config.units import parse_duration_ms, parse_size_bytes
+from steplog.paths import MEMORY_LOG, log_path, log_problem
+
+
+def read(setting: Setting) -> Any:
+    """Read a setting's value. Raises ``ValueError`` with a sentence for each thing that is wrong."""
+    key, value = setting.key, setting.value
+    match key.form:
+        case "count":
+            return _count(key, value)
+        case "text":
+            return _text(value)
+        case "choice":
+            if value not in key.choices:
+                raise ValueError(f"expected one of {', '.join(key.choices)}")
+            return value
+        case "duration":
+            if _is_number(value):
+                raise ValueError(f'a duration needs its unit: "{value}{_unit(key)}"')
+            return parse_duration_ms(_text(value))
+        case "size":
+            if _is_number(value):
+                raise ValueError(f'a size needs its unit: "{value}{"MB" if value < 1_000 else "B"}"')
+            return parse_size_bytes(_text(value))
+        case "log":
+            return _log(_text(value), setting.base)
+        case "targets":
+            return tuple(_target(item, setting.base) for item in _items(value))
+        case "texts":
+            return tuple(_items(value))
+        case "secrets":
+            return tuple(Secret(item) for item in _items(value))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _unit(key: Key) -> str:
+    return str(key.show(key.default) or "s").lstrip("0123456789")
+
+
+def _count(key: Key, value: object) -> int:
+    least, most = key.least or 0, key.most
+    if not isinstance(value, int) or isinstance(value, bool) or value < least or (most is not None and value > most):
+        bounds = f"from {least} to {most}" if most is not None else f"of {least} or more"
+        raise ValueError(f"expected a whole number {bounds}")
+    return value
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError('expected text in quotes, as "…"')
+    return value
+
+
+def _items(value: object) -> list[str]:
+    if not isinstance(value, list | tuple) or not all(isinstance(item, str) and item for item in value):
+        raise ValueError('expected a list of texts, as ["…", "…"]')
+    return list(value)
+
+
+def _log(url: str, base: Path) -> str:
+    problem = log_problem(url)
+    if problem is not None:
+        raise ValueError(problem)
+    return url if url == MEMORY_LOG else f"sqlite:{_beside(str(log_path(url)), base)}"
+
+
+def _target(target: str, base: Path) -> str:
+    """A file is looked for beside the configuration; a module is imported by name."""
+    name, separator, attribute = target.partition(":")
+    return f"{_beside(name, base)}{separator}{attribute}" if name.endswith(".py") else target
+
+
+def _beside(path: str, base: Path) -> str:
+    """A relative path as the working directory has it."""
+    absolute = os.path.abspath(base / path)  # noqa: PTH100 - links stay as they are
+    return path if Path(path).is_absolute() else min(os.path.relpath(absolute), absolute, key=len)

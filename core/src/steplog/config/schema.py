@@ -1,0 +1,233 @@
+"""The configuration's tables and keys: what can be written in ``steplog.toml``, with its default and what it does.
+
+Only what this version can do has a key here; what is to come is in ``LATER``, so that nothing is accepted in silence.
+"""
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, field
+from msgspec import inspect as types
+
+from steplog.config.secrets import Secret
+from steplog.config.units import DURATION_PATTERN, SIZE_PATTERN, format_duration, format_size
+from steplog.paths import DEV_LOG, START_LOG
+
+Form = Literal["count", "text", "choice", "duration", "size", "log", "targets", "texts", "secrets"]
+
+DEV = {"log.url": DEV_LOG, "limits.event_size": 3 << 20}
+"""The defaults of ``dev`` where they differ from those of ``start``."""
+
+LATER = {
+    "ai": "models", "connectors": "connectors", "env": "further environments", "history": "history in another place",
+    "http": "calls by HTTP", "kafka": "Kafka", "plugins": "plugins", "retention": "retention",
+    "app.urls": "apps over HTTP", "server.public_url": "links for others", "server.roles": "roles of a server",
+    "auth.dashboard": "the dashboard",
+}  # fmt: skip
+"""Tables and keys that belong to features to come, with the feature's name."""
+
+
+def _form(form: Form) -> Meta:
+    return Meta(extra={"form": form})
+
+
+class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+class AppTable(_Table, frozen=True, kw_only=True):
+    """What runs."""
+
+    load: Annotated[
+        tuple[str, ...], _form("targets"),
+        Meta(description="The apps that `dev` and `start` run when no file is named: `orders.py`, `orders.py:app`, "
+                         "`shop.orders` or `shop.orders:app`."),
+    ] = ()  # fmt: skip
+
+
+class LogTable(_Table, frozen=True, kw_only=True):
+    """Where everything is kept."""
+
+    url: Annotated[
+        str, _form("log"),
+        Meta(description="`sqlite:PATH`; in `dev` also `memory:`, which is gone when it ends."),
+    ] = START_LOG  # fmt: skip
+
+
+class ServerTable(_Table, frozen=True, kw_only=True):
+    """How the server listens."""
+
+    host: Annotated[str, _form("text"), Meta(description="The address to listen on; `::1` comes along with it.")] = (
+        "127.0.0.1"
+    )
+    port: Annotated[int, _form("count"), Meta(ge=0, le=65_535, description="The port; 0 takes a free one.")] = 8288
+    allow_hosts: Annotated[
+        tuple[str, ...], _form("texts"),
+        Meta(description="Names besides localhost that requests to `dev` may be sent to."),
+    ] = ()  # fmt: skip
+
+
+class AuthTable(_Table, frozen=True, kw_only=True):
+    """Who may do what. `start` needs both kinds of keys, `dev` neither."""
+
+    event_keys: Annotated[
+        tuple[Secret, ...], _form("secrets"), Meta(description="Who sends events shows one of them.")
+    ] = ()
+    signing_keys: Annotated[
+        tuple[Secret, ...], _form("secrets"),
+        Meta(description="Who reads shows one of them; the first is the present one, the others still hold."),
+    ] = ()  # fmt: skip
+
+
+class LimitsTable(_Table, frozen=True, kw_only=True):
+    """What is refused for its size. A breach names the limit and the value."""
+
+    event_size_bytes: Annotated[int, _form("size"), Meta(description="Of one event.")] = field(
+        default=256 << 10, name="event_size"
+    )
+    request_size_bytes: Annotated[int, _form("size"), Meta(description="Of one request's body.")] = field(
+        default=32 << 20, name="request_size"
+    )
+    step_output_bytes: Annotated[int, _form("size"), Meta(description="Of what one step, or a function, returns.")] = (
+        field(default=4_000_000, name="step_output")
+    )
+    run_size_bytes: Annotated[
+        int, _form("size"), Meta(description="Of all that one run records: its event, its steps' outputs, its own.")
+    ] = field(default=32_000_000, name="run_size")
+    steps: Annotated[int, _form("count"), Meta(ge=1, description="How many one run makes.")] = 1_000
+
+
+class EngineTable(_Table, frozen=True, kw_only=True):
+    """How runs are carried out."""
+
+    live_runs: Annotated[
+        int, _form("count"), Meta(ge=1, description="How many runs are in memory at once; others wait in order.")
+    ] = 10_000
+    evict_after_ms: Annotated[
+        int, _form("duration"), Meta(description="A run whose steps all wait longer than this leaves memory meanwhile.")
+    ] = field(default=30_000, name="evict_after")
+    retry_interval_ms: Annotated[
+        int | None, _form("duration"),
+        Meta(description="How long to wait before each retry, instead of 15s, 30s, 1m and so on to 2h."),
+    ] = field(default=None, name="retry_interval")  # fmt: skip
+
+
+class EventsTable(_Table, frozen=True, kw_only=True):
+    """How events are taken."""
+
+    validate: Annotated[
+        Literal["accept", "refuse"], _form("choice"),
+        Meta(description="What becomes of an event that does not fit a known type: `refuse` answers 400."),
+    ] = "accept"  # fmt: skip
+
+
+class Config(_Table, frozen=True, kw_only=True):
+    """The configuration of ``dev`` or ``start``, read and checked."""
+
+    app: AppTable = AppTable()
+    log: LogTable = LogTable()
+    server: ServerTable = ServerTable()
+    auth: AuthTable = AuthTable()
+    limits: LimitsTable = LimitsTable()
+    engine: EngineTable = EngineTable()
+    events: EventsTable = EventsTable()
+
+
+class Key(msgspec.Struct, frozen=True, kw_only=True):
+    """A key: its name (``limits.event_size``), the field that has it, and how it is written."""
+
+    name: str
+    field: str
+    form: Form
+    default: Any  # the parsed value, of the form's type
+    description: str
+    least: int | None = None
+    most: int | None = None
+    choices: tuple[str, ...] = ()
+
+    @property
+    def is_list(self) -> bool:
+        return self.form in ("targets", "texts", "secrets")
+
+    def show(self, value: Any) -> str | int | list[str] | None:
+        """Write a parsed value as it is written in a file. Secrets are shown by their reference."""
+        if value is None:
+            return None
+        match self.form:
+            case "duration":
+                return format_duration(value)
+            case "size":
+                return format_size(value)
+            case _ if self.is_list:
+                return [str(item) for item in value]
+        shown: str | int = value
+        return shown
+
+
+@cache
+def keys() -> Mapping[str, Key]:
+    """Every key by its name, in the order of the tables."""
+    found = {}
+    for table, kind in tables().items():
+        for each in msgspec.structs.fields(kind):
+            described = types.type_info(each.type)
+            assert isinstance(described, types.Metadata), "each key is annotated with its form"
+            inner = described.type
+            key = Key(
+                name=f"{table}.{each.encode_name}", field=each.name, default=each.default,
+                form=(described.extra or {})["form"], description=(described.extra_json_schema or {})["description"],
+                least=inner.ge if isinstance(inner, types.IntType) else None,
+                most=inner.le if isinstance(inner, types.IntType) else None,
+                choices=tuple(map(str, inner.values)) if isinstance(inner, types.LiteralType) else (),
+            )  # fmt: skip
+            found[key.name] = key
+    return found
+
+
+@cache
+def tables() -> Mapping[str, type[msgspec.Struct]]:
+    """Every table by its name."""
+    return {each.encode_name: each.type for each in msgspec.structs.fields(Config)}
+
+
+def json_schema() -> dict[str, Any]:
+    """Describe ``steplog.toml`` as a JSON Schema, for editors."""
+    properties = {
+        table: {
+            "type": "object",
+            "description": kind.__doc__,
+            "additionalProperties": False,
+            "properties": {
+                key.name.partition(".")[2]: _described(key)
+                for key in keys().values()
+                if key.name.startswith(f"{table}.")
+            },
+        }
+        for table, kind in tables().items()
+    }
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "steplog.toml",
+        "type": "object",
+        "additionalProperties": False,
+        "properties": properties,
+    }
+
+
+def _described(key: Key) -> dict[str, Any]:
+    text = {"type": "string"}
+    shapes: dict[Form, dict[str, Any]] = {
+        "count": {"type": "integer"},
+        "text": text | {"minLength": 1},
+        "choice": {"enum": list(key.choices)},
+        "duration": text | {"pattern": DURATION_PATTERN},
+        "size": text | {"pattern": SIZE_PATTERN},
+        "log": text | {"pattern": "^(sqlite:.+|memory:)$"},
+    }
+    shape = shapes.get(key.form) or {"type": "array", "items": text | {"minLength": 1}}
+    bounds = {"minimum": key.least, "maximum": key.most, "default": key.show(key.default)}
+    return (
+        shape | {"description": key.description} | {name: bound for name, bound in bounds.items() if bound is not None}
+    )
