@@ -15,13 +15,6 @@ class SteplogError(Exception):
     exit_code: ClassVar[int] = 1  # of a command that ends with it
 
 
-class ExpressionInvalid(SteplogError):
-    """TEMPORARY"""
-
-    code = "expression_invalid"
-    exit_code = 2
-
-
 class ConfigInvalid(SteplogError):
     """Something was declared in a way that cannot work. Lists every problem, not the first."""
 
