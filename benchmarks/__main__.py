@@ -6,7 +6,7 @@ import platform
 import sqlite3
 import sys
 
-NAMES = ("state", "projector", "startup", "runs", "latency", "steps", "backlog", "ingest", "sleepers")
+NAMES = ("state", "projector", "startup", "runs", "latency", "steps", "backlog", "ingest", "sleepers", "cel")
 
 
 def main() -> None:

@@ -1,14 +1,17 @@
 """Expressions: each rule of the package's table, each error of the compiler, and the bounds."""
 
+import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steplog.cel import EVENT_AND_ASYNC, compile_filter, compile_key, compile_number, value_at
+from steplog.cel import EVENT_AND_ASYNC, compile_filter, compile_key, compile_number, functions, value_at
 from steplog.errors import EvaluationError, ExpressionInvalid, SteplogError
 
 EVENT: dict[str, Any] = {
@@ -95,8 +98,8 @@ TRUE = {
     ],
     "arithmetic": [
         "1 + 2 * 3 == 7", "(1 + 2) * 3 == 9", "7 / 2 == 3", "-7 / 2 == -3", "7 / -2 == -3", "7 % 3 == 1",
-        "-7 % 3 == -1", "7 % -3 == 1", "7.0 / 2 == 3.5", "event.data.amount * 1.5 == 225", "event.data.amount - 1 == 149",
-        "5 - -5 == 10",
+        "-7 % 3 == -1", "7 % -3 == 1", "7.0 / 2 == 3.5", "event.data.amount * 1.5 == 225",
+        "event.data.amount - 1 == 149", "5 - -5 == 10",
         "-event.data.amount == -150", "- 1 == -1", "event.data.amount -1 == 149", '"a" + "b" == "ab"',
         "[1] + [2] == [1, 2]", "b'a' + b'b' == b'ab'", "0x1F == 31", "-0x1f == -31", "1u == 1",
         "1e2 == 100", ".5 == 0.5",
@@ -577,3 +580,31 @@ def test_importing_the_package_does_not_import_the_parser() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == ["set()", "{'lark'}"]
+
+
+def documented() -> tuple[object, list[tuple[str, str]]]:
+    """The event of the documentation, and its (expression, expected) pairs."""
+    page = (Path(__file__).parents[2] / "docs" / "expressions.md").read_text()
+    event, lines = (re.findall(rf"```{kind}\n(.*?)```", page, re.DOTALL)[0] for kind in ("json", "cel"))
+    pairs = [line.rsplit("//", 1) for line in lines.splitlines()]
+    return json.loads(event), [(text.strip(), expected.strip()) for text, expected in pairs]
+
+
+@pytest.mark.spec("EXPR-06", "EXPR-08")
+def test_the_examples_of_the_documentation_are_true() -> None:
+    event, pairs = documented()
+    assert len(pairs) > 10
+    for text, expected in pairs:
+        if expected == "error":
+            with pytest.raises(EvaluationError):
+                compile_key(text).evaluate(event)
+        else:
+            value = json.loads(expected)
+            kinds: dict[type, Any] = {bool: compile_filter, int: compile_number, str: compile_key}
+            assert kinds[type(value)](text).evaluate(event) == value, text
+
+
+def test_every_function_is_documented() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "expressions.md").read_text()
+    assert [name for name in functions.FUNCTIONS if f"`{name}(" not in page] == []
+    assert [name for name in functions.METHODS if f".{name}()`" not in page] == []

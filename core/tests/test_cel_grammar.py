@@ -1,6 +1,6 @@
 """The committed table is what the installed grammar and Lark make."""
 
-from lark import Lark, Tree
+from lark import Lark
 
 from steplog.cel import grammar
 
@@ -15,7 +15,7 @@ TEXTS = (
 def described(parser: Lark) -> tuple[object, ...]:
     rules = {(rule.origin.name, tuple(part.name for part in rule.expansion), rule.alias) for rule in parser.rules}
     terminals = {(terminal.name, terminal.pattern.to_regexp(), terminal.priority) for terminal in parser.terminals}
-    trees: list[Tree] = [parser.parse(text) for text in TEXTS]
+    trees = [parser.parse(text) for text in TEXTS]
     return rules, terminals, trees
 
 
