@@ -6,7 +6,7 @@ import platform
 import sqlite3
 import sys
 
-NAMES = ("state", "projector", "startup", "runs", "latency", "steps", "backlog", "ingest", "sleepers", "cron")
+NAMES = ("state", "projector", "startup", "runs", "latency", "steps", "backlog", "ingest", "sleepers", "cron", "cel")
 
 
 def main() -> None:

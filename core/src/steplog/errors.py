@@ -38,6 +38,27 @@ class CronInvalid(SteplogError):
         self.text, self.problem = text, problem
 
 
+class ExpressionInvalid(SteplogError):
+    """An expression cannot be compiled. Shows the place: ``line`` and ``column`` count from 1."""
+
+    code = "expression_invalid"
+    exit_code = 2
+
+    def __init__(self, text: str, offset: int, problem: str) -> None:
+        begin = text.rfind("\n", 0, offset) + 1
+        self.text, self.problem = text, problem
+        self.line, self.column = text.count("\n", 0, offset) + 1, offset - begin + 1
+        shown = text[max(begin, offset - 60) :].partition("\n")[0][:100].replace("\t", " ")
+        caret = " " * min(offset - begin, 60) + "^"
+        super().__init__(f"line {self.line}, column {self.column}: {problem}\n    {shown}\n    {caret}")
+
+
+class EvaluationError(SteplogError):
+    """An expression has no value for this event: wrong types, a missing field, too large a number, too much work."""
+
+    code = "evaluation_error"
+
+
 class EventInvalid(SteplogError):
     """An event breaks a rule of the event format."""
 
