@@ -474,6 +474,13 @@ def test_half_a_surrogate_pair_is_an_error() -> None:
             holds(text, event)
 
 
+def test_what_is_no_json_fits_no_operation() -> None:
+    for text in ("event.a < event.a", "event.a + event.a == 1", "size(event.a) == 0", "string(event.a) == ''"):
+        with pytest.raises(EvaluationError, match="set"):
+            holds(text, {"a": {1}})
+    assert value_at({"a": {1}}, ["a"]) is None
+
+
 def test_a_comprehension_leaves_nothing_behind() -> None:
     filter_ = compile_filter("event.n.map(x, x > 1, x)[0] == 2 && event.n.exists(x, x == 1)")
     assert [filter_({"n": [1, 2]}), filter_({"n": [2]}), filter_({"n": [1, 2]})] == [True, False, True]

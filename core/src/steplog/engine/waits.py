@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from steplog.cel import Filter, canonical, compile_filter
+from steplog.cel import EVENT_AND_ASYNC, Filter, compile_filter, value_at
 from steplog.engine import keys
 from steplog.engine.draft import Draft, encode
 from steplog.engine.ids import hash16
@@ -46,7 +46,7 @@ class Waits:
         if found is None:
             if len(self._filters) >= MOST_FILTERS:
                 self._filters.clear()
-            found = self._filters[text] = compile_filter(text)
+            found = self._filters[text] = compile_filter(text, EVENT_AND_ASYNC)
         return found
 
     def arm(self, run_key: bytes, step: bytes, names: tuple[str, ...], if_exp: str | None, event: Any) -> list[bytes]:
@@ -67,7 +67,7 @@ class Waits:
         found: set[tuple[bytes, bytes]] = set()
         name = _name_hash(event.name)
         for path, path_hash in paths.items():
-            value = keys.NO_PATH if not path else _value_hash(_at(body, path))
+            value = keys.NO_PATH if not path else _value_hash(value_at(body, path))
             if value is not None:
                 prefix = keys.waits(event.env, name, path_hash, value)
                 found.update(keys.wait_owner(key) for key in self._draft.state.group(prefix))
@@ -91,14 +91,6 @@ class Waits:
             self._draft.state.put(keys.path(env, _name_hash(name), known[path]), encode((name, path)))
 
 
-def _at(body: Any, path: Path) -> Any:
-    for part in path:
-        if not isinstance(body, dict):
-            return None
-        body = body.get(part)
-    return body
-
-
 def _name_hash(name: str) -> bytes:
     return hash16(name.encode("utf8", "surrogatepass"))
 
@@ -107,6 +99,6 @@ def _path_hash(path: Path) -> bytes:
     return hash16(encode(path)) if path else keys.NO_PATH
 
 
-def _value_hash(value: Any) -> bytes | None:
-    """The index's part of a value; None for one that equals nothing."""
-    return None if value is None else hash16(canonical(value))
+def _value_hash(value: str | None) -> bytes | None:
+    """The index's part of a value, which is canonical text; None for one that equals nothing."""
+    return None if value is None else hash16(value.encode("utf8", "surrogatepass"))
