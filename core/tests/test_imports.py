@@ -17,19 +17,9 @@ SIBLINGS = {"log": set[str](), "history": {"log"}, "server": {"history"}, "drive
 SDK = {"event", "step", "context", "functions", "app"}
 ENGINE_NEEDS = {"msgspec", "zoneinfo", "croniter"}
 PURE = {
-    "datetime",
-    "difflib",
-    "collections",
-    "dataclasses",
-    "enum",
-    "functools",
-    "hashlib",
-    "heapq",
-    "itertools",
-    "math",
-    "re",
-    "typing",
-}
+    "collections", "dataclasses", "datetime", "difflib", "enum", "functools", "hashlib", "heapq", "itertools", "math",
+    "re", "typing",
+}  # fmt: skip
 _LISTED = set(ORDER)
 
 

@@ -47,7 +47,7 @@ _MACROS = {"all": (2,), "exists": (2,), "exists_one": (2,), "filter": (2,), "map
 
 
 def compile_node(node: Node, variables: Sequence[str]) -> Code:
-    """Compile an expression over a frame ``[steps, value of the first variable, of the second]``. Raises ``Problem``."""
+    """Compile an expression over a frame ``[steps, first variable's value, second's]``. Raises ``Problem``."""
     compiler = _Compiler()
     code = compiler.code(node, {name: slot for slot, name in enumerate(variables, 1)})
     room = [None] * (compiler.next_slot - FIRST_FREE_SLOT)

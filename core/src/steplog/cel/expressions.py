@@ -1,4 +1,4 @@
-"""Compiled expressions, as the rest of steplog uses them. Rules: the package's docstring and ``docs/expressions.md``."""
+"""Compiled expressions, as the rest of steplog uses them. Rules: the package's docstring, ``docs/expressions.md``."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -73,7 +73,7 @@ class Filter:
 
 
 class Key:
-    """A key. Called, it yields text, ``""`` when it is null or missing, or fails: one bucket for all of these (GAP-05)."""
+    """A key. Called, it yields text; ``""`` when it is null or missing, or fails: one bucket for all (GAP-05)."""
 
     __slots__ = ("_code", "_on_failure", "text")
 

@@ -48,7 +48,8 @@ _ORDERED = {"bool", "number", "string", "bytes", "timestamp", "duration"}
 
 def kind(value: Value) -> str:
     """Name a value's type. What is no JSON has one that fits no operation."""
-    return KINDS.get(value.__class__, value.__class__.__name__)
+    name: str = KINDS.get(value.__class__, value.__class__.__name__)
+    return name
 
 
 def charge(frame: Frame, steps: int) -> None:

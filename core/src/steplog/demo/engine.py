@@ -37,14 +37,13 @@ class Engine:
         self._log = log.absolute()
         self._output = self._log.with_name("engine.log")
         self._event_key = secrets.token_hex(16)
-        self._environment = (
-            os.environ
-            | environment
-            | {
-                "STEPLOG_EVENT_KEY": self._event_key,
-                "STEPLOG_SIGNING_KEY": secrets.token_hex(32),
-            }
-        )
+        self._config = self._log.with_name("steplog.toml")  # empty: what is configured here is not the demo's
+        self._environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith(("STEPLOG_", "INNGEST_"))},
+            **environment,
+            "STEPLOG_EVENT_KEY": self._event_key,
+            "STEPLOG_SIGNING_KEY": secrets.token_hex(32),
+        }
         self._process: subprocess.Popen[bytes] | None = None
         self._port = 0
 
@@ -59,7 +58,11 @@ class Engine:
         began_s = time.monotonic()
         ready, told = os.pipe()
         try:
-            command = [sys.executable, "-m", "steplog", "start", str(ORDERS), "--log", f"sqlite:{self._log}"]
+            self._config.touch()
+            command = [
+                sys.executable, "-m", "steplog", "start", str(ORDERS), "--log", f"sqlite:{self._log}", "--config",
+                str(self._config),
+            ]  # fmt: skip
             with self._output.open("ab") as output:
                 self._process = subprocess.Popen(
                     [*command, "--port", "0", "--ready-fd", str(told)], pass_fds=(told,), env=self._environment,
