@@ -6,7 +6,7 @@ Each takes the frame and values that are not missing, and raises ``EvaluationErr
 import functools
 import re
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from steplog.cel import times
 from steplog.cel.nodes import Value

@@ -65,7 +65,7 @@ def _unexpected(text: str, at: int, found: str) -> Problem:
     return Problem(at, f"{found} is not expected here")
 
 
-def _read(rule: str, parts: list[Any]) -> Any:  # noqa: PLR0911 - one case a rule
+def _read(rule: str, parts: list[Any]) -> Any:
     match rule:
         case "literal":
             return Const(_literal(parts[0]), _at(parts[0]))
