@@ -5,10 +5,10 @@ constant strings is a set. A comprehension keeps its variable in a place of its 
 """
 
 import difflib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
-from steplog.cel import functions
+from steplog.cel import functions, shapes
 from steplog.cel.nodes import (
     Call,
     Choice,
@@ -25,14 +25,13 @@ from steplog.cel.nodes import (
     Value,
     children,
 )
+from steplog.cel.shapes import Code
 from steplog.cel.values import (
     BINARY,
     COMPARE,
     MISSING,
     UNARY,
     Frame,
-    TooMuchWork,
-    charge,
     contains,
     equal,
     kind,
@@ -40,7 +39,6 @@ from steplog.cel.values import (
 )
 from steplog.errors import EvaluationError
 
-Code: TypeAlias = Callable[[Frame], Value]
 Slots: TypeAlias = Mapping[str, int]
 FIRST_FREE_SLOT = 3  # the steps, and two variables at most
 _MACROS = {"all": (2,), "exists": (2,), "exists_one": (2,), "filter": (2,), "map": (2, 3)}  # arguments
@@ -69,22 +67,24 @@ class _Compiler:
         """Compile a node. Its value may be missing."""
         path = path_of(node)
         if path is not None and path[0].name in slots:
-            return _path(slots[path[0].name], path[1])
+            return shapes.path(slots[path[0].name], path[1])
         match node:
             case Const(value=value):
                 return lambda _: value
             case Name(name=name, at=at):
                 raise _unknown_name(name, at, slots)
             case Select(of=of, field=field):
-                return _select(self.code(of, slots), field)
+                return shapes.select(self.code(of, slots), field)
             case Index(of=of, index=index):
-                return _index(self.code(of, slots), self.present(index, slots))
+                return shapes.index(self.code(of, slots), self.present(index, slots))
             case Operator(symbol=symbol, operands=operands):
                 return self.operator(symbol, operands, slots)
             case Logical(decides=decides, parts=parts):
-                return _logical([self.present(part, slots) for part in parts], decides)
+                return shapes.logical([self.present(part, slots) for part in parts], decides)
             case Choice(condition=condition, then=then, otherwise=otherwise):
-                return _choice(self.present(condition, slots), self.code(then, slots), self.code(otherwise, slots))
+                return shapes.choice(
+                    self.present(condition, slots), self.code(then, slots), self.code(otherwise, slots)
+                )
             case ListOf(items=items):
                 return self.list_of(items, slots)
             case MapOf(entries=entries):
@@ -117,9 +117,9 @@ class _Compiler:
             case "in", [left, right]:
                 return self.membership(left, right, slots)
             case _, [left, right]:
-                return _two(BINARY[symbol], self.present(left, slots), self.present(right, slots))
+                return shapes.two(BINARY[symbol], self.present(left, slots), self.present(right, slots))
             case _, [operand]:
-                return _one(UNARY[symbol], self.present(operand, slots))
+                return shapes.one(UNARY[symbol], self.present(operand, slots))
         raise AssertionError("an operator has one or two operands")
 
     def equality(self, left: Node, right: Node, slots: Slots) -> Code:
@@ -130,7 +130,7 @@ class _Compiler:
             b = self.code(right, slots)
             fields, others = _two_fields(left, slots), _two_fields(right, slots)
             if fields and others:
-                return _same_fields(*fields, *others)
+                return shapes.same_fields(*fields, *others)
 
             def same(frame: Frame) -> bool:
                 value, other = a(frame), b(frame)
@@ -154,7 +154,7 @@ class _Compiler:
             bound = right.value
             fields = _two_fields(left, slots)
             if fields:
-                return _bounded_field(*fields, compare, bound)
+                return shapes.bounded_field(*fields, compare, bound)
 
             def bounded(frame: Frame) -> bool:
                 value = a(frame)
@@ -205,7 +205,7 @@ class _Compiler:
         if call is functions.matches and isinstance(operands[1], Const):
             return self.matches(operands[0], operands[1], slots)
         codes = [self.present(operand, slots) for operand in operands]
-        return _one(call, codes[0]) if len(codes) == 1 else _two(call, *codes)
+        return shapes.one(call, codes[0]) if len(codes) == 1 else shapes.two(call, *codes)
 
     def matches(self, subject: Node, text: Const, slots: Slots) -> Code:
         """Compile a constant pattern, so that an invalid one is said now."""
@@ -221,21 +221,21 @@ class _Compiler:
     def macro(self, node: Call, of: Node, slots: Slots) -> Code:
         if len(node.args) not in _MACROS[node.name] or not isinstance(node.args[0], Name):
             raise Problem(node.at, f"{node.name}() takes a name and an expression, as in list.{node.name}(x, x > 1)")
-        source, slot = _elements(node.name, self.present(of, slots)), self.next_slot
+        source, slot = shapes.elements(node.name, self.present(of, slots)), self.next_slot
         self.next_slot += 1
         bodies = [self.present(body, {**slots, node.args[0].name: slot}) for body in node.args[1:]]
         steps = sum(map(_steps, node.args[1:]))
         match node.name:
             case "all" | "exists":
-                return _decide(source, slot, steps, bodies[0], node.name == "exists")
+                return shapes.decide(source, slot, steps, bodies[0], node.name == "exists")
             case "exists_one":
-                return lambda frame: sum(1 for _ in _selected(frame, source, slot, steps, bodies[0])) == 1
+                return lambda frame: sum(1 for _ in shapes.selected(frame, source, slot, steps, bodies[0])) == 1
             case "filter":
-                return lambda frame: list(_selected(frame, source, slot, steps, bodies[0]))
+                return lambda frame: list(shapes.selected(frame, source, slot, steps, bodies[0]))
         if len(bodies) == 2:
             condition, body = bodies
-            return lambda frame: [body(frame) for _ in _selected(frame, source, slot, steps, condition)]
-        return lambda frame: [bodies[0](frame) for _ in _walked(frame, source, slot, steps)]
+            return lambda frame: [body(frame) for _ in shapes.selected(frame, source, slot, steps, condition)]
+        return lambda frame: [bodies[0](frame) for _ in shapes.walked(frame, source, slot, steps)]
 
 
 def path_of(node: Node) -> tuple[Name, tuple[str, ...]] | None:
@@ -259,191 +259,6 @@ def _two_fields(node: Node, slots: Slots) -> tuple[int, str, str] | None:
     """Read ``event.data.x``, the most frequent operand, so that its comparison needs no call for it."""
     path = path_of(node)
     return (slots[path[0].name], *path[1]) if path is not None and len(path[1]) == 2 else None
-
-
-def _same_fields(slot: int, a: str, b: str, other_slot: int, c: str, d: str) -> Code:
-    def same(frame: Frame) -> Value:
-        try:
-            value, other = frame[slot][a][b], frame[other_slot][c][d]
-        except (KeyError, TypeError):
-            return False
-        return value == other if value.__class__ is str else equal(value, other, frame)
-
-    return same
-
-
-def _bounded_field(slot: int, a: str, b: str, compare: Callable[[Value, Value], bool], bound: float) -> Code:
-    def bounded(frame: Frame) -> bool:
-        try:
-            value = frame[slot][a][b]
-        except (KeyError, TypeError):
-            return False
-        of = value.__class__
-        return compare(value, bound) if of is int or of is float else ordered(compare, value, bound)
-
-    return bounded
-
-
-def _path(slot: int, fields: tuple[str, ...]) -> Code:
-    """Read a path. Where a field, or a map that could hold it, is not there, it is missing."""
-    match fields:
-        case ():
-            return lambda frame: frame[slot]
-        case (a,):
-
-            def one(frame: Frame) -> Value:
-                try:
-                    return frame[slot][a]
-                except (KeyError, TypeError):
-                    return MISSING
-
-            return one
-        case a, b:
-
-            def two(frame: Frame) -> Value:
-                try:
-                    return frame[slot][a][b]
-                except (KeyError, TypeError):
-                    return MISSING
-
-            return two
-
-    def many(frame: Frame) -> Value:
-        value = frame[slot]
-        try:
-            for field in fields:
-                value = value[field]
-        except (KeyError, TypeError):
-            return MISSING
-        return value
-
-    return many
-
-
-def _select(of: Code, field: str) -> Code:
-    def select(frame: Frame) -> Value:
-        value = of(frame)
-        return value.get(field, MISSING) if value.__class__ is dict else MISSING
-
-    return select
-
-
-def _index(of: Code, index: Code) -> Code:
-    """Read an element by its place or its key; what is not there is missing."""
-
-    def read(frame: Frame) -> Value:
-        value, at = of(frame), index(frame)
-        if value.__class__ is list and kind(at) == "number" and at == int(at) and 0 <= at < len(value):
-            return value[int(at)]
-        return value.get(at, MISSING) if value.__class__ is dict and at.__class__ is str else MISSING
-
-    return read
-
-
-def _one(call: functions.Function, operand: Code) -> Code:
-    return lambda frame: call(frame, operand(frame))
-
-
-def _two(call: functions.Function, left: Code, right: Code) -> Code:
-    return lambda frame: call(frame, left(frame), right(frame))
-
-
-def _choice(condition: Code, then: Code, otherwise: Code) -> Code:
-    def choose(frame: Frame) -> Value:
-        chosen = condition(frame)
-        if chosen.__class__ is not bool:
-            raise EvaluationError(f"the condition in front of ? is a {kind(chosen)}, not a bool")
-        return then(frame) if chosen else otherwise(frame)
-
-    return choose
-
-
-def _logical(parts: list[Code], decides: bool) -> Code:
-    """``&&`` is decided by a False, ``||`` by a True; then an error in another part does not count."""
-    if len(parts) > 2:
-
-        def chain(frame: Frame) -> bool:
-            failed = None
-            for part in parts:
-                try:
-                    if _bool(part(frame)) is decides:
-                        return decides
-                except TooMuchWork:
-                    raise
-                except EvaluationError as error:
-                    failed = failed or error
-            if failed is not None:
-                raise failed
-            return not decides
-
-        return chain
-    (left, right), other = parts, not decides
-
-    def pair(frame: Frame) -> Value:
-        try:
-            value = left(frame)
-            if value is decides:
-                return decides
-            if value is not other:
-                _bool(value)
-        except TooMuchWork:
-            raise
-        except EvaluationError:
-            if right(frame) is decides:
-                return decides
-            raise
-        value = right(frame)
-        return value if value is True or value is False else _bool(value)
-
-    return pair
-
-
-def _bool(value: Value) -> bool:
-    if value is True or value is False:
-        return bool(value)
-    raise EvaluationError(f"&&, || and conditions need a bool, not a {kind(value)}")
-
-
-def _elements(name: str, of: Code) -> Code:
-    def elements(frame: Frame) -> Value:
-        value = of(frame)
-        if not isinstance(value, list | dict):
-            raise EvaluationError(f"{name}() needs a list or a map, not a {kind(value)}")
-        return value
-
-    return elements
-
-
-def _walked(frame: Frame, source: Code, slot: int, steps: int) -> Iterator[Value]:
-    """Put each element, or key of a map, in the variable's place."""
-    for element in source(frame):
-        charge(frame, steps)
-        frame[slot] = element
-        yield element
-
-
-def _selected(frame: Frame, source: Code, slot: int, steps: int, condition: Code) -> Iterator[Value]:
-    return (element for element in _walked(frame, source, slot, steps) if _bool(condition(frame)))
-
-
-def _decide(source: Code, slot: int, steps: int, body: Code, decides: bool) -> Code:
-    """``all`` is the ``&&`` of the elements, ``exists`` the ``||``; errors are absorbed likewise."""
-
-    def decide(frame: Frame) -> bool:
-        failed = None
-        for _ in _walked(frame, source, slot, steps):
-            try:
-                if _bool(body(frame)) is decides:
-                    return decides
-            except TooMuchWork:
-                raise
-            except EvaluationError as error:
-                failed = failed or error
-        if failed is not None:
-            raise failed
-        return not decides
-
-    return decide
 
 
 def _unknown_name(name: str, at: int, slots: Slots) -> Problem:

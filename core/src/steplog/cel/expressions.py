@@ -1,11 +1,12 @@
-"""Compiled expressions, as the rest of steplog uses them. Rules: the package's docstring, ``docs/expressions.md``."""
+"""Compiled expressions, as the rest of steplog uses them. Their rules are in the package's docstring."""
 
 import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, NoReturn, TypeAlias
 
-from steplog.cel.closures import Code, compile_node, path_of
+from steplog.cel.closures import compile_node, path_of
 from steplog.cel.nodes import Const, ListOf, Logical, MapOf, Name, Node, Operator, Problem, Value, children
+from steplog.cel.shapes import Code
 from steplog.cel.values import MAX_STEPS, MISSING, canonical, kind, text_of
 from steplog.errors import EvaluationError, ExpressionInvalid
 
@@ -73,7 +74,7 @@ class Filter:
 
 
 class Key:
-    """A key. Called, it yields text; ``""`` when it is null or missing, or fails: one bucket for all (GAP-05)."""
+    """A key. Called, it yields text; ``""`` when it is null, missing or fails: one bucket for all of these (GAP-05)."""
 
     __slots__ = ("_code", "_on_failure", "text")
 

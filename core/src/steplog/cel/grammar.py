@@ -1,4 +1,4 @@
-"""The grammar of expressions: celpy's (Capital One Services, Apache-2.0), compiled by Lark into a table beside this.
+"""The grammar of expressions: that of celpy (Capital One Services, Apache-2.0), compiled by Lark into a table.
 
 ``python -m steplog.cel.grammar`` writes the table anew. Only that needs celpy; reading the table needs Lark alone.
 """
@@ -31,7 +31,7 @@ def build() -> Lark:
     """Compile the installed celpy's grammar."""
     spec = find_spec("celpy")  # finds it without importing it, which would take 0.2 s
     assert spec is not None, "cel-python is among the development dependencies"
-    assert spec.origin is not None, "celpy is a package of files"
+    assert spec.origin is not None, "a package with an __init__ has a file"
     text = _INLINED.sub(r"?\1\2", Path(spec.origin).with_name("cel.lark").read_text(encoding="utf8"))
     for name, pattern in _STRINGS.items():
         definition = re.compile(rf"^{name}\s*:.*\n(?:\s+\|.*\n)*", re.MULTILINE)

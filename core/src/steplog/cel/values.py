@@ -48,8 +48,7 @@ _ORDERED = {"bool", "number", "string", "bytes", "timestamp", "duration"}
 
 def kind(value: Value) -> str:
     """Name a value's type. What is no JSON has one that fits no operation."""
-    name: str = KINDS.get(value.__class__, value.__class__.__name__)
-    return name
+    return KINDS.get(value.__class__, type(value).__name__)
 
 
 def charge(frame: Frame, steps: int) -> None:
