@@ -14,6 +14,7 @@ from steplog.engine import keys
 from steplog.engine.draft import Draft, encode
 from steplog.engine.ids import hash16
 from steplog.engine.messages import EventAccepted
+from steplog.errors import EvaluationError
 
 MOST_PATHS = 16  # of a name; further waits stand under the name alone
 MOST_FILTERS = 10_000  # compiled ones that are kept
@@ -77,7 +78,10 @@ class Waits:
         """Where in the index a wait stands, registering its path."""
         known = self._paths.setdefault((env, name), {})
         for equality in self.filter(if_exp).equalities if if_exp else ():
-            value = _value_hash(equality.value(event))
+            try:
+                value = _value_hash(equality.value(event))
+            except EvaluationError:
+                continue
             if value is not None and (equality.path in known or len(known) < MOST_PATHS):
                 self._register(env, name, equality.path)
                 return equality.path, value
