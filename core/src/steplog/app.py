@@ -5,8 +5,8 @@ from typing import Any, Protocol, TypeAlias, TypeVar, overload
 
 from steplog.context import Context, ContextSync, data_type_of
 from steplog.errors import ConfigInvalid
-from steplog.event import INVOKED, EventType
-from steplog.functions import AnyTrigger, Function, FunctionFailed, FunctionSync, TriggerCron, TriggerEvent, declare
+from steplog.event import INVOKED, EventType, Triggering
+from steplog.functions import AnyTrigger, Function, FunctionFailed, FunctionSync, declare
 from steplog.step import Step
 from steplog.step_sync import StepSync
 
@@ -15,9 +15,6 @@ A = TypeVar("A")
 B = TypeVar("B")
 C = TypeVar("C")
 D = TypeVar("D")
-_Data = dict[str, Any]
-_Typed: TypeAlias = EventType[A] | TriggerEvent[A]
-_Plain: TypeAlias = str | TriggerCron
 _OnFailure: TypeAlias = (
     Callable[[Context[FunctionFailed]], Awaitable[object]]
     | Callable[[Context[FunctionFailed], Step], Awaitable[object]]
@@ -68,53 +65,43 @@ class App:
 
     @overload
     def function(
-        self, fn_id: str | None = None, *, trigger: _Typed[A], name: str | None = None, retries: int = 4,
-        on_failure: _OnFailure | None = None,
+        self, fn_id: str | None = None, *, trigger: Triggering[A],
+        name: str | None = None, retries: int = 4, on_failure: _OnFailure | None = None,
     ) -> _Decorator[A]: ...  # fmt: skip
     @overload
     def function(
-        self, fn_id: str | None = None, *, trigger: _Plain | Sequence[_Plain], name: str | None = None,
-        retries: int = 4, on_failure: _OnFailure | None = None,
-    ) -> _Decorator[_Data]: ...  # fmt: skip
+        self, fn_id: str | None = None, *, trigger: str | Sequence[str],
+        name: str | None = None, retries: int = 4, on_failure: _OnFailure | None = None,
+    ) -> _Decorator[dict[str, Any]]: ...  # fmt: skip
     @overload
     def function(
-        self, fn_id: str | None = None, *, trigger: Sequence[_Typed[A]], name: str | None = None, retries: int = 4,
-        on_failure: _OnFailure | None = None,
+        self, fn_id: str | None = None, *, trigger: Sequence[Triggering[A]],
+        name: str | None = None, retries: int = 4, on_failure: _OnFailure | None = None,
     ) -> _Decorator[A]: ...  # fmt: skip
     @overload
     def function(
-        self, fn_id: str | None = None, *, trigger: tuple[_Typed[A], _Typed[B]], name: str | None = None,
-        retries: int = 4, on_failure: _OnFailure | None = None,
+        self, fn_id: str | None = None, *, trigger: tuple[Triggering[A], Triggering[B]],
+        name: str | None = None, retries: int = 4, on_failure: _OnFailure | None = None,
     ) -> _Decorator[A | B]: ...  # fmt: skip
     @overload
     def function(
-        self, fn_id: str | None = None, *, trigger: tuple[_Typed[A], _Plain], name: str | None = None,
-        retries: int = 4, on_failure: _OnFailure | None = None,
-    ) -> _Decorator[A | _Data]: ...  # fmt: skip
-    @overload
-    def function(
-        self, fn_id: str | None = None, *, trigger: tuple[_Typed[A], _Typed[B], _Typed[C]], name: str | None = None,
-        retries: int = 4, on_failure: _OnFailure | None = None,
+        self, fn_id: str | None = None, *, trigger: tuple[Triggering[A], Triggering[B], Triggering[C]],
+        name: str | None = None, retries: int = 4, on_failure: _OnFailure | None = None,
     ) -> _Decorator[A | B | C]: ...  # fmt: skip
     @overload
     def function(
-        self, fn_id: str | None = None, *, trigger: tuple[_Typed[A], _Typed[B], _Plain], name: str | None = None,
-        retries: int = 4, on_failure: _OnFailure | None = None,
-    ) -> _Decorator[A | B | _Data]: ...  # fmt: skip
-    @overload
-    def function(
-        self, fn_id: str | None = None, *, trigger: tuple[_Typed[A], _Typed[B], _Typed[C], _Typed[D]],
+        self, fn_id: str | None = None, *, trigger: tuple[Triggering[A], Triggering[B], Triggering[C], Triggering[D]],
         name: str | None = None, retries: int = 4, on_failure: _OnFailure | None = None,
     ) -> _Decorator[A | B | C | D]: ...  # fmt: skip
     @overload
     def function(
-        self, fn_id: str | None = None, *, trigger: Sequence[AnyTrigger], name: str | None = None, retries: int = 4,
-        on_failure: _OnFailure | None = None,
+        self, fn_id: str | None = None, *, trigger: Sequence[AnyTrigger],
+        name: str | None = None, retries: int = 4, on_failure: _OnFailure | None = None,
     ) -> _Decorator[Any]: ...  # fmt: skip
     @overload
     def function(
-        self, fn_id: str | None = None, *, trigger: None = None, name: str | None = None, retries: int = 4,
-        on_failure: _OnFailure | None = None,
+        self, fn_id: str | None = None, *, trigger: None = None,
+        name: str | None = None, retries: int = 4, on_failure: _OnFailure | None = None,
     ) -> _Invoked: ...  # fmt: skip
     def function(
         self, fn_id: str | None = None, *, trigger: AnyTrigger | Sequence[AnyTrigger] | None = None,

@@ -34,7 +34,11 @@ class Event(msgspec.Struct, Generic[D], frozen=True, kw_only=True):
     user: dict[str, Any] | None = None
 
 
-class EventType(Generic[A]):
+class Triggering(Generic[A]):
+    """What starts a function with data of this type: the root of event types, and of triggers."""
+
+
+class EventType(Triggering[A]):
     """A name of events and the type of their data: a dataclass, a msgspec struct or a pydantic model (EVT-23).
 
     It stands wherever the name of an event does, and what is received is read as this type. Calling it makes an event.

@@ -13,7 +13,7 @@ from steplog.durations import Duration, milliseconds
 from steplog.engine.functions import CronTrigger, EventTrigger, FunctionSpec, Trigger
 from steplog.engine.operations import ErrorInfo
 from steplog.errors import ConfigInvalid
-from steplog.event import INVOKED, A, Event, EventType, data_problem, name_problem
+from steplog.event import INVOKED, A, Event, EventType, Triggering, data_problem, name_problem
 
 MOST_RETRIES = 20  # LIMW-02
 MOST_TRIGGERS = 10  # FN-06
@@ -24,7 +24,7 @@ CatchUp = Literal["last", "skip", "all"]
 CATCH_UPS = get_args(CatchUp)
 
 
-class TriggerEvent(Generic[A]):
+class TriggerEvent(Triggering[A]):
     """Starts a function for every event of this name, or of a name that fits this pattern (FN-08).
 
     ``expression`` is CEL over ``event``; events for which it is false start nothing (FN-04).
@@ -40,7 +40,7 @@ class TriggerEvent(Generic[A]):
         self.expression = expression
 
 
-class TriggerCron:
+class TriggerCron(Triggering[dict[str, Any]]):
     """Starts a function at the ticks of a cron, ``[TZ=Europe/Paris ]0 3 * * *`` (FN-05).
 
     ``jitter`` delays each run by up to so much. ``catch_up`` says which of the ticks that were missed while nothing ran
@@ -51,7 +51,7 @@ class TriggerCron:
         self.cron, self.jitter, self.catch_up = cron, jitter, catch_up
 
 
-AnyTrigger = str | EventType[Any] | TriggerEvent[Any] | TriggerCron
+AnyTrigger = str | Triggering[Any]
 
 
 class FunctionFailed(msgspec.Struct, frozen=True, kw_only=True):
@@ -174,7 +174,7 @@ def _read_triggers(trigger: object, problems: list[str]) -> tuple[tuple[Trigger,
     """Read one trigger, or several; what is wrong with them is added to ``problems``."""
     if trigger is None:
         return (), ()
-    is_single = isinstance(trigger, str) or not isinstance(trigger, Sequence)
+    is_single = isinstance(trigger, str | bytes) or not isinstance(trigger, Sequence)
     given: Sequence[Any] = [trigger] if is_single else trigger  # type: ignore[assignment] # then it is one
     if len(given) > MOST_TRIGGERS:
         problems.append(f"there are {len(given)} triggers, the limit is {MOST_TRIGGERS}")

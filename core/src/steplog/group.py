@@ -34,9 +34,9 @@ class Group:
     async def parallel(self, branches: tuple[Branch[Any], ...], /, *, mode: Mode = "wait") -> tuple[Any, ...]:
         """Begin every branch, in this order, and return their results in this order (PAR-04, PY-32).
 
-        A branch is called without arguments and starts a step: ``lambda: step.run(…)``, in a loop
-        ``partial(step.run, …)``. ``mode`` says when a function of another process is asked how its branches go on: when
-        all their steps have ended, or after each. Here each goes on as soon as its own step has ended, in both.
+        A branch is called without arguments and starts a step, as ``lambda: step.run(…)`` does; in a loop give it what
+        differs with ``functools.partial``. ``mode`` says when a function of another process is asked how its branches
+        go on: when all their steps have ended, or after each. Here each goes on when its own step has ended, in both.
 
         The first branch that fails raises here (PAR-06); the others go on.
         """

@@ -185,8 +185,12 @@ class Step:
     ) -> Event[A] | Event[B] | Event[C] | Event[D] | None: ...  # fmt: skip
     @overload
     async def wait_for_event(
-        self, step_id: str, *, any_of: tuple[AnyEvent, ...], timeout: Duration, if_exp: str | None = None
-    ) -> Event[Any] | None: ...
+        self, step_id: str, *, any_of: tuple[EventType[A], ...], timeout: Duration, if_exp: str | None = None
+    ) -> Event[A] | None: ...
+    @overload
+    async def wait_for_event(
+        self, step_id: str, *, any_of: tuple[str, ...], timeout: Duration, if_exp: str | None = None
+    ) -> Event[dict[str, Any]] | None: ...
     @overload
     async def wait_for_event(
         self, step_id: str, *, all_of: tuple[EventType[A], EventType[B]], timeout: Duration, if_exp: str | None = None
@@ -203,8 +207,12 @@ class Step:
     ) -> tuple[Event[A], Event[B], Event[C], Event[D]] | None: ...  # fmt: skip
     @overload
     async def wait_for_event(
-        self, step_id: str, *, all_of: tuple[AnyEvent, ...], timeout: Duration, if_exp: str | None = None
-    ) -> tuple[Event[Any], ...] | None: ...
+        self, step_id: str, *, all_of: tuple[EventType[A], ...], timeout: Duration, if_exp: str | None = None
+    ) -> tuple[Event[A], ...] | None: ...
+    @overload
+    async def wait_for_event(
+        self, step_id: str, *, all_of: tuple[str, ...], timeout: Duration, if_exp: str | None = None
+    ) -> tuple[Event[dict[str, Any]], ...] | None: ...
     async def wait_for_event(
         self, step_id: str, *, event: AnyEvent | None = None, any_of: tuple[AnyEvent, ...] | None = None,
         all_of: tuple[AnyEvent, ...] | None = None, timeout: Duration, if_exp: str | None = None,
@@ -212,7 +220,8 @@ class Step:
         """Wait for an event that arrives from now on; None when the time is up, which is no error (STEP-08, STEP-11).
 
         ``any_of`` waits for the first of several, ``all_of`` for one of each and returns them in this order. ``if_exp``
-        is CEL over ``event``, which started the run, and ``async``, the one that arrived.
+        is CEL over ``event``, which started the run, and ``async``, the one that arrived. A name is the same as
+        ``EventType(name)``.
         """
         given = [each for each in (None if event is None else (event,), any_of, all_of) if each is not None]
         if len(given) != 1 or not given[0]:

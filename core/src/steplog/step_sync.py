@@ -7,7 +7,7 @@ from typing import Any, Literal, Protocol, overload
 from steplog.durations import Duration
 from steplog.event import Event, EventType
 from steplog.functions import Function
-from steplog.step import A, AnyEvent, B, C, D, P, R, Signal, Step
+from steplog.step import A, B, C, D, P, R, Signal, Step
 
 
 class Blocking(Protocol):
@@ -69,8 +69,12 @@ class StepSync:
     ) -> Event[A] | Event[B] | Event[C] | Event[D] | None: ...  # fmt: skip
     @overload
     def wait_for_event(
-        self, step_id: str, *, any_of: tuple[AnyEvent, ...], timeout: Duration, if_exp: str | None = None
-    ) -> Event[Any] | None: ...
+        self, step_id: str, *, any_of: tuple[EventType[A], ...], timeout: Duration, if_exp: str | None = None
+    ) -> Event[A] | None: ...
+    @overload
+    def wait_for_event(
+        self, step_id: str, *, any_of: tuple[str, ...], timeout: Duration, if_exp: str | None = None
+    ) -> Event[dict[str, Any]] | None: ...
     @overload
     def wait_for_event(
         self, step_id: str, *, all_of: tuple[EventType[A], EventType[B]], timeout: Duration, if_exp: str | None = None
@@ -87,8 +91,12 @@ class StepSync:
     ) -> tuple[Event[A], Event[B], Event[C], Event[D]] | None: ...  # fmt: skip
     @overload
     def wait_for_event(
-        self, step_id: str, *, all_of: tuple[AnyEvent, ...], timeout: Duration, if_exp: str | None = None
-    ) -> tuple[Event[Any], ...] | None: ...
+        self, step_id: str, *, all_of: tuple[EventType[A], ...], timeout: Duration, if_exp: str | None = None
+    ) -> tuple[Event[A], ...] | None: ...
+    @overload
+    def wait_for_event(
+        self, step_id: str, *, all_of: tuple[str, ...], timeout: Duration, if_exp: str | None = None
+    ) -> tuple[Event[dict[str, Any]], ...] | None: ...
     def wait_for_event(self, step_id: str, **options: Any) -> Any:
         return self._blocking(self._step.wait_for_event(step_id, **options))
 
