@@ -16,8 +16,9 @@ from steplog.engine.functions import EventTrigger
 from steplog.errors import ConfigInvalid
 
 FROZEN = [
-    "App", "Context", "CurrentStep", "Duration", "Event", "Function", "NonRetriableError", "RetryAfterError", "Step",
-    "StepError", "SteplogError", "TriggerEvent", "current_step",
+    "App", "Context", "ContextSync", "CurrentStep", "Duration", "Event", "EventDataInvalid", "EventType", "Function",
+    "FunctionFailed", "Group", "NonRetriableError", "RetryAfterError", "Signal", "Step", "StepError", "StepSync",
+    "SteplogError", "TriggerCron", "TriggerEvent", "current_step",
 ]  # fmt: skip
 HEAVY = ("uvicorn", "starlette", "click", "rich", "aiohttp", "sqlite3", "uvloop", "asyncio", "hypothesis")
 

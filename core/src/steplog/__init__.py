@@ -5,27 +5,37 @@ of the package may change any day.
 """
 
 from steplog.app import App
-from steplog.context import Context
+from steplog.context import Context, ContextSync
 from steplog.durations import Duration
-from steplog.errors import NonRetriableError, RetryAfterError, StepError, SteplogError
-from steplog.event import Event
-from steplog.functions import Function, TriggerEvent
-from steplog.step import CurrentStep, Step, current_step
+from steplog.errors import EventDataInvalid, NonRetriableError, RetryAfterError, StepError, SteplogError
+from steplog.event import Event, EventType
+from steplog.functions import Function, FunctionFailed, TriggerCron, TriggerEvent
+from steplog.group import Group
+from steplog.step import CurrentStep, Signal, Step, current_step
+from steplog.step_sync import StepSync
 
 __version__ = "0.1.0"
 
 __all__ = [
     "App",
     "Context",
+    "ContextSync",
     "CurrentStep",
     "Duration",
     "Event",
+    "EventDataInvalid",
+    "EventType",
     "Function",
+    "FunctionFailed",
+    "Group",
     "NonRetriableError",
     "RetryAfterError",
+    "Signal",
     "Step",
     "StepError",
+    "StepSync",
     "SteplogError",
+    "TriggerCron",
     "TriggerEvent",
     "current_step",
 ]

@@ -80,6 +80,16 @@ class EventTooLarge(SteplogError):
         self.size_bytes, self.limit_bytes = size_bytes, limit_bytes
 
 
+class EventDataInvalid(SteplogError):
+    """An event's data does not fit the type that a function declares for it; trying again cannot help."""
+
+    code = "event_data_invalid"
+
+    def __init__(self, event: str, type_name: str, problem: str) -> None:
+        super().__init__(f"the data of event {event} does not fit {type_name}: {problem}")
+        self.event, self.type_name, self.problem = event, type_name, problem
+
+
 class LogUnavailable(SteplogError):
     """The log cannot be read or written at the moment."""
 

@@ -1,18 +1,27 @@
 """Steps: the durable parts of a function."""
+# ruff: noqa: ASYNC109 - such a timeout is the engine's, and outlives the process
 
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import ContextVar
 from datetime import datetime
-from typing import Any, ParamSpec, Protocol, TypeVar, overload
+from functools import partial
+from typing import Any, Literal, ParamSpec, Protocol, TypeVar, cast, overload
 
 import msgspec
 
+from steplog.codec import Decode, decode_plain, decoder
 from steplog.durations import Duration, epoch_ms, milliseconds
 from steplog.errors import StepOutsideRun
-from steplog.event import Event
+from steplog.event import Event, EventType, read_match, read_matches
+from steplog.functions import Function
 
 P = ParamSpec("P")
 R = TypeVar("R")
+A = TypeVar("A")
+B = TypeVar("B")
+C = TypeVar("C")
+D = TypeVar("D")
+AnyEvent = str | EventType[Any]
 
 
 class StepOptions(msgspec.Struct, frozen=True):
@@ -20,7 +29,7 @@ class StepOptions(msgspec.Struct, frozen=True):
 
     retries: int | None = None
     timeout_ms: int | None = None  # of one attempt
-    decode: Callable[[bytes], Any] | None = None  # in place of the handler's return annotation
+    decode: Decode | None = None  # in place of the handler's return annotation
 
 
 class Signal(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,6 +49,32 @@ class StepRunner(Protocol):
     async def sleep(self, step_id: str, *, until_ms: int | None, for_ms: int | None) -> None: ...
 
     async def send_event(self, step_id: str, events: Sequence[Event[Any]]) -> list[str]: ...
+
+
+class WaitRunner(StepRunner, Protocol):
+    """The steps that wait for others, and those with settings of their own.
+
+    A ``decode`` reads the JSON that was recorded, ``null`` where the time was up: of a wait for events it is the record
+    of the event as it stands on the log, with ``all_of`` an array of these in the order of ``events``.
+    """
+
+    async def run_step(
+        self, step_id: str, handler: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any],
+        options: StepOptions | None = None,
+    ) -> Any: ...  # fmt: skip
+
+    async def wait_for_event(
+        self, step_id: str, *, events: tuple[str, ...], all_of: bool, if_exp: str | None, timeout_ms: int,
+        decode: Decode,
+    ) -> Any: ...  # fmt: skip
+
+    async def wait_for_signal(self, step_id: str, *, signal: str, timeout_ms: int, replace: bool) -> Signal | None: ...
+
+    async def send_signal(self, step_id: str, *, signal: str, data: object) -> str | None: ...
+
+    async def invoke(
+        self, step_id: str, *, function_id: str, data: object, timeout_ms: int | None, decode: Decode
+    ) -> Any: ...
 
 
 class CurrentStep:
@@ -76,10 +111,22 @@ def current_step() -> CurrentStep:
 class Step:
     """Makes steps. Each call is recorded under its id and how often that id was called before (STEP-01, STEP-02)."""
 
-    __slots__ = ("_runner",)
+    __slots__ = ("_options", "_runner")
 
-    def __init__(self, runner: StepRunner) -> None:
-        self._runner = runner
+    def __init__(self, runner: StepRunner, options: StepOptions | None = None) -> None:
+        self._runner = cast("WaitRunner", runner)  # what a driver cannot do yet fails where it is called
+        self._options = options
+
+    def options(
+        self, *, retries: int | None = None, timeout: Duration | None = None, output_type: Any = None
+    ) -> "Step":
+        """Make steps with settings of their own, as in ``step.options(retries=1).run(…)``.
+
+        ``retries`` is how often the step is tried again, ``timeout`` how long one attempt may take, ``output_type``
+        what its result is decoded as; each is the function's, or the return annotation, unless given.
+        """
+        decode = None if output_type is None else decoder(output_type)
+        return Step(self._runner, StepOptions(retries, _milliseconds(timeout), decode))
 
     @overload
     async def run(
@@ -95,7 +142,9 @@ class Step:
 
         Raises ``StepError`` when all attempts have failed.
         """
-        return self._runner.run_step(step_id, handler, args, kwargs)
+        if self._options is None:
+            return self._runner.run_step(step_id, handler, args, kwargs)
+        return self._runner.run_step(step_id, handler, args, kwargs, self._options)
 
     async def sleep(self, step_id: str, duration: Duration) -> None:
         """Pause for a duration, at most a year; nothing is held meanwhile, and a restart does not matter (STEP-06)."""
@@ -111,3 +160,130 @@ class Step:
         Raises ``StepError`` for an event that breaks a rule of the event format.
         """
         return await self._runner.send_event(step_id, [events] if isinstance(events, Event) else events)
+
+    @overload
+    async def wait_for_event(
+        self, step_id: str, *, event: EventType[A], timeout: Duration, if_exp: str | None = None
+    ) -> Event[A] | None: ...
+    @overload
+    async def wait_for_event(
+        self, step_id: str, *, event: str, timeout: Duration, if_exp: str | None = None
+    ) -> Event[dict[str, Any]] | None: ...
+    @overload
+    async def wait_for_event(
+        self, step_id: str, *, any_of: tuple[EventType[A], EventType[B]], timeout: Duration, if_exp: str | None = None
+    ) -> Event[A] | Event[B] | None: ...
+    @overload
+    async def wait_for_event(
+        self, step_id: str, *, any_of: tuple[EventType[A], EventType[B], EventType[C]], timeout: Duration,
+        if_exp: str | None = None,
+    ) -> Event[A] | Event[B] | Event[C] | None: ...  # fmt: skip
+    @overload
+    async def wait_for_event(
+        self, step_id: str, *, any_of: tuple[EventType[A], EventType[B], EventType[C], EventType[D]],
+        timeout: Duration, if_exp: str | None = None,
+    ) -> Event[A] | Event[B] | Event[C] | Event[D] | None: ...  # fmt: skip
+    @overload
+    async def wait_for_event(
+        self, step_id: str, *, any_of: tuple[EventType[A], ...], timeout: Duration, if_exp: str | None = None
+    ) -> Event[A] | None: ...
+    @overload
+    async def wait_for_event(
+        self, step_id: str, *, any_of: tuple[str, ...], timeout: Duration, if_exp: str | None = None
+    ) -> Event[dict[str, Any]] | None: ...
+    @overload
+    async def wait_for_event(
+        self, step_id: str, *, all_of: tuple[EventType[A], EventType[B]], timeout: Duration, if_exp: str | None = None
+    ) -> tuple[Event[A], Event[B]] | None: ...
+    @overload
+    async def wait_for_event(
+        self, step_id: str, *, all_of: tuple[EventType[A], EventType[B], EventType[C]], timeout: Duration,
+        if_exp: str | None = None,
+    ) -> tuple[Event[A], Event[B], Event[C]] | None: ...  # fmt: skip
+    @overload
+    async def wait_for_event(
+        self, step_id: str, *, all_of: tuple[EventType[A], EventType[B], EventType[C], EventType[D]],
+        timeout: Duration, if_exp: str | None = None,
+    ) -> tuple[Event[A], Event[B], Event[C], Event[D]] | None: ...  # fmt: skip
+    @overload
+    async def wait_for_event(
+        self, step_id: str, *, all_of: tuple[EventType[A], ...], timeout: Duration, if_exp: str | None = None
+    ) -> tuple[Event[A], ...] | None: ...
+    @overload
+    async def wait_for_event(
+        self, step_id: str, *, all_of: tuple[str, ...], timeout: Duration, if_exp: str | None = None
+    ) -> tuple[Event[dict[str, Any]], ...] | None: ...
+    async def wait_for_event(
+        self, step_id: str, *, event: AnyEvent | None = None, any_of: tuple[AnyEvent, ...] | None = None,
+        all_of: tuple[AnyEvent, ...] | None = None, timeout: Duration, if_exp: str | None = None,
+    ) -> Any:  # fmt: skip
+        """Wait for an event that arrives from now on; None when the time is up, which is no error (STEP-08, STEP-11).
+
+        ``any_of`` waits for the first of several, ``all_of`` for one of each and returns them in this order. ``if_exp``
+        is CEL over ``event``, which started the run, and ``async``, the one that arrived. A name is the same as
+        ``EventType(name)``.
+        """
+        given = [each for each in (None if event is None else (event,), any_of, all_of) if each is not None]
+        if len(given) != 1 or not given[0]:
+            raise TypeError("a wait is for event=, any_of= or all_of=: give one of them")
+        types = tuple(_event_type(each) for each in given[0])
+        decode = partial(read_match if all_of is None else read_matches, types=types)
+        return await self._runner.wait_for_event(
+            step_id, events=tuple(each.name for each in types), all_of=all_of is not None, if_exp=if_exp,
+            timeout_ms=milliseconds(timeout), decode=decode,
+        )  # fmt: skip
+
+    async def wait_for_signal(
+        self, step_id: str, *, signal: str, timeout: Duration, conflict: Literal["fail", "replace"] = "fail"
+    ) -> Signal | None:
+        """Wait for a signal of this name; None when the time is up.
+
+        One run at a time waits for a signal. ``conflict`` says what happens if another does already: this step fails,
+        or it takes the other's place.
+        """
+        if conflict not in ("fail", "replace"):
+            raise ValueError(f"conflict is {conflict!r}; it must be fail or replace")
+        return await self._runner.wait_for_signal(
+            step_id, signal=signal, timeout_ms=milliseconds(timeout), replace=conflict == "replace"
+        )
+
+    async def send_signal(self, step_id: str, signal: str, data: Any = None) -> str | None:
+        """Send a signal, once; returns the id of the run that it resumed, None where none waited for it."""
+        return await self._runner.send_signal(step_id, signal=signal, data=data)
+
+    @overload
+    async def invoke(
+        self, step_id: str, *, function: Function[A, R], data: A, timeout: Duration | None = None
+    ) -> R: ...
+    @overload
+    async def invoke(
+        self, step_id: str, *, function: str, data: Any = None, timeout: Duration | None = None
+    ) -> Any: ...
+    async def invoke(
+        self, step_id: str, *, function: Function[Any, Any] | str, data: Any = None, timeout: Duration | None = None
+    ) -> Any:
+        """Run another function and return what it returned; the run is one of its own (STEP-13).
+
+        ``function`` is the function, or its full id ``<app>-<function>`` where it cannot be imported (FN-20).
+
+        Raises ``StepError`` if the function fails, is not known, or does not end in time (STEP-15).
+        """
+        called, decode = (
+            (function, decode_plain) if isinstance(function, str) else (function.id, function.decode_output)
+        )
+        return await self._runner.invoke(
+            step_id, function_id=called, data={} if data is None else data, timeout_ms=_milliseconds(timeout),
+            decode=decode,
+        )  # fmt: skip
+
+
+def _milliseconds(duration: Duration | None) -> int | None:
+    return None if duration is None else milliseconds(duration)
+
+
+def _event_type(event: AnyEvent) -> EventType[Any]:
+    """Raises ``ConfigInvalid`` for what is no name, ``ValueError`` for a pattern of names."""
+    event_type = event if isinstance(event, EventType) else EventType(event)
+    if event_type.name.endswith("*"):
+        raise ValueError(f"a step waits for events of one name, {event_type.name!r} is a pattern")
+    return event_type

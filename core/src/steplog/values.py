@@ -4,13 +4,14 @@ import functools
 import inspect
 import logging
 import math
-import typing
 from collections.abc import Callable
 from types import CodeType
 from typing import Any, NamedTuple
 
 import msgspec
 
+from steplog.codec import Decode as Decode
+from steplog.codec import decoder_of, encode_hook
 from steplog.errors import OutputTooLarge, OutputUnserializable
 
 logger = logging.getLogger(__name__)
@@ -18,8 +19,7 @@ logger = logging.getLogger(__name__)
 WARNED_PERCENT = 80  # of the limit (GAP-20)
 MOST_SIGNATURES = 10_000  # a type that is made anew in every run must not fill the memory
 _encode = msgspec.json.Encoder().encode
-_decode_plain = msgspec.json.Decoder().decode
-Decode = Callable[[bytes], Any]
+_encode_models = msgspec.json.Encoder(enc_hook=encode_hook).encode
 
 
 class Signature(NamedTuple):
@@ -52,12 +52,23 @@ def dump(value: object, what: str, limit_bytes: int) -> bytes:
 
 def encode(value: object) -> bytes:
     """Write a value as JSON. Raises what msgspec raises, and ``ValueError`` for a number that is not finite."""
-    data = _encode(value)
+    try:
+        data = _encode(value)
+    except TypeError as error:
+        data = _encode_unknown(value, error)
     if b"null" in data and value is not None:  # NaN and infinities are written as null
-        path = _not_finite(msgspec.to_builtins(value), "$")
+        path = _not_finite(msgspec.to_builtins(value, enc_hook=encode_hook), "$")
         if path:
             raise ValueError(f"{path} is not a finite number")
     return data
+
+
+def _encode_unknown(value: object, unknown: TypeError) -> bytes:
+    """Write a value in which there is something that msgspec does not know."""
+    try:
+        return _encode_models(value)
+    except TypeError:
+        raise unknown from None
 
 
 def load(data: bytes, decode: Decode, what: str) -> Any:
@@ -97,20 +108,6 @@ def _read_signature(target: Any) -> Signature:
     if not inspect.isroutine(target) and not inspect.isclass(target):
         target = type(target).__call__
     return Signature(inspect.iscoroutinefunction(target), decoder_of(target))
-
-
-def decoder_of(target: Callable[..., Any]) -> Decode:
-    """Make a decoder from a return annotation; plain JSON types where there is none, or none that JSON can fill."""
-    try:
-        returns = typing.get_type_hints(target).get("return", Any)
-    except Exception:  # noqa: BLE001 - user code: an annotation may raise anything when it is resolved
-        return _decode_plain
-    if returns in (Any, object) or isinstance(returns, typing.TypeVar):
-        return _decode_plain
-    try:
-        return msgspec.json.Decoder(returns).decode
-    except (TypeError, NotImplementedError):
-        return _decode_plain
 
 
 def _not_finite(value: object, path: str) -> str | None:

@@ -1,10 +1,14 @@
-"""Where the bodies of steps run: on the users' loop, or in threads of their own for plain ``def``."""
+"""Where users' code runs: on the users' loop, or in threads of its own for plain ``def``.
+
+Plain functions and plain steps have a pool each: a function holds its thread while it waits for its step.
+"""
 
 import asyncio
 import contextvars
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Future as ThreadFuture
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
@@ -15,10 +19,11 @@ from steplog.drivers.loop import UsersLoop
 class Bodies:
     """The bodies that run in this process. Every method runs on the users' loop."""
 
-    def __init__(self, loop: UsersLoop, threads: int) -> None:
+    def __init__(self, loop: UsersLoop, *, threads: int, function_threads: int) -> None:
         self.loop = loop
-        self._most_threads = threads
-        self._threads: ThreadPoolExecutor | None = None
+        self._steps = _Pool("steplog-step", threads)
+        self._functions = _Pool("steplog-function", function_threads)
+        self._relays: set[asyncio.Task[None]] = set()  # nothing else may hold them
         self._are_over: asyncio.Event | None = None  # while somebody waits for it
         self.running: set[asyncio.Task[Any]] = set()  # the tasks: nothing else may hold them
 
@@ -37,16 +42,66 @@ class Bodies:
 
     def close(self) -> None:
         """Start no thread any more. Those that run cannot be stopped."""
+        self._steps.close()
+        self._functions.close()
+
+    async def in_thread(self, handler: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run the body of a plain ``def`` step. It may return an awaitable, as a lambda does."""
+        value = await self._run_in(self._steps, handler, args, kwargs)
+        return await value if inspect.isawaitable(value) else value
+
+    async def call_function(self, handler: Callable[..., Any], *args: Any) -> Any:
+        """Run a plain ``def`` function. Its steps are awaited by ``blocking``."""
+        return await self._run_in(self._functions, handler, args, {})
+
+    def blocking(self, context: contextvars.Context) -> Callable[[Awaitable[Any]], Any]:
+        """Make what a function's thread awaits with: on the users' loop, in the run's context (SDK-06)."""
+
+        def block(awaitable: Awaitable[Any]) -> Any:
+            result: ThreadFuture[Any] = ThreadFuture()
+            own = context.copy()
+            self.loop.call_soon_threadsafe(self._relay, awaitable, result, own, context=own)
+            return result.result()
+
+        return block
+
+    def _relay(self, awaitable: Awaitable[Any], result: "ThreadFuture[Any]", context: contextvars.Context) -> None:
+        task = asyncio.Task(_pass_on(awaitable, result), loop=self.loop, context=context)
+        self._relays.add(task)
+        task.add_done_callback(self._relays.discard, context=context)
+
+    async def _run_in(
+        self, pool: "_Pool", handler: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        call = functools.partial(contextvars.copy_context().run, _in_thread, handler, args, kwargs)
+        return await self.loop.run_in_executor(pool.open(), call)
+
+
+class _Pool:
+    """Threads that are made when they are needed first."""
+
+    def __init__(self, name: str, most: int) -> None:
+        self._name, self._most = name, most
+        self._threads: ThreadPoolExecutor | None = None
+
+    def open(self) -> ThreadPoolExecutor:
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(self._most, thread_name_prefix=self._name)
+        return self._threads
+
+    def close(self) -> None:
         if self._threads is not None:
             self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def in_thread(self, handler: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run plain ``def`` user code: the one place where it happens. It may return an awaitable, as a lambda does."""
-        if self._threads is None:
-            self._threads = ThreadPoolExecutor(self._most_threads, thread_name_prefix="steplog-step")
-        call = functools.partial(contextvars.copy_context().run, _in_thread, handler, args, kwargs)
-        value = await self.loop.run_in_executor(self._threads, call)
-        return await value if inspect.isawaitable(value) else value
+
+async def _pass_on(awaitable: Awaitable[Any], result: "ThreadFuture[Any]") -> None:
+    """Give a thread what it waits for: the value, or whatever is raised."""
+    try:
+        value = await awaitable
+    except BaseException as error:  # noqa: BLE001 - for the thread
+        result.set_exception(error)
+    else:
+        result.set_result(value)
 
 
 def _in_thread(handler: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -9,10 +9,18 @@ from typing import NamedTuple
 
 from steplog.durations import epoch_ms, milliseconds
 from steplog.engine.operations import ErrorInfo
-from steplog.errors import NonRetriableError, OutputTooLarge, OutputUnserializable, RetryAfterError, StepError
+from steplog.errors import (
+    EventDataInvalid,
+    NonRetriableError,
+    OutputTooLarge,
+    OutputUnserializable,
+    RetryAfterError,
+    StepError,
+)
 
 STACK_CHARACTERS = 8_000
 MESSAGE_CHARACTERS = 32_000  # an error is kept in memory while its run is open
+_FINAL = (NonRetriableError, StepError, OutputTooLarge, OutputUnserializable, EventDataInvalid)
 _OURS = (str(Path(__file__).parent.parent), thread.__file__)
 
 
@@ -26,9 +34,7 @@ class Failure(NamedTuple):
 
 def describe_error(error: BaseException) -> Failure:
     """Read an exception. Never raises, whatever the exception's own methods do."""
-    final = any(
-        isinstance(e, NonRetriableError | StepError | OutputTooLarge | OutputUnserializable) for e in _leaves(error)
-    )
+    final = any(isinstance(each, _FINAL) for each in _leaves(error))
     return Failure(_info(error), final, _retry_after_ms(error))
 
 

@@ -20,12 +20,13 @@ from uuid import UUID
 
 import msgspec
 
-from steplog.context import Context
+from steplog.context import Context, ContextSync
 from steplog.drivers.bodies import Bodies
 from steplog.drivers.call import BEGIN, Call
 from steplog.drivers.failures import Failure, describe_error
 from steplog.drivers.loop import TENANT, Tenant
 from steplog.drivers.outgoing import outgoing_events
+from steplog.drivers.run_logger import RunLogger
 from steplog.engine.effects import Dispatch, Recorded
 from steplog.engine.ids import hash16
 from steplog.engine.messages import Message, OpReported, RunParked, RunReported
@@ -65,6 +66,7 @@ class LocalConfig(msgspec.Struct, frozen=True, kw_only=True):
     output_bytes: int = 4_000_000  # of a step or function (LIM-03)
     event_bytes: int = 256_000  # of an event that a step sends
     threads: int = 16  # for plain ``def`` steps
+    function_threads: int = 64  # for plain ``def`` functions; each holds one while it has a step of its own to run
 
 
 class Host(Protocol):
@@ -138,9 +140,14 @@ class LiveRun(Tenant):
         return UUID(bytes=hash16(self.key, self._uuids.to_bytes(8, "big")), version=4)
 
     @property
-    def is_replaying(self) -> bool:
-        """Whether results wait that were recorded before: what the function says now it has said already."""
-        return bool(self._results)
+    def logger(self) -> logging.Logger:
+        """Silent while results wait that were recorded before: what the function says then it has said already."""
+        return RunLogger(self._function.handler.__module__, self.run_id, lambda: bool(self._results))
+
+    @property
+    def holds_thread(self) -> bool:
+        """Whether it is a plain ``def`` function: it is closed as soon as it only waits."""
+        return not self._function.is_async
 
     @property
     def attempt(self) -> int:
@@ -334,12 +341,15 @@ class LiveRun(Tenant):
 
     async def _main(self) -> None:
         """Run the function and report how it ended."""
-        context: Context[Any] = Context(self, self._dispatch.events)
         function = self._function
         try:
-            value = await (
-                function.handler(context, context.step) if function.takes_step else function.handler(context)
-            )
+            if function.is_async:
+                context: Context[Any] = Context(self, self._dispatch.events, function.event_types)
+                value = await (
+                    function.handler(context, context.step) if function.takes_step else function.handler(context)
+                )
+            else:
+                value = await self._call_in_thread(function)
             report: RunReported | None = self._returned(dump(value, function.id, self._host.config.output_bytes))
         except BaseException as error:  # noqa: BLE001 - user code
             report = None if self.is_over else self._raised(error)
@@ -349,6 +359,15 @@ class LiveRun(Tenant):
         self._retire()
         self._post(report)
         self._interrupt()
+
+    async def _call_in_thread(self, function: Function[Any, Any]) -> Any:
+        """Call a plain ``def`` function: it holds a thread until it ends or has to wait for something."""
+        blocking = self._bodies.blocking(contextvars.copy_context())
+        context: ContextSync[Any] = ContextSync(
+            self, self._dispatch.events, function.event_types, blocking=blocking
+        )  # fmt: skip
+        arguments = (context, context.step) if function.takes_step else (context,)
+        return await self._bodies.call_function(function.handler, *arguments)
 
     def _returned(self, output: bytes) -> RunReported:
         if self._results and not self.is_over and any(step not in self._calls for step in self._results):

@@ -23,7 +23,7 @@ class LocalDriver:
         config: LocalConfig,
     ) -> None:
         self.post, self.config = post, config
-        self.bodies = Bodies(loop, config.threads)
+        self.bodies = Bodies(loop, threads=config.threads, function_threads=config.function_threads)
         self.is_draining = False
         self._functions = functions
         self._live: dict[bytes, LiveRun] = {}
@@ -83,7 +83,7 @@ class LocalDriver:
         until_ms = run.waits_until_ms()
         if until_ms is None:
             return
-        if until_ms - now_ms() > self.config.evict_after_ms:
+        if until_ms - now_ms() > self.config.evict_after_ms or run.holds_thread:
             run.park()
         else:
             self._waiting[run.key] = run

@@ -1,0 +1,117 @@
+"""Steps of plain ``def`` functions, which run in a thread: each waits for its twin, nothing is written twice."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
+from typing import Any, Literal, Protocol, overload
+
+from steplog.durations import Duration
+from steplog.event import Event, EventType
+from steplog.functions import Function
+from steplog.step import A, B, C, D, P, R, Signal, Step
+
+
+class Blocking(Protocol):
+    """Awaits on the users' loop, and blocks the function's thread until the result is there."""
+
+    def __call__(self, awaitable: Awaitable[A], /) -> A: ...
+
+
+class StepSync:
+    """Makes the steps of a plain ``def`` function (SDK-06). What each does, ``Step`` says."""
+
+    __slots__ = ("_blocking", "_step")
+
+    def __init__(self, step: Step, blocking: Blocking) -> None:
+        self._step, self._blocking = step, blocking
+
+    def options(
+        self, *, retries: int | None = None, timeout: Duration | None = None, output_type: Any = None
+    ) -> "StepSync":
+        return StepSync(self._step.options(retries=retries, timeout=timeout, output_type=output_type), self._blocking)
+
+    @overload
+    def run(self, step_id: str, handler: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    @overload
+    def run(self, step_id: str, handler: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    def run(self, step_id: str, handler: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        return self._blocking(self._step.run(step_id, handler, *args, **kwargs))
+
+    def sleep(self, step_id: str, duration: Duration) -> None:
+        self._blocking(self._step.sleep(step_id, duration))
+
+    def sleep_until(self, step_id: str, until: datetime) -> None:
+        self._blocking(self._step.sleep_until(step_id, until))
+
+    def send_event(self, step_id: str, events: Event[Any] | Sequence[Event[Any]]) -> list[str]:
+        return self._blocking(self._step.send_event(step_id, events))
+
+    @overload
+    def wait_for_event(
+        self, step_id: str, *, event: EventType[A], timeout: Duration, if_exp: str | None = None
+    ) -> Event[A] | None: ...
+    @overload
+    def wait_for_event(
+        self, step_id: str, *, event: str, timeout: Duration, if_exp: str | None = None
+    ) -> Event[dict[str, Any]] | None: ...
+    @overload
+    def wait_for_event(
+        self, step_id: str, *, any_of: tuple[EventType[A], EventType[B]], timeout: Duration, if_exp: str | None = None
+    ) -> Event[A] | Event[B] | None: ...
+    @overload
+    def wait_for_event(
+        self, step_id: str, *, any_of: tuple[EventType[A], EventType[B], EventType[C]], timeout: Duration,
+        if_exp: str | None = None,
+    ) -> Event[A] | Event[B] | Event[C] | None: ...  # fmt: skip
+    @overload
+    def wait_for_event(
+        self, step_id: str, *, any_of: tuple[EventType[A], EventType[B], EventType[C], EventType[D]],
+        timeout: Duration, if_exp: str | None = None,
+    ) -> Event[A] | Event[B] | Event[C] | Event[D] | None: ...  # fmt: skip
+    @overload
+    def wait_for_event(
+        self, step_id: str, *, any_of: tuple[EventType[A], ...], timeout: Duration, if_exp: str | None = None
+    ) -> Event[A] | None: ...
+    @overload
+    def wait_for_event(
+        self, step_id: str, *, any_of: tuple[str, ...], timeout: Duration, if_exp: str | None = None
+    ) -> Event[dict[str, Any]] | None: ...
+    @overload
+    def wait_for_event(
+        self, step_id: str, *, all_of: tuple[EventType[A], EventType[B]], timeout: Duration, if_exp: str | None = None
+    ) -> tuple[Event[A], Event[B]] | None: ...
+    @overload
+    def wait_for_event(
+        self, step_id: str, *, all_of: tuple[EventType[A], EventType[B], EventType[C]], timeout: Duration,
+        if_exp: str | None = None,
+    ) -> tuple[Event[A], Event[B], Event[C]] | None: ...  # fmt: skip
+    @overload
+    def wait_for_event(
+        self, step_id: str, *, all_of: tuple[EventType[A], EventType[B], EventType[C], EventType[D]],
+        timeout: Duration, if_exp: str | None = None,
+    ) -> tuple[Event[A], Event[B], Event[C], Event[D]] | None: ...  # fmt: skip
+    @overload
+    def wait_for_event(
+        self, step_id: str, *, all_of: tuple[EventType[A], ...], timeout: Duration, if_exp: str | None = None
+    ) -> tuple[Event[A], ...] | None: ...
+    @overload
+    def wait_for_event(
+        self, step_id: str, *, all_of: tuple[str, ...], timeout: Duration, if_exp: str | None = None
+    ) -> tuple[Event[dict[str, Any]], ...] | None: ...
+    def wait_for_event(self, step_id: str, **options: Any) -> Any:
+        return self._blocking(self._step.wait_for_event(step_id, **options))
+
+    def wait_for_signal(
+        self, step_id: str, *, signal: str, timeout: Duration, conflict: Literal["fail", "replace"] = "fail"
+    ) -> Signal | None:
+        wait = self._step.wait_for_signal(step_id, signal=signal, timeout=timeout, conflict=conflict)
+        return self._blocking(wait)
+
+    def send_signal(self, step_id: str, signal: str, data: Any = None) -> str | None:
+        return self._blocking(self._step.send_signal(step_id, signal, data))
+
+    @overload
+    def invoke(self, step_id: str, *, function: Function[A, R], data: A, timeout: Duration | None = None) -> R: ...
+    @overload
+    def invoke(self, step_id: str, *, function: str, data: Any = None, timeout: Duration | None = None) -> Any: ...
+    def invoke(self, step_id: str, **options: Any) -> Any:
+        return self._blocking(self._step.invoke(step_id, **options))
