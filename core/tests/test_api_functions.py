@@ -44,7 +44,7 @@ def problems(handler: Any = handler, **options: Any) -> list[str]:
     return raised.value.problems
 
 
-@pytest.mark.spec("FN-03", "FN-04", "FN-05", "FN-06", "PY-18")
+@pytest.mark.spec("FN-06", "PY-18")
 @pytest.mark.parametrize(
     ("trigger", "expected"),
     [
@@ -117,7 +117,6 @@ def test_what_is_no_trigger_is_named(trigger: Any, problem: str) -> None:
     assert problems(trigger=trigger)[0] == problem
 
 
-@pytest.mark.spec("FN-14")
 def test_many_functions_share_an_event() -> None:
     app = App("a")
     for name in ("f", "g", "h"):
@@ -125,7 +124,7 @@ def test_many_functions_share_an_event() -> None:
     assert {each.spec.triggers for each in app.functions.values()} == {(EventTrigger("shop/order.placed"),)}
 
 
-@pytest.mark.spec("PY-21", "ERR-13")
+@pytest.mark.spec("PY-21")
 def test_a_handler_of_failures_is_a_function_of_its_own() -> None:
     app = App("shop", version="2")
 
@@ -163,7 +162,6 @@ def test_a_handler_of_failures_takes_ctx_or_ctx_and_step() -> None:
     assert problem.endswith("is called with (ctx), or (ctx, step)")
 
 
-@pytest.mark.spec("FN-03", "FN-20", "SDK-07")
 def test_the_types_that_a_functions_events_are_read_by() -> None:
     async def invoked(ctx: Context[Order]) -> int:
         return 5
@@ -189,7 +187,6 @@ def test_the_types_that_a_functions_events_are_read_by() -> None:
     ]
 
 
-@pytest.mark.spec("SDK-06", "PY-24")
 def test_a_plain_function_is_refused_until_something_runs_it() -> None:
     assert problems(plain, trigger="go") == ["plain is not an async function; write async def"]
     assert check_kind(handler) is None

@@ -98,7 +98,6 @@ def stored(name: str, data: str) -> bytes:
 PLACED, VOIDED = stored("shop/order.placed", '{"id":"o1"}'), stored("shop/order.voided", '{"id":5}')
 
 
-@pytest.mark.spec("STEP-08", "PY-28")
 def test_a_wait_names_its_events_and_reads_them_by_their_types() -> None:
     run = Recorded(PLACED, VOIDED, VOIDED, b"[%s,%s]" % (PLACED, VOIDED), b"null", b"null")
     step = Step(run)
@@ -146,7 +145,7 @@ def test_a_wait_that_cannot_work_is_refused(options: dict[str, Any], error: type
         asyncio.run(step.wait_for_event("w", **{"timeout": 5, **options}))
 
 
-@pytest.mark.spec("STEP-13", "PY-29", "SDK-07", "FN-20")
+@pytest.mark.spec("SDK-07")
 def test_an_invoked_functions_result_is_read_by_its_annotation() -> None:
     run = Recorded(b'{"id": "o2"}', b'{"id": "o2"}')
     step = Step(run)
@@ -190,7 +189,6 @@ def test_options_go_with_the_steps_made_by_them_alone() -> None:
     assert run.asked == [("a", plus_one, (), {"number": 5}, (1, DAY_MS)), ("b", plus_one, (5,), {}, None)]
 
 
-@pytest.mark.spec("SDK-06", "PY-24")
 def test_the_steps_of_plain_functions_are_the_same_ones() -> None:
     run = Recorded(b"6", PLACED, b'{"id":"o2"}', b'{"id":"o3"}')
     ctx: ContextSync[Order] = ContextSync(run, (PLACED,), (placed,), blocking=asyncio.run)  # type: ignore[arg-type] # of coroutines
@@ -212,7 +210,6 @@ def test_the_steps_of_plain_functions_are_the_same_ones() -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.spec("FN-11", "PY-23")
 def test_a_context_has_what_is_the_same_on_every_replay() -> None:
     ctx: Context = Context(Recorded(), ())
     assert ctx.now() == datetime.fromtimestamp(1_800_000_000, UTC)

@@ -60,7 +60,7 @@ class EventType(Triggering[A]):
         self.data_type: type[A] = data_type
         frame = sys._getframe(1)
         self.source = f"{PurePath(frame.f_code.co_filename).name}:{frame.f_lineno}"  # where it is written
-        self._decode: Decode | None = decode_plain if data_type is _PLAIN else None
+        self._decode: Decode | None = decode_plain if data_type == _PLAIN else None
 
     def __repr__(self) -> str:
         return f"EventType({self.name!r}, {self.type_name})"
@@ -77,7 +77,7 @@ class EventType(Triggering[A]):
     @property
     def is_plain(self) -> bool:
         """Whether the data is any JSON object."""
-        return self.data_type is _PLAIN
+        return self.data_type in (_PLAIN, dict)
 
     @property
     def type_name(self) -> str:
