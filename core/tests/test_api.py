@@ -60,7 +60,7 @@ def test_what_is_declared_wrongly_raises_with_every_problem() -> None:
         "id is empty",
         "trigger is ''; give the name of an event",
         "retries is 21; it must be a number from 0 to 20",
-        f"{plain.__qualname__} is not an async function; write async def",
+        f"{plain.__qualname__}(a: int, b: int, c: int) -> None is called with (ctx), or (ctx, step)",
     ]
     assert str(raised.value).startswith("4 problems in function a-\n  id is empty\n")
     assert app.functions == {}

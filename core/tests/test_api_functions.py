@@ -1,5 +1,6 @@
 """What starts a function, what it is checked for where it is written, and the handler of its failures."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -10,7 +11,7 @@ from steplog import App, Context, ContextSync, EventType, FunctionFailed, Step, 
 from steplog.context import data_type_of
 from steplog.engine.functions import CronTrigger, EventTrigger, FunctionSpec
 from steplog.errors import ConfigInvalid
-from steplog.functions import FAILED, check_kind, check_trigger
+from steplog.functions import FAILED, check_trigger
 
 
 @dataclass
@@ -187,9 +188,20 @@ def test_the_types_that_a_functions_events_are_read_by() -> None:
     ]
 
 
-def test_a_plain_function_is_refused_until_something_runs_it() -> None:
-    assert problems(plain, trigger="go") == ["plain is not an async function; write async def"]
-    assert check_kind(handler) is None
+def test_generators_and_classes_are_refused() -> None:
+    def yields(ctx: ContextSync) -> Iterator[int]:
+        yield 1
+
+    name = yields.__qualname__
+    assert problems(yields, trigger="go") == [f"{name} is a generator; return the result instead of yielding"]
+    assert problems(int, trigger="go") == ["int is not a function"]
+
+
+@pytest.mark.spec("PY-21")
+def test_a_function_and_its_failure_handler_are_of_one_kind() -> None:
+    assert problems(handler, trigger="go", on_failure=plain) == [
+        "on_failure is plain def and the function async, or the reverse; write both alike"
+    ]
 
 
 def test_a_functions_output_is_read_by_its_annotation() -> None:

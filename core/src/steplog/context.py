@@ -3,7 +3,7 @@
 import typing
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Generic, Protocol, cast
+from typing import TYPE_CHECKING, Any, Generic, Protocol
 
 from steplog.event import D, Event, Types, read_event
 from steplog.group import Group
@@ -16,16 +16,12 @@ if TYPE_CHECKING:  # whoever only sends events never loads them
 
 
 class RunInfo(StepRunner, Protocol):
-    """What a context needs to know of its run."""
+    """What a context needs to know of its run: values that are the same, or silent, on every replay."""
 
     run_id: str
 
     @property
     def attempt(self) -> int: ...
-
-
-class RunValues(RunInfo, Protocol):
-    """What a run gives its function that must be the same on every replay, or be silent on one."""
 
     @property
     def logger(self) -> "Logger": ...
@@ -39,8 +35,7 @@ class RunContext(Generic[D]):
     """What async and plain functions see of their run alike."""
 
     def __init__(self, run: RunInfo, events: tuple[bytes, ...], types: Types = ()) -> None:
-        self._run = cast("RunValues", run)  # what a driver cannot do yet fails where it is called
-        self._bodies, self._types = events, types
+        self._run, self._bodies, self._types = run, events, types
         self._events: list[Event[Any]] | None = None
 
     @property

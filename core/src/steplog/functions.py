@@ -131,6 +131,8 @@ def declare(
     problems += _handler_problems(handler)
     if on_failure is not None:
         problems += [f"on_failure: {problem}" for problem in _handler_problems(on_failure)]
+        if inspect.iscoroutinefunction(on_failure) != inspect.iscoroutinefunction(handler):
+            problems.append("on_failure is plain def and the function async, or the reverse; write both alike")
     if trigger is None and invoked_with is not None:
         problem = data_problem(invoked_with)
         problems += [f"the handler's {problem}"] if problem else []
@@ -259,7 +261,7 @@ def _event_types(given: Any) -> list[EventType[Any]]:
 
 def _handler_problems(handler: object) -> list[str]:
     name = getattr(handler, "__qualname__", handler)
-    problem = check_kind(handler)
+    problem = _kind_problem(handler)
     if problem is not None:
         return [f"{name} {problem}"]
     if not _takes(handler, 1) and not _takes(handler, 2):
@@ -267,9 +269,13 @@ def _handler_problems(handler: object) -> list[str]:
     return []
 
 
-def check_kind(handler: object) -> str | None:
-    """Say why the driver cannot run a handler: it awaits what it calls."""
-    return None if inspect.iscoroutinefunction(handler) else "is not an async function; write async def"
+def _kind_problem(handler: object) -> str | None:
+    """Say why a handler cannot be run: it is called once, on the loop or in a thread."""
+    if not callable(handler) or inspect.isclass(handler):
+        return "is not a function"
+    if inspect.isgeneratorfunction(handler) or inspect.isasyncgenfunction(handler):
+        return "is a generator; return the result instead of yielding"
+    return None
 
 
 def _takes(handler: Any, count: int) -> bool:

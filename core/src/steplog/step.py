@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextvars import ContextVar
 from datetime import datetime
 from functools import partial
-from typing import Any, Literal, ParamSpec, Protocol, TypeVar, cast, overload
+from typing import Any, Literal, ParamSpec, Protocol, TypeVar, overload
 
 import msgspec
 
@@ -40,28 +40,20 @@ class Signal(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StepRunner(Protocol):
-    """What carries out the steps of a run: a driver."""
+    """What carries out the steps of a run: a driver.
 
-    async def run_step(
-        self, step_id: str, handler: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any: ...
-
-    async def sleep(self, step_id: str, *, until_ms: int | None, for_ms: int | None) -> None: ...
-
-    async def send_event(self, step_id: str, events: Sequence[Event[Any]]) -> list[str]: ...
-
-
-class WaitRunner(StepRunner, Protocol):
-    """The steps that wait for others, and those with settings of their own.
-
-    A ``decode`` reads the JSON that was recorded, ``null`` where the time was up: of a wait for events it is the record
-    of the event as it stands on the log, with ``all_of`` an array of these in the order of ``events``.
+    A ``decode`` reads the JSON that was recorded, ``null`` where the time was up: of a wait for events it is the event
+    as functions see it, with ``all_of`` an array of these in the order of ``events``.
     """
 
     async def run_step(
         self, step_id: str, handler: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any],
         options: StepOptions | None = None,
     ) -> Any: ...  # fmt: skip
+
+    async def sleep(self, step_id: str, *, until_ms: int | None, for_ms: int | None) -> None: ...
+
+    async def send_event(self, step_id: str, events: Sequence[Event[Any]]) -> list[str]: ...
 
     async def wait_for_event(
         self, step_id: str, *, events: tuple[str, ...], all_of: bool, if_exp: str | None, timeout_ms: int,
@@ -114,8 +106,7 @@ class Step:
     __slots__ = ("_options", "_runner")
 
     def __init__(self, runner: StepRunner, options: StepOptions | None = None) -> None:
-        self._runner = cast("WaitRunner", runner)  # what a driver cannot do yet fails where it is called
-        self._options = options
+        self._runner, self._options = runner, options
 
     def options(
         self, *, retries: int | None = None, timeout: Duration | None = None, output_type: Any = None

@@ -12,7 +12,7 @@ import msgspec
 
 from steplog.codec import Decode as Decode
 from steplog.codec import decoder_of, encode_hook
-from steplog.errors import OutputTooLarge, OutputUnserializable
+from steplog.errors import EventDataInvalid, OutputTooLarge, OutputUnserializable
 
 logger = logging.getLogger(__name__)
 
@@ -72,9 +72,14 @@ def _encode_unknown(value: object, unknown: TypeError) -> bytes:
 
 
 def load(data: bytes, decode: Decode, what: str) -> Any:
-    """Read a recorded value. Raises ``OutputUnserializable`` where it does not fit the annotation."""
+    """Read a recorded value.
+
+    Raises ``OutputUnserializable`` where it does not fit the annotation, ``EventDataInvalid`` where an event does not.
+    """
     try:
         return decode(data)
+    except EventDataInvalid:
+        raise
     except Exception as error:  # user code: a type's own __post_init__ may raise anything
         raise OutputUnserializable(f'"{what}" has a result that its annotation does not allow: {error}') from error
 

@@ -43,7 +43,7 @@ from steplog.engine.operations import (
     WaitForEvent,
     WaitForSignal,
 )
-from steplog.errors import Interrupt, OutputUnserializable, SteplogError
+from steplog.errors import EventDataInvalid, Interrupt, OutputUnserializable, SteplogError
 from steplog.errors import StepError as StepFailed
 from steplog.event import Event
 from steplog.functions import Function
@@ -490,7 +490,7 @@ class LiveRun(Tenant):
             return
         try:
             future.set_result(load(recorded.data or b"null", call.decode, call.step_id))
-        except OutputUnserializable as error:
+        except (OutputUnserializable, EventDataInvalid) as error:
             future.set_exception(StepFailed(str(error), type(error).__name__))
 
     # --- closing
