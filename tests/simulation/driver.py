@@ -9,10 +9,24 @@ from collections.abc import Sequence
 from steplog.engine.effects import Backoff, Dispatch, Effect, MakeRoom, Recorded, Resume, Retry, RunEnded
 from steplog.engine.ids import step_wire_id
 from steplog.engine.messages import Message, OpReported, RunParked, RunReported
-from steplog.engine.operations import ErrorInfo, EventOut, Lost, Operation, SendEvent, Sleep, StepError, StepRun
+from steplog.engine.operations import (
+    ErrorInfo,
+    EventOut,
+    InvokeFunction,
+    Lost,
+    Operation,
+    SendEvent,
+    SendSignal,
+    Sleep,
+    StepError,
+    StepRun,
+    WaitForEvent,
+    WaitForSignal,
+)
 
 from .ports import World
-from .scripts import Nap, Node, Raise, Send, Step, follow, operations, step_hash
+from .scripts import Call, Listen, Nap, Node, Raise, Send, Step, Tell, Wait, follow, operations, step_hash
+from .scripts import Operation as Called
 
 BROKEN = ErrorInfo(name="Broken", message="as the script has it")
 
@@ -35,7 +49,7 @@ class LiveRun:
         self._attempts = {self._names[p.step]: p.attempt for p in dispatch.pending}
         self._attempts.update((self._names[step], attempt) for step, attempt in dispatch.attempts)
         self._known = len(dispatch.recorded)
-        self._calls: list[Step | Nap | Send] = []
+        self._calls: list[Called] = []
 
     # --- what the engine says
 
@@ -103,7 +117,7 @@ class LiveRun:
             self._raised[node.id] = self._world.takes_from(self._dispatch.run_id, node.id, node.times)
         return self._raised[node.id]
 
-    def _begin(self, call: Step | Nap | Send) -> None:
+    def _begin(self, call: Called) -> None:
         match call:
             case Step() if self._dispatch.is_poisoned:
                 self._report_op(call.id, Lost())
@@ -114,8 +128,20 @@ class LiveRun:
                 self._due_ms[call.id] = self._world.now_ms + ms
                 self._report_op(call.id, Sleep(for_ms=ms))
             case Send(names=names, event_id=event_id):
-                events = tuple([EventOut(name=name, data=b"{}", id=event_id) for name in names])
+                events = tuple([EventOut(name=name, data=b'{"n":%d}' % (len(name) % 2), id=event_id) for name in names])
                 self._report_op(call.id, SendEvent(events=events))
+            case Wait(names=names, timeout_ms=timeout_ms, all_of=all_of, condition=if_exp):
+                self._due_ms[call.id] = self._world.now_ms + timeout_ms
+                operation = WaitForEvent(events=names, timeout_ms=timeout_ms, all_of=all_of, if_exp=if_exp)
+                self._report_op(call.id, operation)
+            case Listen(signal=signal, timeout_ms=timeout_ms, replaces=replaces):
+                self._due_ms[call.id] = self._world.now_ms + timeout_ms
+                self._report_op(call.id, WaitForSignal(signal=signal, timeout_ms=timeout_ms, replaces=replaces))
+            case Tell(signal=signal):
+                self._report_op(call.id, SendSignal(signal=signal, data=b"1"))
+            case Call(function=function, timeout_ms=timeout_ms):
+                self._due_ms[call.id] = self._world.now_ms + timeout_ms
+                self._report_op(call.id, InvokeFunction(function=function, data=b'{"n":0}', timeout_ms=timeout_ms))
 
     def _execute(self, call: Step) -> None:
         attempt = self._attempts.get(call.id, 0)

@@ -87,13 +87,16 @@ def _tiny(chance: Random) -> Limits:
 def _functions(chance: Random, *, may_kill: bool) -> tuple[tuple[FunctionSpec, ...], dict[str, Node]]:
     specs: list[FunctionSpec] = []
     scripts: dict[str, Node] = {}
-    for index in range(chance.randint(2, 4)):
-        is_root = index == 0 or chance.random() < 0.6
+    are_roots = [index == 0 or chance.random() < 0.6 for index in range(chance.randint(2, 4))]
+    callees = tuple([f"app-{index}" for index, is_root in enumerate(are_roots) if not is_root])
+    for index, is_root in enumerate(are_roots):
         names = ROOTS if is_root else CHILDREN
         triggers = tuple(map(EventTrigger, chance.sample(names, chance.randint(1, 2))))
         spec = FunctionSpec(id=f"app-{index}", app="app", triggers=triggers, retries=chance.choice((0, 1, 4)))
         specs.append(spec)
-        scripts[spec.id] = Author(chance, CHILDREN if is_root else (), may_kill=may_kill).write()
+        sends, calls = (CHILDREN, callees) if is_root else ((), ())
+        awaits = (*ROOTS, *CHILDREN)
+        scripts[spec.id] = Author(chance, sends, calls, awaits=awaits, may_kill=may_kill).write()
     return tuple(specs), scripts
 
 
@@ -110,7 +113,7 @@ def _groups(chance: Random, calm_ms: int) -> list[tuple[int, Group]]:
 def _event(chance: Random, at_ms: int, ids: list[str]) -> EventOut:
     return EventOut(
         name=chance.choice((*ROOTS, *ROOTS, *CHILDREN, "nobody.listens")),
-        data=b"{}",
+        data=b'{"n":%d}' % chance.randint(0, 1),
         id=chance.choice(ids) if chance.random() < 0.5 else None,
         ts=at_ms + chance.choice((-DAY, MINUTE, 3 * HOUR)) if chance.random() < 0.2 else None,
     )

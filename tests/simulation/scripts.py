@@ -38,6 +38,44 @@ class Send(msgspec.Struct, frozen=True, kw_only=True):
     event_id: str | None = None
 
 
+SAME, SMALLER = "async.data.n == event.data.n", "async.data.n < event.data.n"  # the index helps with the first
+
+
+class Wait(msgspec.Struct, frozen=True, kw_only=True):
+    """A wait for an event of one of some names, or of each, on a condition over its number and the run's own."""
+
+    id: str
+    names: tuple[str, ...]
+    timeout_ms: int
+    all_of: bool = False
+    condition: str | None = None
+
+
+class Listen(msgspec.Struct, frozen=True, kw_only=True):
+    """A wait for a signal; it fails, or takes over, where another step waits for it."""
+
+    id: str
+    signal: str
+    timeout_ms: int
+    replaces: bool = False
+
+
+class Tell(msgspec.Struct, frozen=True, kw_only=True):
+    """A signal that is sent."""
+
+    id: str
+    signal: str
+
+
+class Call(msgspec.Struct, frozen=True, kw_only=True):
+    """A function that is invoked."""
+
+    id: str
+    function: str
+    timeout_ms: int
+    is_caught: bool = True
+
+
 class Raise(msgspec.Struct, frozen=True, kw_only=True):
     """The function's own code raises the first ``times`` times that it comes here."""
 
@@ -63,7 +101,7 @@ class Race(msgspec.Struct, frozen=True):
     branches: tuple["Node", ...]
 
 
-Operation = Step | Nap | Send
+Operation = Step | Nap | Send | Wait | Listen | Tell | Call
 Node = Operation | Raise | Sequence | Gather | Race
 
 
@@ -84,12 +122,12 @@ def follow(
     the function's own code raises here.
     """
     match node:
-        case Step() | Nap() | Send():
+        case Step() | Nap() | Send() | Wait() | Listen() | Tell() | Call():
             calls.append(node)
             place = order.get(node.id)
             if place is None:
                 return Reached()
-            is_uncaught = failed[node.id] and not (isinstance(node, Step) and node.is_caught)
+            is_uncaught = failed[node.id] and isinstance(node, Step | Call) and not node.is_caught
             return Reached(max(at, place), "step" if is_uncaught else None)
         case Raise():
             return Reached(at, "code" if raises(node) else None)
@@ -136,8 +174,11 @@ NAPS_MS = (0, 1, 50, SECOND, 20 * SECOND, 2 * MINUTE, HOUR, 26 * HOUR, 5 * DAY)
 class Author:
     """Writes random scripts; ids are unique within a function."""
 
-    def __init__(self, chance: Random, sends: tuple[str, ...], *, may_kill: bool) -> None:
-        self._chance, self._sends, self._may_kill = chance, sends, may_kill
+    def __init__(
+        self, chance: Random, sends: tuple[str, ...], calls: tuple[str, ...], *, awaits: tuple[str, ...], may_kill: bool
+    ) -> None:
+        self._chance, self._sends, self._calls, self._awaits = chance, sends, calls, awaits
+        self._may_kill = may_kill
         self._ids = 0
 
     def write(self) -> Node:
@@ -160,9 +201,33 @@ class Author:
             return Raise(id=self._id("raise"), times=self._chance.choice((1, 1, 2, 9)))
         if kind < 0.52:
             return Nap(id=self._id("nap"), ms=self._chance.choice(NAPS_MS))
-        if kind < 0.62 and self._sends:
+        if kind < 0.60 and self._sends:
             return self._send()
+        if kind < 0.74:
+            return self._wait()
+        if kind < 0.82 and self._calls:
+            return self._call()
         return self._step()
+
+    def _wait(self) -> Wait | Listen | Tell:
+        chance = self._chance
+        kind, timeout_ms = chance.random(), chance.choice(NAPS_MS)
+        if kind < 0.6:
+            names = tuple(chance.sample(self._awaits, chance.choice((1, 1, 2, 2))))
+            are_all, condition = len(names) > 1 and chance.random() < 0.7, chance.choice((None, SAME, SAME, SMALLER))
+            return Wait(id=self._id("wait"), names=names, timeout_ms=timeout_ms, all_of=are_all, condition=condition)
+        if kind < 0.85:
+            replaces = chance.random() < 0.3
+            return Listen(id=self._id("listen"), signal=chance.choice("xy"), timeout_ms=timeout_ms, replaces=replaces)
+        signal = chance.choice("xy")
+        return Tell(id=f"{self._id('tell')}-{signal}", signal=signal)
+
+    def _call(self) -> Call:
+        chance = self._chance
+        return Call(
+            id=self._id("call"), function=chance.choice(self._calls), timeout_ms=chance.choice(NAPS_MS[3:]),
+            is_caught=chance.random() < 0.8,
+        )  # fmt: skip
 
     def _step(self) -> Step:
         chance = self._chance

@@ -34,6 +34,8 @@ RARE = (
 RECORDS = (
     "event.routed", "run.completed", "run.errored", "run.failed", "run.scheduled", "run.started", "step.completed",
     "step.errored", "step.failed", "step.late", "step.waiting",
+    *[f"step.waiting {op}" for op in ("Sleep", "WaitForEvent", "WaitForSignal", "InvokeFunction")],
+    *[f"step.completed {op}" for op in ("WaitForEvent", "WaitForSignal", "SendSignal", "InvokeFunction")],
 )  # fmt: skip
 
 
@@ -42,7 +44,9 @@ def reports(first: int) -> tuple[Report, ...]:
     return tuple([simulate(seed) for seed in range(first, first + CHUNK)])
 
 
-@pytest.mark.spec("FAULT-A4", "DUR-13", "DUR-14", "EVT-13", "EVT-14", "ERR-03")
+@pytest.mark.spec(
+    "FAULT-A4", "DUR-13", "DUR-14", "EVT-12", "EVT-13", "EVT-14", "ERR-03", "STEP-08", "STEP-12", "STEP-13"
+)
 @pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))
 def test_the_promises_hold(first: int) -> None:
     assert all(report.turns for report in reports(first))

@@ -19,7 +19,7 @@ from steplog.engine.ids import decode_ulid
 from steplog.engine.processor import Turn
 from steplog.engine.run import QUEUED, RUNNING, TERMINAL, WAITING, RunHead, StepState
 
-from .scripts import step_hash
+from .scripts import SAME, SMALLER, step_hash
 
 _decode_record = msgspec.json.Decoder(records.Record).decode
 _decode_event = msgspec.json.Decoder(records.StoredEvent).decode
@@ -36,6 +36,7 @@ class History(msgspec.Struct):
 
     function: str
     due_ms: int  # no start before
+    number: int  # of the event that started it
     seq: int = 0
     generation: int = 1  # of the last dispatch that the driver got
     recorded: list[Recorded] = []  # in completion order
@@ -43,6 +44,13 @@ class History(msgspec.Struct):
     errors: Counter[str] = msgspec.field(default_factory=Counter)  # step → attempts that failed
     retry_at_ms: dict[str, int] = {}
     until_ms: dict[str, int] = {}
+
+
+class Waiting(msgspec.Struct):
+    """A step that waits."""
+
+    record: records.StepWaiting
+    came: dict[str, list[str]] = {}  # event name → ids of those that it might go on with
 
 
 class Bodies(msgspec.Struct):
@@ -72,6 +80,10 @@ class Watch:
         self._effect_keys: dict[str, tuple[str, str]] = {}
         self._wakes: dict[bytes, set[bytes]] = {}
         self._steps: dict[bytes, dict[bytes, StepState]] = {}
+        self._index: dict[bytes, set[bytes]] = {}  # run → keys by which events and signals find its steps
+        self._waiting: dict[tuple[str, str], Waiting] = {}  # (run, step) → for what
+        self._due: set[tuple[str, str]] = set()  # those that the open turn must end
+        self._heard = ""  # the run that has gone on with a signal last
 
     def expect(self, is_so: bool, promise: str, otherwise: str) -> None:
         """Raise ``Broken`` where a promise does not hold."""
@@ -89,6 +101,12 @@ class Watch:
         for data in turn.records:
             self._read(_decode_record(data))
         self.expect(self._accepted == self._routed, "P2", "an accepted event was not routed in its own commit")
+        due = sorted(self._due & self._waiting.keys())
+        self.expect(not due, "STEP-12", f"{due} should have gone on with this commit")
+        self._due.clear()
+        signals = Counter([waiting.record.signal for waiting in self._waiting.values()])
+        del signals[msgspec.UNSET]
+        self.expect(max(signals.values(), default=0) < 2, "signal", f"several steps wait for one: {signals}")
         touched = self._change(turn.state.changes)
         for run in touched:
             self._check_run(run)
@@ -99,6 +117,8 @@ class Watch:
 
     def _read(self, record: records.Record) -> None:
         self.kinds[str(record.__struct_config__.tag)] += 1
+        if isinstance(record, records.StepWaiting | records.StepCompleted):
+            self.kinds[f"{record.__struct_config__.tag} {record.op}"] += 1
         if isinstance(record, records.EventRouted):
             self._route(record)
             return
@@ -107,7 +127,8 @@ class Watch:
             ts_ms = self._events[record.events[0]].ts
             due_ms = ts_ms if ts_ms > record.at else None
             self.expect((record.due or None) == due_ms, "EVT-06", f"{record.run} is due at {record.due}, not {due_ms}")
-            self.runs[record.run] = History(record.function, due_ms or 0)
+            number = self._number(self._events[record.events[0]])
+            self.runs[record.run] = History(record.function, due_ms or 0, number)
         run = self.runs[record.run]
         run.seq += 1
         self.expect(record.seq == run.seq, "journal", f"{record.run} has record {record.seq}, not {run.seq}")
@@ -117,11 +138,11 @@ class Watch:
             case records.RunStarted():
                 self.expect(record.at >= run.due_ms, "EVT-06", f"{record.run} starts before its event's time")
             case records.StepCompleted():
-                until_ms = run.until_ms.get(record.step, 0)
-                self.expect(record.at >= until_ms, "F4", f"{record.step} of {record.run} wakes early")
+                self._end_wait(record)
                 recorded = Recorded(step_hash(record.step), bytes(record.output), at_ms=record.at)
                 self._record(record.run, recorded, record.step)
             case records.StepFailed():
+                self._waiting.pop((record.run, record.step), None)
                 self._record(record.run, Recorded(step_hash(record.step), None, record.error, record.at), record.step)
             case records.StepErrored():
                 run.errors[record.step] += 1
@@ -129,15 +150,18 @@ class Watch:
                 self._close_body(record.run, record.step)
             case records.StepWaiting():
                 run.until_ms[record.step] = record.until
+                self._waiting[record.run, record.step] = Waiting(record)
             case records.RunErrored():
                 self.hit(record.run)
             case records.RunCompleted() | records.RunFailed():
                 run.ended = str(record.__struct_config__.tag)
+                self._end_run(record)
             case _:
                 pass
 
     def _route(self, routed: records.EventRouted) -> None:
         self._routed[routed.event] += 1
+        self._arrive(self._events[routed.event])
         event_id = self._events[routed.event].id
         for run in routed.runs:
             before = self._claims.get((run.function, event_id))
@@ -150,6 +174,58 @@ class Watch:
             at, earlier = self._claims[skip.function, event_id]
             is_held = routed.at - at < keys.DAY_MS or self.runs[earlier].ended is None
             self.expect(is_held, "P2", f"{event_id} is skipped by {skip.function} without a reason")
+
+    # --- waits
+
+    def _arrive(self, event: records.StoredEvent) -> None:
+        """An event ends the waits that it fits, in the commit that routes it; of those for several, with the last."""
+        for key, waiting in self._waiting.items():
+            names = waiting.record.events
+            if names is msgspec.UNSET or event.name not in names:
+                continue
+            number, own, condition = self._number(event), self.runs[key[0]].number, waiting.record.expression
+            if (condition == SAME and number != own) or (condition == SMALLER and number >= own):
+                continue
+            waiting.came.setdefault(event.name, []).append(event.id)
+            if waiting.record.all is not True or len(waiting.came) == len(set(names)):
+                self._due.add(key)
+
+    def _end_wait(self, record: records.StepCompleted) -> None:
+        """A step goes on: with what it waited for, or because the time is up, and not before."""
+        waiting = self._waiting.pop((record.run, record.step), None)
+        if waiting is None:
+            if record.op == "SendSignal":
+                self._hear(record)
+            return
+        output = msgspec.json.decode(record.output)
+        if output is None and record.op != "InvokeFunction":
+            is_due = record.at >= waiting.record.until
+            self.expect(is_due, "F4", f"{record.step} of {record.run} wakes early")
+        elif record.op == "WaitForEvent":
+            found = output if waiting.record.all is True else [output]
+            is_so = all(event["id"] in waiting.came.get(event["name"], ()) for event in found)
+            self.expect(is_so, "STEP-08", f"{record.step} of {record.run} goes on with {found}, not {waiting.came}")
+        elif record.op == "WaitForSignal":
+            self._heard = record.run
+
+    def _hear(self, record: records.StepCompleted) -> None:
+        """A signal was sent: the step that waits for it has gone on, if there is one."""
+        heard, signal = msgspec.json.decode(record.output), record.step.rpartition("-")[2]
+        listening = [key for key, waiting in self._waiting.items() if waiting.record.signal == signal]
+        self.expect(not listening, "signal", f"{listening} wait for {signal} on, which was sent")
+        self.expect(heard is None or heard == self._heard, "signal", f"{heard} should have heard {signal}")
+
+    def _end_run(self, record: records.RunCompleted | records.RunFailed) -> None:
+        """Nothing of a run waits any more, and who has invoked it goes on."""
+        for key, waiting in list(self._waiting.items()):
+            if key[0] == record.run:
+                del self._waiting[key]
+            elif waiting.record.child == record.run:
+                self._due.add(key)
+
+    def _number(self, event: records.StoredEvent) -> int:
+        number: int = msgspec.json.decode(event.data).get("n", -1)
+        return number
 
     def _record(self, run_id: str, recorded: Recorded, step: str) -> None:
         run = self.runs[run_id]
@@ -175,6 +251,10 @@ class Watch:
                         steps.pop(keys.step_of(key), None)
                     else:
                         steps[keys.step_of(key)] = _decode_step(value)
+            elif kind == keys.WAIT:
+                run = keys.wait_owner(key)[0]
+                index = self._index.setdefault(run, set())
+                (index.discard if value is None else index.add)(key)
             elif kind in (keys.TIMER, keys.QUEUE, keys.LIVE, keys.ORPHAN):
                 run = keys.timer_owner(key)[0] if kind == keys.TIMER else keys.run_of(key)
                 wakes = self._wakes.setdefault(run, set())
@@ -192,7 +272,8 @@ class Watch:
             self.expect(found == {place} and not steps, "P7", f"{keys.printed(run)} has not begun: {found} {steps}")
             return
         if value is None:
-            self.expect(not found and not steps, "P7", f"{keys.printed(run)} is gone and leaves {found} {steps}")
+            left = [*found, *steps, *self._index.get(run, ())]
+            self.expect(not left, "P7", f"{keys.printed(run)} is gone and leaves {left}")
             return
         head = _decode_head(value)
         wanted = {keys.timer(step.due_ms, run, name) for name, step in steps.items() if step.due_ms}
@@ -206,6 +287,9 @@ class Watch:
         orphan = keys.orphan(head.function, run)
         if head.state == WAITING and orphan in found:
             wanted.add(orphan)
+        index = {key for step in steps.values() for key in step.keys if key[0] == keys.WAIT}
+        found_index = self._index.get(run, set())
+        self.expect(index == found_index, "P7", f"{keys.printed(run)} is found by {found_index}, not by {index}")
         printed = sorted(map(keys.printed, found ^ wanted))
         self.expect(found == wanted, "P7", f"{keys.printed(run)} is {head.state}; keys too many or too few: {printed}")
         self.expect(bool(wanted), "P7", f"{keys.printed(run)} is {head.state} and nothing wakes it")
@@ -274,7 +358,7 @@ class Watch:
         """Nothing is left to do: every run has ended, and nothing but ids is left of them."""
         open_runs = [run_id for run_id, run in self.runs.items() if run.ended is None]
         self.expect(not open_runs, "P7", f"{open_runs} have not ended")
-        left = [keys.printed(key) for key in self.state if key[0] != keys.SEEN]
+        left = [keys.printed(key) for key in self.state if key[0] not in (keys.SEEN, keys.PATH)]
         self.expect(not left, "P7", f"left in the state: {left}")
         for run_id, run in self.runs.items():
             is_linear = len({r.step for r in run.recorded}) == len(run.recorded)
