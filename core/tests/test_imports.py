@@ -11,7 +11,7 @@ ROOT = Path(steplog.__file__).parent
 ORDER = (
     "errors", "clock", "durations", "event", "paths", "tuning", "cel", "engine", "values", "step", "context",
     "functions", "app", "__init__", "log", "history", "server", "drivers", "turns", "service", "shells", "node",
-    "loading", "demo", "cli", "__main__",
+    "testing", "loading", "demo", "cli", "__main__",
 )  # fmt: skip
 SIBLINGS = {"log": set[str](), "history": {"log"}, "server": {"history"}, "drivers": set[str]()}
 SDK = {"event", "step", "context", "functions", "app"}
