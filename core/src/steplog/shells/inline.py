@@ -6,7 +6,6 @@ belongs what comes next (``next_due_ms``).
 
 import asyncio
 from collections.abc import Callable
-from contextlib import suppress
 from contextvars import Context
 
 from steplog.drivers.loop import UsersLoop
@@ -78,8 +77,9 @@ class InlineEngine:
         self._wakes.set()
 
     async def closed(self) -> None:
-        with suppress(asyncio.CancelledError):  # killed
-            await asyncio.shield(self._turning)
+        await asyncio.wait({self._turning})
+        if not self._turning.cancelled():  # as it is when killed
+            self._turning.result()
 
     # --- what a test's time needs
 
@@ -122,9 +122,9 @@ class InlineEngine:
     async def _run(self, processor: Processor) -> None:
         try:
             while not self._is_stopping:
+                self._wakes.clear()
                 while processor.has_work(self._clock.now_ms()):
                     await self._turn(processor)
-                self._wakes.clear()
                 await self._wakes.wait()
             processor.post(Drain())
             while processor.has_work(self._clock.now_ms()):

@@ -39,6 +39,7 @@ from steplog.testing.views import Journal, RunView
 START = datetime(2026, 1, 1, tzinfo=UTC)
 PATIENCE_S = 5.0  # that bodies and code outside of steps may really take
 POLL_S = 0.001
+BACKOFF_S = 0.05  # a body that really takes longer keeps no other step from its next attempt
 QUIET_PASSES = FLUSH_PASSES + REST_PASSES + 1  # of the loop: a message of a body that has ended has crossed by then
 HURRIED_PASSES = 200  # before it is assumed that something really takes time
 MOST_TURNS = 20_000  # of one call; functions that start one another for ever never come to rest
@@ -167,7 +168,11 @@ class Testbed:
         """The virtual time, in UTC."""
         return datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=self._clock.now_ms())
 
-    def runs(self, function: Function[Any, B] | None = None) -> list[RunView[B]]:
+    @overload
+    def runs(self, function: None = None) -> list[RunView[Any]]: ...
+    @overload
+    def runs(self, function: Function[Any, B]) -> list[RunView[B]]: ...
+    def runs(self, function: Function[Any, Any] | None = None) -> list[RunView[Any]]:
         """Every run so far, or every one of a function, in the order in which they came to be."""
         wanted = None if function is None else function.id
         return [self._view(run.run_id) for run in self._journal.runs() if wanted in (None, run.function)]
@@ -224,6 +229,10 @@ class Testbed:
     async def _end(self) -> None:
         node, self._node, self._is_stale = self._node, None, False
         if node is not None:
+            for run in node.busy:  # nothing of it outlives the process, and nobody waits for it
+                run.close()
+                if run.task is not None:
+                    run.task.cancel()
             await node.__aexit__(None, None, None)
 
     def _stubbable(self, function: Function[Any, Any]) -> Function[Any, Any]:
@@ -273,15 +282,18 @@ class Testbed:
     async def _come_to_rest(self, node: Node, last_turn: int) -> None:
         """Return when, for a while, nothing was decided and no run did anything but wait."""
         loop, engine = asyncio.get_running_loop(), self._engine
-        turns, quiet, hurried, deadline_s = -1, 0, 0, 0.0
+        turns, quiet, hurried, since_s, are_skipped = -1, 0, 0, 0.0, False
         while quiet < QUIET_PASSES:
             if engine.turns != turns:
-                turns, quiet, hurried, deadline_s = engine.turns, 0, 0, loop.time() + self._patience_s
+                turns, quiet, hurried, since_s, are_skipped = engine.turns, 0, 0, loop.time(), False
                 if turns > last_turn:
                     raise NoProgress(f"no rest after {MOST_TURNS} commits; do functions start one another for ever?")
             if engine.has_work or node.busy:
                 quiet, hurried = 0, hurried + 1
-                if loop.time() > deadline_s:
+                if self.auto_retry and not are_skipped and loop.time() > since_s + BACKOFF_S:
+                    are_skipped = True
+                    engine.skip_backoffs()
+                elif loop.time() > since_s + self._patience_s:
                     raise NoProgress("\n".join(self._why_busy(run) for run in node.busy))
             else:
                 quiet += 1
