@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
-from typing import TYPE_CHECKING, Any
+import sys
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import pytest
 
@@ -43,8 +44,8 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
     """
     before = pyfuncitem.obj
     test = _coroutine_function(before)
-    testbed: Any = pyfuncitem.funcargs.get(FIXTURE)
-    if testbed is not None and test is not None:
+    testbed = pyfuncitem.funcargs.get(FIXTURE)
+    if test is not None and _is_ours(testbed):
         pyfuncitem.obj = _on_users_loop(test, testbed)
     try:
         return (yield)
@@ -56,6 +57,12 @@ def _coroutine_function(test: Any) -> Any:
     """The test's own function, also where another plugin has made a plain one of it."""
     unwrapped = test if hasattr(test, "hypothesis") else inspect.unwrap(test)
     return next((each for each in (test, unwrapped) if inspect.iscoroutinefunction(each)), None)
+
+
+def _is_ours(testbed: object) -> TypeGuard[Testbed]:
+    """Whether the fixture's value is ours, and not that of a project that has a ``testbed`` of another kind."""
+    testing = sys.modules.get("steplog.testing")
+    return testing is not None and isinstance(testbed, testing.Testbed)
 
 
 def _on_users_loop(test: Any, testbed: Testbed) -> Any:

@@ -106,7 +106,7 @@ async def test_stubs(testbed):
     )
     result.assert_outcomes(failed=2)
     result.stdout.fnmatch_lines(
-        ["*assert 'waiting' == 'completed'*", "*no step has the id 'chrge'; did you mean 'charge'?*"]
+        ["*assert 'waiting' == 'completed'*", "*no step 'chrge' was called; did you mean 'charge'?*"]
     )
 
 
@@ -127,10 +127,19 @@ async def test_of_another_plugin():
 @pytest.mark.anyio
 async def test_of_both(testbed):
     await testbed.trigger(ship, {"id": "o1"})
+
+class TestOfAnotherTestbed:
+    @pytest.fixture
+    def testbed(self): return "of something else"
+
+    @pytest.mark.anyio
+    async def test_that_asks(self, testbed):
+        import asyncio
+        assert type(asyncio.get_running_loop()).__name__ != "UsersLoop"
 """,
         "-p", "anyio.pytest_plugin", "-o", "anyio_mode=auto",
     )  # fmt: skip
-    result.assert_outcomes(passed=4)
+    result.assert_outcomes(passed=5)
 
 
 def test_loading_the_plugin_does_not_load_steplog() -> None:

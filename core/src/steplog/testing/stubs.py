@@ -45,8 +45,8 @@ class Stubs:
 def _unused(step_id: str, called: list[str]) -> str:
     nearest = get_close_matches(step_id, called, n=1, cutoff=0.5)
     if nearest:
-        return f"no step has the id {step_id!r}; did you mean {nearest[0]!r}?"
-    return f"no step has the id {step_id!r}; the run called {', '.join(map(repr, called)) or 'none'}"
+        return f"no step {step_id!r} was called; did you mean {nearest[0]!r}?"
+    return f"no step {step_id!r} was called, only {', '.join(map(repr, called))}" if called else "no step was called"
 
 
 class StubbedRun:
