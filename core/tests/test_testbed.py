@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -173,6 +174,30 @@ def test_an_exception_as_stub_fails_every_attempt(stub: Any, attempts: int, caug
     on_users_loop(story())
 
 
+class Bank:
+    async def charge(self, order: str) -> Receipt:
+        raise AssertionError("stubbed")
+
+    async def __call__(self, order: str) -> Receipt:
+        raise AssertionError("stubbed")
+
+
+@pytest.mark.parametrize(
+    ("handler", "kind"),
+    [(partial(charge, amount=5), Receipt), (Bank().charge, Receipt), (Bank(), Receipt), (lambda order: order, dict)],
+)
+def test_a_stub_is_read_as_the_result_of_any_handler(handler: Any, kind: type) -> None:
+    async def body(ctx: Context) -> str:
+        return type(await ctx.step.run("charge", handler, "o1")).__name__
+
+    async def story() -> None:
+        async with Testbed() as testbed:
+            run = await testbed.trigger(a_function(body), go(), step_stubs={"charge": Receipt("ch_1", 5)})
+            assert await run.result() == kind.__name__
+
+    on_users_loop(story())
+
+
 def test_a_sleep_can_be_stubbed_by_none_or_by_what_happens_instead() -> None:
     async def body(ctx: Context) -> str:
         await ctx.step.sleep("nap", 5 * DAY)
@@ -233,6 +258,25 @@ def test_without_auto_retry_back_offs_take_virtual_time() -> None:
             assert run.steps["flaky"].attempts == 2
             await testbed.advance(60_000)
             assert await run.result() == 2
+
+    on_users_loop(story())
+
+
+@pytest.mark.spec("ERR-08")
+def test_a_time_to_retry_at_is_virtual_too() -> None:
+    async def body(ctx: Context) -> None:
+        await ctx.step.run("closed", closed)
+
+    async def closed() -> None:
+        raise RetryAfterError("closed", datetime(2026, 1, 1, 8, tzinfo=UTC))
+
+    async def story() -> None:
+        async with Testbed(auto_retry=False) as testbed:
+            run = await testbed.trigger(a_function(body), go())
+            await testbed.advance(timedelta(hours=8) - timedelta(milliseconds=1))
+            assert run.steps["closed"].attempts == 1
+            await testbed.advance(1)
+            assert run.steps["closed"].attempts == 2
 
     on_users_loop(story())
 
@@ -493,7 +537,7 @@ def test_a_body_that_hangs_is_named() -> None:
 
 
 def test_functions_that_start_one_another_for_ever_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("steplog.testing.testbed.MOST_TURNS", 100)
+    monkeypatch.setattr("steplog.testing.process.MOST_TURNS", 100)
 
     async def body(ctx: Context) -> None:
         await ctx.step.send_event("again", go())

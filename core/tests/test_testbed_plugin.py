@@ -84,7 +84,6 @@ class TestOther:
         return Testbed(app, auto_retry=False)
 
     async def test_retries_by_hand(self, testbed):
-        assert not testbed.auto_retry
         await testbed.send(__import__("steplog").Event(name="placed", data={"id": "o1"}))
         assert testbed.runs()[0].waiting_for == "cool-off"
 """,

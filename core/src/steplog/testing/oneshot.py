@@ -59,7 +59,7 @@ def trigger(
 
     Raises ``UnstubbedStepError`` for a step that waits for somebody else (an event, another function) and has no stub.
     """
-    run = _OneShot(Stubs(step_stubs or {}))
+    run = _OneShot(Stubs(function.id, step_stubs or {}))
     bodies = _bodies([event] if isinstance(event, Event) else event)
     with ThreadPoolExecutor(1) as thread:  # of its own, because the caller's may run an event loop
         call = thread.submit(copy_context().run, asyncio.run, _call(function, run, bodies))

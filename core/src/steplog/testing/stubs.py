@@ -27,8 +27,8 @@ MISSING: Final = object()
 class Stubs:
     """The stubs of one run, and which of them it used."""
 
-    def __init__(self, by_step: Mapping[str, Any]) -> None:
-        self._by_step = dict(by_step)
+    def __init__(self, function: str, by_step: Mapping[str, Any]) -> None:
+        self._function, self._by_step = function, dict(by_step)
         self._called: set[str] = set()
 
     def find(self, step_id: str) -> Any:
@@ -39,7 +39,8 @@ class Stubs:
     def unused(self) -> list[str]:
         """A sentence for each stub that no step asked for, with the nearest step id."""
         called = sorted(self._called)
-        return [_unused(step_id, called) for step_id in self._by_step if step_id not in self._called]
+        unused = [step_id for step_id in self._by_step if step_id not in self._called]
+        return [f"step_stubs of {self._function}: {_unused(step_id, called)}" for step_id in unused]
 
 
 def _unused(step_id: str, called: list[str]) -> str:
