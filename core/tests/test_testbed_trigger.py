@@ -68,13 +68,12 @@ def test_a_failure_is_a_step_error_at_once() -> None:
 
 @pytest.mark.spec("PY-56")
 def test_a_step_that_waits_for_somebody_else_wants_a_stub() -> None:
-    """Whatever the kind of step: here one that no engine has."""
-
     @App("b").function("g", trigger="go")
     async def g(ctx: Context) -> Any:
-        runner: Any = ctx.step._runner
         try:
-            return await runner.wait_for_somebody("paid", timeout_ms=5)
+            if ctx.event.data.get("all"):
+                return await ctx.step.wait_for_event("paid", all_of=("paid", "paid"), timeout=5)
+            return await ctx.step.wait_for_event("paid", event="paid", timeout=5)
         except Exception as error:  # noqa: BLE001 - the point of the test: it is not lost
             return str(error)
 
@@ -83,7 +82,10 @@ def test_a_step_that_waits_for_somebody_else_wants_a_stub() -> None:
     assert trigger(g, go(), step_stubs={"paid": Timeout}).output is None
     paid = Event(name="paid", data={"by": "u1"}, id="1", ts=5)
     assert trigger(g, go(), step_stubs={"paid": paid}).output == paid
-    assert trigger(g, go(), step_stubs={"paid": (paid, paid)}).output == (paid, paid)
+    assert trigger(g, go(all=True), step_stubs={"paid": (paid, paid)}).output == (paid, paid)
+    received = trigger(g, go(), step_stubs={"paid": lambda: Event(name="paid", data={})}).output
+    assert received is not None
+    assert (len(received.id), received.ts) == (26, 1_767_225_600_000), "a received event has both"
 
 
 def test_a_step_inside_of_a_step_is_an_error() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from steplog.app import App
-from steplog.context import Context
+from steplog.context import Context, ContextSync
 from steplog.drivers.live_run import LiveRun, LocalConfig
 from steplog.drivers.loop import REST_PASSES
 from steplog.engine.functions import EngineConfig, Registry
@@ -21,6 +21,7 @@ from steplog.log.memory import MemoryLog
 from steplog.node import FLUSH_PASSES, Node, NodeConfig
 from steplog.shells.inline import InlineEngine, VirtualClock
 from steplog.step import Step
+from steplog.step_sync import StepSync
 from steplog.testing.errors import NoProgress
 from steplog.testing.stubs import StubbedRun, Stubs
 
@@ -142,8 +143,15 @@ class Process:
                 ctx.step = Step(StubbedRun(ctx._run, stubs))
             return await (handler(ctx, ctx.step) if rest else handler(ctx))
 
+        @functools.wraps(handler)
+        def stubbed_in_thread(ctx: ContextSync[Any], *rest: StepSync) -> Any:
+            stubs = self.stubs.get(ctx.run_id)
+            if stubs is not None:
+                ctx.step = StepSync(Step(StubbedRun(ctx._run, stubs)), ctx.step._blocking)
+            return handler(ctx, ctx.step) if rest else handler(ctx)
+
         double = copy.copy(function)
-        double.handler = stubbed
+        double.handler = stubbed if function.is_async else stubbed_in_thread
         return double
 
     async def _come_to_rest(self, node: Node, last_turn: int) -> None:

@@ -11,8 +11,11 @@ from collections.abc import Callable, Coroutine, Mapping
 from difflib import get_close_matches
 from typing import Any, Final
 
+import msgspec
+
 from steplog.errors import StepError
 from steplog.event import Event
+from steplog.step import StepOptions
 
 Handler = Callable[..., Coroutine[Any, Any, Any]]
 
@@ -22,6 +25,8 @@ class Timeout:
 
 
 MISSING: Final = object()
+EVENT_ID = "0" * 26  # of an event that is not sent
+EVENT_MS = 1_767_225_600_000  # when it came: the first moment of 2026
 
 
 class Stubs:
@@ -80,7 +85,7 @@ class StubbedRun:
             stub = self._stubs.find(step_id)
             if stub is MISSING:
                 return member(step_id, *args, **kwargs)
-            return self._run.run_step(step_id, giving(stub), (), {})
+            return self._run.run_step(step_id, giving(stub), (), {}, StepOptions(decode=kwargs.get("decode")))
 
         return stubbed
 
@@ -100,12 +105,13 @@ def standing_for(handler: Callable[..., Any], stub: Any) -> Handler:
 
 
 def giving(stub: Any) -> Handler:
-    """A body of a step that calls no function: its result is of the stub's own type."""
+    """A body of a step that calls no function. Its result is of the stub's own type where the step names none."""
 
     async def body() -> Any:
-        return await _play(stub, (), {})
+        return _received(await _play(stub, (), {}))
 
-    body.__annotations__["return"] = _type_of(stub)
+    is_plain = not isinstance(stub, BaseException | tuple | Event) and not callable(stub)
+    body.__annotations__["return"] = type(stub) if is_plain else Any
     return body
 
 
@@ -130,10 +136,10 @@ def _failure(error: BaseException) -> BaseException:
     return kind(error.message)  # type: ignore[no-any-return] # an exception, by its base
 
 
-def _type_of(value: Any) -> Any:
-    """A type that reads the value back from JSON."""
-    if isinstance(value, Event):
-        return Event[type(value.data)]  # type: ignore[misc] # known only now
+def _received(value: Any) -> Any:
+    """Events as functions receive them: they have an id and a time."""
     if isinstance(value, tuple):
-        return tuple[tuple(_type_of(each) for each in value)]  # type: ignore[misc] # the same
-    return Any if value is Timeout or callable(value) or isinstance(value, BaseException) else type(value)
+        return tuple([_received(each) for each in value])
+    if not isinstance(value, Event):
+        return value
+    return msgspec.structs.replace(value, id=value.id or EVENT_ID, ts=value.ts or EVENT_MS)

@@ -14,7 +14,6 @@ from steplog.event import Event, read_event
 from steplog.functions import Function
 from steplog.log.memory import MemoryLog
 from steplog.testing.errors import RunFailed, RunNotEnded
-from steplog.values import signature_of
 
 R = TypeVar("R", covariant=True)
 
@@ -184,7 +183,8 @@ class RunView(Generic[R]):
     def events(self) -> list[Event[Any]]:
         """The events that started it."""
         wanted = set(self._state.events)
-        return [read_event(body) for stored, body in self._journal.events() if stored.internal_id in wanted]
+        types = () if self._function is None else self._function.event_types
+        return [read_event(body, types) for stored, body in self._journal.events() if stored.internal_id in wanted]
 
     async def result(self) -> R:
         """What the function returned, of its type.
@@ -198,7 +198,7 @@ class RunView(Generic[R]):
         if run.output is None:
             raise RunNotEnded(f"{self!r}; send what it waits for, or let time pass: await testbed.advance(…)")
         assert self._function is not None, "a run that completed has a function"
-        value: R = signature_of(self._function.handler).decode(run.output)
+        value: R = self._function.decode_output(run.output)
         return value
 
     @property
