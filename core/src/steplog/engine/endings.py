@@ -26,6 +26,7 @@ class Endings:
     def __init__(self, draft: Draft, runs: Runs, waits: Waits, registry: Registry, config: EngineConfig) -> None:
         self._draft, self._runs, self._waits = draft, runs, waits
         self._registry, self._config = registry, config
+        self._starts_by_ends = registry.is_trigger(FINISHED_EVENT)
 
     def report(self, message: RunReported) -> None:
         """The function returned or raised."""
@@ -114,7 +115,7 @@ class Endings:
     ) -> None:
         """Bring a run to its end. It keeps its head while bodies of its steps still execute, so that they are late."""
         delete, head, key = self._draft.state.delete, run.head, run.key
-        if not head.is_quiet and self._is_asked_for(run.key, FINISHED_EVENT):
+        if (self._starts_by_ends or self._waits.is_used) and self._is_asked_for_end(run):
             told = [*told, self._finished_event(run, output, error)]
         if head.state == QUEUED:
             delete(keys.queue(key))
@@ -147,9 +148,10 @@ class Endings:
             self._draft.messages.append(ChildEnded(run=parent, step=child_step, output=output, error=error))
         self._draft.messages.extend(told)
 
-    def _is_asked_for(self, run_key: bytes, event: str) -> bool:
-        """Whether a function or a wait names a system event that is not written otherwise."""
-        return self._registry.is_trigger(event) or self._waits.is_waited_for(keys.env_of(run_key), event)
+    def _is_asked_for_end(self, run: Run) -> bool:
+        """Whether a function or a wait names the event of a run's end, which is not written otherwise."""
+        is_named = self._starts_by_ends or self._waits.is_waited_for(keys.env_of(run.key), FINISHED_EVENT)
+        return is_named and not run.head.is_quiet
 
     def _failed_event(self, run: Run, error: ErrorInfo) -> EventAccepted:
         """``inngest/function.failed`` (SYS-02); its id is the run's, so that a failure is told once."""

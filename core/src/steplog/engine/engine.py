@@ -82,19 +82,14 @@ class Engine:
         return found
 
     def apply(self, message: Message) -> None:
-        """Decide a message, and those that owners send each other because of it."""
-        self._decide(message)
-        messages = self.draft.messages
-        while messages:
-            self._decide(messages.popleft())
-
-    def _decide(self, message: Message) -> None:
+        """Decide a message. What owners send each other because of it is in ``draft.messages``, to be decided next."""
         match message:
             case OpReported():
                 self._steps.report(message)
             case EventAccepted():
                 self._routing.accept(message)
-                self._steps.meet(message)
+                if self._waits.is_used:
+                    self._steps.meet(message)
             case RunReported():
                 self._endings.report(message)
             case TimerFired(step=keys.CRON_TICK):

@@ -94,7 +94,7 @@ class Registry:
 
     def is_trigger(self, name: str) -> bool:
         """Whether events of a name may start a function."""
-        return name in self._by_name or bool(_candidates(name, self._patterns))
+        return name in self._by_name or (bool(self._patterns) and bool(_candidates(name, self._patterns)))
 
     def failure_handler(self, function: str) -> FunctionSpec | None:
         """The function that handles the failures of another (ERR-13)."""

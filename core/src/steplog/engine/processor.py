@@ -96,12 +96,14 @@ class Processor:
         assert not self._is_committing, "the last turn is not committed yet"
         if not self._is_open:
             self._begin(now_ms)
-        inbox, apply = self._inbox, self.engine.apply
+        inbox, apply, between_owners = self._inbox, self.engine.apply, self.engine.draft.messages
         for _ in range(most):
             if not inbox or (not self._is_group_open and self._is_full()):
                 break
             message = inbox.popleft()
             apply(message)
+            while between_owners:
+                apply(between_owners.popleft())
             self._taken += 1
             if isinstance(message, EventAccepted):
                 self._bytes += len(message.body)
@@ -151,6 +153,8 @@ class Processor:
         for key in due:
             run, step = keys.timer_owner(key)
             engine.apply(TimerFired(run=run, step=step, due_ms=keys.timer_due_ms(key)))
+            while engine.draft.messages:
+                engine.apply(engine.draft.messages.popleft())
 
     def _is_full(self) -> bool:
         return self._taken >= TURN_MESSAGES or self._bytes >= TURN_BYTES

@@ -39,15 +39,15 @@ class Routing:
         skipped: list[records.Skip] = []
         scheduled: list[tuple[bytes, str, FunctionSpec, tuple[bytes, bytes] | None]] = []
         for function in self._registry.started_by(event):
-            is_called = function.id == event.starts
-            origin = event.internal_id if event.origin is None or not is_called else event.origin
+            origin, parent = event.internal_id, None
+            if function.id == event.starts:
+                origin, parent = event.origin or origin, event.parent
             run = run_id(event.received_ms, event.slot, event.env, function.id, origin)
             if event.is_repeatable and not self._claim(event, function.id, run):
                 skipped.append(records.Skip(function.id, "duplicate"))
                 continue
             run_text = encode_ulid(run)
             started.append(records.RunRef(run_text, function.id))
-            parent = event.parent if is_called else None
             scheduled.append((keys.run(event.env, run), run_text, function, parent))
         draft.journal(
             records.EventRouted(

@@ -37,6 +37,11 @@ class Waits:
             name, path = _path_decoder.decode(value)
             self._paths.setdefault((env, name), {})[path] = _path_hash(path)
 
+    @property
+    def is_used(self) -> bool:
+        """Whether any step has ever waited for an event."""
+        return bool(self._paths)
+
     def is_waited_for(self, env: int, name: str) -> bool:
         """Whether a step waits, or has waited, for events of a name."""
         return (env, name) in self._paths
