@@ -42,7 +42,7 @@ def on_users_loop(body: Coroutine[Any, Any, T]) -> T:
 
 
 def config(
-    *, engine: EngineConfig = FAST, drain_s: float = DEADLINE_S, evict_after_ms: int = 30_000, **local: int
+    *, engine: EngineConfig = FAST, drain_s: float = DEADLINE_S, evict_after_ms: int = 30_000, **local: Any
 ) -> NodeConfig:
     """A node's configuration whose retries come at once."""
     return NodeConfig(engine=engine, drain_s=drain_s, local=LocalConfig(evict_after_ms=evict_after_ms, **local))

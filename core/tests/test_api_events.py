@@ -175,7 +175,7 @@ def test_a_misfit_fails_the_run_without_retries() -> None:
     assert failed.error.name == "EventDataInvalid"
     assert failed.error.message.endswith("does not fit Order: data.total: expected int, got str")
     assert of(log, records.RunErrored) == []
-    assert describe_error(ExceptionGroup("two", [EventDataInvalid("e", "Order", "data: x")])).is_final
+    assert describe_error(ExceptionGroup("two", [EventDataInvalid("e", "Order", "data: x")]), 0).is_final
 
 
 def test_data_is_read_once_and_only_when_it_is_asked_for() -> None:

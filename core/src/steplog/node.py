@@ -14,7 +14,7 @@ from typing import Any, Protocol, Self
 import msgspec
 
 from steplog.app import App
-from steplog.drivers.live_run import LocalConfig, now_ms
+from steplog.drivers.live_run import LiveRun, LocalConfig, now_ms
 from steplog.drivers.local import LocalDriver
 from steplog.drivers.loop import UsersLoop
 from steplog.drivers.outgoing import outgoing_event
@@ -86,13 +86,17 @@ class Node:
     """The functions of some apps, carried out for an engine: an async context manager on a ``UsersLoop``."""
 
     def __init__(
-        self, apps: Iterable[App], engine: "Engine | Callable[[], Log]", config: NodeConfig = NodeConfig()
-    ) -> None:
-        """``engine`` is where the engine lives; a function that opens a log stands for a thread of this process."""
+        self, apps: Iterable[App], engine: "Engine | Callable[[], Log]", config: NodeConfig = NodeConfig(), *,
+        clock: Callable[[], int] = now_ms,
+    ) -> None:  # fmt: skip
+        """``engine`` is where the engine lives; a function that opens a log stands for a thread of this process.
+
+        ``clock`` is the time of events that are sent here and of the driver, in ms.
+        """
         self.functions = functions_of(apps)
         self._registry = Registry(function.spec for function in self.functions.values())
         self._engine: Engine = ThreadEngine(engine, self._registry, config.engine) if callable(engine) else engine
-        self._config = config
+        self._config, self._clock = config, clock
         self._loop: UsersLoop
         self._driver: LocalDriver
         self._outbox: list[Message] = []
@@ -107,7 +111,7 @@ class Node:
         if not isinstance(loop, UsersLoop):
             raise TypeError("a node needs a UsersLoop: asyncio.Runner(loop_factory=UsersLoop)")
         self._loop = loop
-        self._driver = LocalDriver(loop, self.functions, self._post, self._config.local)
+        self._driver = LocalDriver(loop, self.functions, self._post, self._config.local, self._clock)
         await self._engine.open(loop, self._receive, self._lose)
         return self
 
@@ -124,6 +128,11 @@ class Node:
     def executing(self) -> int:
         """How many step bodies run."""
         return self._driver.executing
+
+    @property
+    def busy(self) -> list[LiveRun]:
+        """The live runs that do something else than wait."""
+        return self._driver.busy
 
     async def failed(self) -> None:
         """Return, or raise, when the engine ends by itself."""
@@ -161,7 +170,7 @@ class Node:
         return [await end for end in waiting.values() if not end.cancelled()]
 
     def _accept(self, events: Sequence[Event[Any]]) -> list[EventAccepted]:
-        accepted_ms = now_ms()
+        accepted_ms = self._clock()
         limit = self._config.local.event_bytes
         last = len(events) - 1
         return [

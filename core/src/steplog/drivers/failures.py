@@ -3,7 +3,7 @@
 import traceback
 from collections.abc import Iterator
 from concurrent.futures import thread
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,10 +32,10 @@ class Failure(NamedTuple):
     retry_after_ms: int | None
 
 
-def describe_error(error: BaseException) -> Failure:
-    """Read an exception. Never raises, whatever the exception's own methods do."""
+def describe_error(error: BaseException, at_ms: int) -> Failure:
+    """Read an exception that was raised at a time. Never raises, whatever the exception's own methods do."""
     final = any(isinstance(each, _FINAL) for each in _leaves(error))
-    return Failure(_info(error), final, _retry_after_ms(error))
+    return Failure(_info(error), final, _retry_after_ms(error, at_ms))
 
 
 def _info(error: BaseException) -> ErrorInfo:
@@ -84,12 +84,12 @@ def _stack(error: BaseException) -> str:
         return f"{_name(error)}: {_text(error)}"
 
 
-def _retry_after_ms(error: BaseException) -> int | None:
+def _retry_after_ms(error: BaseException, at_ms: int) -> int | None:
     for leaf in _leaves(error):
         if isinstance(leaf, RetryAfterError):
             try:
                 if isinstance(leaf.retry_after, datetime):
-                    return epoch_ms(leaf.retry_after) - epoch_ms(datetime.now(UTC))
+                    return epoch_ms(leaf.retry_after) - at_ms
                 return milliseconds(leaf.retry_after)
             except (AttributeError, TypeError, ValueError, OverflowError):  # user code: it may hold anything
                 return None

@@ -63,6 +63,7 @@ class LocalConfig(msgspec.Struct, frozen=True, kw_only=True):
     """How the local driver treats its runs."""
 
     evict_after_ms: int = EVICT_AFTER_MS  # a run whose open operations all wait longer is parked at once
+    replay_every_step: bool = False  # every result comes by a replay, as over HTTP
     output_bytes: int = 4_000_000  # of a step or function (LIM-03)
     event_bytes: int = 256_000  # of an event that a step sends
     threads: int = 16  # for plain ``def`` steps
@@ -76,6 +77,7 @@ class Host(Protocol):
     config: LocalConfig
     is_draining: bool
     post: Callable[[Message], None]
+    now_ms: Callable[[], int]  # when bodies began and ended
 
     def forget(self, run: "LiveRun") -> None:
         """The run is over here."""
@@ -89,7 +91,7 @@ class StepNested(BaseException):
 
 
 def now_ms() -> int:
-    """The wall clock, for when bodies began and ended."""
+    """The wall clock: the driver's time, unless it is given another."""
     return time.time_ns() // 1_000_000
 
 
@@ -98,14 +100,14 @@ class LiveRun(Tenant):
 
     __slots__ = (
         "_bodies", "_calls", "_counts", "_deferred", "_delivered", "_dispatch", "_executing", "_function",
-        "_has_warned", "_host", "_interrupts", "_is_poisoned", "_loop", "_own_attempt", "_passed_ms",
-        "_pending", "_post", "_results", "_uuids", "generation", "is_over", "key", "run_id", "task",
+        "_has_warned", "_host", "_interrupts", "_is_poisoned", "_loop", "_now_ms", "_own_attempt",
+        "_passed_ms", "_pending", "_post", "_results", "_uuids", "generation", "is_over", "key", "run_id", "task",
     )  # fmt: skip
 
     def __init__(self, host: Host, function: Function[Any, Any], dispatch: Dispatch) -> None:
         super().__init__()
         self._host, self._function, self._dispatch = host, function, dispatch
-        self._bodies, self._post = host.bodies, host.post
+        self._bodies, self._post, self._now_ms = host.bodies, host.post, host.now_ms
         self._loop = host.bodies.loop
         self.key, self.run_id, self.generation = dispatch.run, dispatch.run_id, dispatch.generation
         self.is_over = False
@@ -154,6 +156,11 @@ class LiveRun(Tenant):
         step = STEP.get()
         return self._own_attempt if step is None else step.attempt
 
+    @property
+    def executing(self) -> list[str]:
+        """The ids of the steps whose bodies run."""
+        return [call.step_id for step, call in self._calls.items() if step in self._executing]
+
     def describe(self) -> str:
         """Name the run in a warning."""
         return f"{self._function.id} ({self.run_id})"
@@ -181,7 +188,7 @@ class LiveRun(Tenant):
         return outcome
 
     async def sleep(self, step_id: str, *, until_ms: int | None, for_ms: int | None) -> None:
-        at_ms = now_ms()
+        at_ms = self._now_ms()
         due_ms = until_ms if until_ms is not None else at_ms + max(for_ms or 0, 0)
         operation = Sleep(until_ms=until_ms, for_ms=max(for_ms or 0, 0))
         await self._wait(step_id, operation, due_ms - at_ms, msgspec.json.decode)
@@ -227,7 +234,7 @@ class LiveRun(Tenant):
         call = self._register(step_id, decode)
         outcome: Any = BEGIN if self._may_begin(call) else await call.future
         if outcome is BEGIN:
-            call.due_ms = now_ms() + most_ms
+            call.due_ms = self._now_ms() + most_ms
             self._ask_for_rest()
             outcome = await self._outcome(call, operation)
         return outcome
@@ -281,8 +288,8 @@ class LiveRun(Tenant):
         try:
             return SendEvent(events=tuple(outgoing_events(events, limit)))
         except SteplogError as error:
-            at_ms = now_ms()
-            return StepError(error=describe_error(error).error, started_ms=at_ms, ended_ms=at_ms, final=True)
+            at_ms = self._now_ms()
+            return StepError(error=describe_error(error, at_ms).error, started_ms=at_ms, ended_ms=at_ms, final=True)
 
     def _outcome(self, call: Call, operation: Operation) -> "asyncio.Future[Any]":
         """Report an operation. What the engine makes of it comes: the recorded result, or another attempt."""
@@ -305,7 +312,7 @@ class LiveRun(Tenant):
         bodies = self._bodies
         task = asyncio.current_task(bodies.loop)
         assert task is not None, "functions run in tasks"
-        started_ms = now_ms()
+        started_ms = self._now_ms()
         self._executing[call.step] = task
         bodies.running.add(task)
         token = STEP.set(call)
@@ -314,7 +321,7 @@ class LiveRun(Tenant):
             value = await (body if call.options.timeout_ms is None else _within(call.options.timeout_ms, body))
             data = dump(value, call.step_id, self._host.config.output_bytes)
             call.copy = (load(data, call.decode, call.step_id),)
-            operation: Operation = StepRun(data=data, started_ms=started_ms, ended_ms=now_ms())
+            operation: Operation = StepRun(data=data, started_ms=started_ms, ended_ms=self._now_ms())
         except asyncio.CancelledError as error:
             if task.cancelling():  # the function turned away from it, or the process ends
                 self._calls.pop(call.step, None)
@@ -329,13 +336,13 @@ class LiveRun(Tenant):
             bodies.ended(task)
         if call.is_nested:
             nested = ErrorInfo(name="StepNested", message="Nested steps are not supported.")
-            return StepError(error=nested, started_ms=started_ms, ended_ms=now_ms(), final=True)
+            return StepError(error=nested, started_ms=started_ms, ended_ms=self._now_ms(), final=True)
         return operation
 
     def _failed(self, call: Call, error: BaseException, started_ms: int) -> Operation:
-        failure: Failure = describe_error(error)
+        failure: Failure = describe_error(error, self._now_ms())
         return StepError(
-            error=failure.error, started_ms=started_ms, ended_ms=now_ms(), final=failure.is_final,
+            error=failure.error, started_ms=started_ms, ended_ms=self._now_ms(), final=failure.is_final,
             retry_after_ms=failure.retry_after_ms, retries=call.options.retries,
         )  # fmt: skip
 
@@ -375,7 +382,7 @@ class LiveRun(Tenant):
         return RunReported(run=self.key, generation=self.generation, output=output, executing=self._outliving())
 
     def _raised(self, error: BaseException) -> RunReported:
-        failure = describe_error(error)
+        failure = describe_error(error, self._now_ms())
         return RunReported(
             run=self.key, generation=self.generation, error=failure.error, final=failure.is_final,
             retry_after_ms=failure.retry_after_ms, executing=self._outliving(),
@@ -391,6 +398,9 @@ class LiveRun(Tenant):
 
     def hand_over(self, recorded: Recorded) -> None:
         """A result was recorded."""
+        if self._host.config.replay_every_step and not self._executing:
+            self.park()  # the engine sees that a result came meanwhile, and sends them all
+            return
         self._delivered += 1
         self._own_attempt, self._is_poisoned = 0, False
         call = None

@@ -21,8 +21,9 @@ class LocalDriver:
         functions: Mapping[str, Function[Any, Any]],
         post: Callable[[Message], None],
         config: LocalConfig,
+        clock: Callable[[], int] = now_ms,
     ) -> None:
-        self.post, self.config = post, config
+        self.post, self.config, self.now_ms = post, config, clock
         self.bodies = Bodies(loop, threads=config.threads, function_threads=config.function_threads)
         self.is_draining = False
         self._functions = functions
@@ -37,6 +38,11 @@ class LocalDriver:
     @property
     def live_runs(self) -> int:
         return len(self._live)
+
+    @property
+    def busy(self) -> list[LiveRun]:
+        """The live runs that do something else than wait."""
+        return [run for run in self._live.values() if run.waits_until_ms() is None]
 
     def handle(self, effects: Sequence[Effect]) -> None:
         """Do what a committed turn asked for, in order. Answers are not for drivers."""
@@ -83,7 +89,7 @@ class LocalDriver:
         until_ms = run.waits_until_ms()
         if until_ms is None:
             return
-        if until_ms - now_ms() > self.config.evict_after_ms or run.holds_thread:
+        if until_ms - self.now_ms() > self.config.evict_after_ms or run.holds_thread:
             run.park()
         else:
             self._waiting[run.key] = run

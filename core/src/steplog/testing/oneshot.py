@@ -1,0 +1,192 @@
+"""``trigger``: a function called once, without an engine (PY-55, PY-56). Nothing is recorded, retried or waited for."""
+
+import asyncio
+import inspect
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from enum import StrEnum
+from logging import Logger, getLogger
+from typing import Any, Generic
+from uuid import UUID
+
+import msgspec
+from typing_extensions import TypeVar
+
+from steplog.context import Context, ContextSync
+from steplog.drivers.live_run import LocalConfig
+from steplog.drivers.outgoing import outgoing_events
+from steplog.engine.events import accept_event
+from steplog.engine.functions import DEFAULT_ENV
+from steplog.engine.ids import step_wire_id, ulid
+from steplog.errors import StepError, SteplogError
+from steplog.event import Event
+from steplog.functions import Function
+from steplog.step import STEP, CurrentStep, StepOptions
+from steplog.testing.errors import UnstubbedStepError
+from steplog.testing.stubs import EVENT_ID, EVENT_MS, MISSING, Stubs, giving, standing_for
+from steplog.values import Decode, dump, load, signature_of
+
+A = TypeVar("A")
+B = TypeVar("B")
+RUN_ID = "test"
+_LIMITS = LocalConfig()
+
+
+class Status(StrEnum):
+    """How the function ended."""
+
+    COMPLETED = "completed"
+    FAILED = "failed"
+
+
+class Triggered(msgspec.Struct, Generic[B], kw_only=True):
+    """What ``trigger`` saw: ``output`` is what the function returned, ``error`` what it raised."""
+
+    status: Status
+    output: B | None = None
+    error: Exception | None = None
+
+
+def trigger(
+    function: Function[A, B], event: Event[A] | Sequence[Event[A]], *, step_stubs: Mapping[str, Any] | None = None
+) -> Triggered[B]:
+    """Call a function once with an event, or several, and return how it ended.
+
+    A step without a stub runs its body once; a failure is a ``StepError`` at once. Sleeps take no time, ``send_event``
+    sends nothing and gives ids of zeros, ``ctx.run_id`` is ``test``.
+
+    Raises ``UnstubbedStepError`` for a step that waits for somebody else (an event, another function) and has no stub.
+    """
+    run = _OneShot(Stubs(function.id, step_stubs or {}), getLogger(function.handler.__module__))
+    bodies = _bodies([event] if isinstance(event, Event) else event)
+    with ThreadPoolExecutor(1) as thread:  # of its own, because the caller's may run an event loop
+        call = thread.submit(copy_context().run, _call, function, run, bodies)
+    if run.problem is not None:
+        raise run.problem
+    return call.result()
+
+
+def _call(function: Function[Any, B], run: "_OneShot", bodies: tuple[bytes, ...]) -> Triggered[B]:
+    with asyncio.Runner() as runner:
+        try:
+            if function.is_async:
+                context: Any = Context(run, bodies, function.event_types)
+                output = runner.run(_awaited(_handle(function, context)))
+            else:
+                context = ContextSync(
+                    run, bodies, function.event_types, blocking=lambda step: runner.run(_awaited(step))
+                )
+                output = _handle(function, context)
+            return Triggered(status=Status.COMPLETED, output=output)
+        except Exception as error:  # noqa: BLE001 - user code
+            return Triggered(status=Status.FAILED, error=error)
+
+
+def _handle(function: Function[Any, Any], context: Any) -> Any:
+    return function.handler(context, context.step) if function.takes_step else function.handler(context)
+
+
+async def _awaited(awaitable: Awaitable[A]) -> A:
+    return await awaitable
+
+
+def _bodies(events: Sequence[Event[Any]]) -> tuple[bytes, ...]:
+    """The events as the log would have them."""
+    checked = enumerate(outgoing_events(events, _LIMITS.event_bytes))
+    return tuple([
+        accept_event(
+            event, ulid(EVENT_MS, n.to_bytes(10, "big")), env=DEFAULT_ENV, received_ms=EVENT_MS, source="test"
+        ).body
+        for n, event in checked
+    ])  # fmt: skip
+
+
+class _Body(CurrentStep):
+    """The step whose body runs."""
+
+    __slots__ = ("_occurrence",)
+
+    def __init__(self, step_id: str, occurrence: int) -> None:
+        super().__init__(step_id, 0)
+        self._occurrence = occurrence
+
+    @property
+    def key(self) -> str:
+        return f"{RUN_ID}-{step_wire_id(self.step_id, self._occurrence)[:16]}"
+
+
+class _OneShot:
+    """Carries out the steps of one call (``steplog.step.StepRunner``)."""
+
+    def __init__(self, stubs: Stubs, logger: Logger) -> None:
+        self.run_id, self.attempt, self.logger = RUN_ID, 0, logger
+        self.problem: SteplogError | None = None  # of the test itself, whatever the function makes of it
+        self._stubs = stubs
+        self._counts: Counter[str] = Counter()
+        self._uuids = 0
+
+    def now_ms(self) -> int:
+        return EVENT_MS
+
+    def next_uuid(self) -> UUID:
+        self._uuids += 1
+        return UUID(int=self._uuids, version=4)
+
+    async def run_step(
+        self, step_id: str, handler: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any],
+        options: StepOptions | None = None,
+    ) -> Any:  # fmt: skip
+        stub = self._stubs.find(step_id)
+        body = handler if stub is MISSING else standing_for(handler, stub)
+        return await self._execute(step_id, body, args, kwargs, options.decode if options else None)
+
+    async def sleep(self, step_id: str, *, until_ms: int | None, for_ms: int | None) -> None:
+        await self._play(step_id, None)
+
+    async def send_event(self, step_id: str, events: Sequence[Event[Any]]) -> Any:
+        checked = outgoing_events(events, _LIMITS.event_bytes)
+        return await self._play(step_id, [EVENT_ID for _ in checked])
+
+    async def send_signal(self, step_id: str, *, signal: str, data: object) -> Any:
+        return await self._play(step_id, None)
+
+    def __getattr__(self, name: str) -> Any:
+        """Every other kind of step waits for somebody else."""
+
+        async def stubbed(step_id: str, *, decode: Decode | None = None, **_: Any) -> Any:
+            return await self._play(step_id, MISSING, decode)
+
+        return stubbed
+
+    async def _play(self, step_id: str, default: Any, decode: Decode | None = None) -> Any:
+        stub = self._stubs.find(step_id)
+        if stub is MISSING and default is MISSING:
+            raise self._complain(UnstubbedStepError(step_id))
+        return default if stub is MISSING else await self._execute(step_id, giving(stub), (), {}, decode)
+
+    async def _execute(
+        self, step_id: str, handler: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any],
+        decode: Decode | None,
+    ) -> Any:  # fmt: skip
+        outer = STEP.get()
+        if outer is not None:
+            raise self._complain(SteplogError(f"step {step_id!r} is called inside of step {outer.step_id!r}"))
+        signature, occurrence = signature_of(handler), self._counts[step_id]
+        self._counts[step_id] += 1
+        token = STEP.set(_Body(step_id, occurrence))
+        try:
+            value = handler(*args, **kwargs)
+            value = await value if inspect.isawaitable(value) else value
+            return load(dump(value, step_id, _LIMITS.output_bytes), decode or signature.decode, step_id)
+        except Exception as error:
+            if error is self.problem:
+                raise
+            raise StepError(str(error), type(error).__name__) from error
+        finally:
+            STEP.reset(token)
+
+    def _complain(self, problem: SteplogError) -> SteplogError:
+        self.problem = self.problem or problem
+        return problem
