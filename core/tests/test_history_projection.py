@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 
 from steplog.engine.effects import Dispatch
-from steplog.engine.functions import EngineConfig
-from steplog.engine.operations import EventOut, SendEvent
-from steplog.engine.records import RunRef, Skip
+from steplog.engine.functions import DEFAULT_ENV, EngineConfig
+from steplog.engine.messages import SignalSent
+from steplog.engine.operations import EventOut, InvokeFunction, SendEvent, WaitForEvent, WaitForSignal
+from steplog.engine.records import RunRef, RunScheduled, Skip
 from steplog.history.projector import Projector
 from steplog.history.queries import History
-from steplog.history.views import RunView
+from steplog.history.views import RunView, WaitsFor
 
 from .history_log import RecordedPartition
 from .partition import (
@@ -236,3 +237,33 @@ def test_events_of_a_step_are_events(world: World) -> None:
     event = next(event for event in world.history.events().events if event.source == "step")
     assert (event.name, event.v, bytes(event.data), bytes(event.user or b"")) == ("f", "2", b'{"x":1}', b'{"id":7}')
     assert len(event.runs) == 2
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_what_a_step_waits_for_is_shown_and_stays(world: World, at_once: bool) -> None:
+    at = world.log.start("h")
+    paid = WaitForEvent(events=("paid", "voided"), timeout_ms=DAY, all_of=True, if_exp="async.data.n == 1")
+    world.log.post(
+        report(at, "both", paid), report(at, "go", WaitForSignal(signal="go/1", timeout_ms=DAY)),
+        report(at, "call", InvokeFunction(function="a-g", data=b"{}", timeout_ms=DAY)),
+    )  # fmt: skip
+    (child,) = [record.run for record in world.log.of(RunScheduled) if record.function == "a-g"]
+    waited = (
+        WaitsFor(events=("paid", "voided"), all=True, expression="async.data.n == 1"), WaitsFor(signal="go/1"),
+        WaitsFor(function="a-g", child=child),
+    )  # fmt: skip
+    if not at_once:
+        assert world.run(at).state == "waiting"
+        steps = world.history.steps(at.run_id)
+        assert tuple(step.waits_for for step in steps) == waited
+        assert {(step.state, step.until_ms) for step in steps} == {("waiting", NOON + DAY)}
+    world.log.post(SignalSent(env=DEFAULT_ENV, signal="go/1", data=b"1"))
+    world.log.advance(DAY)
+    world.project()
+    steps = world.history.steps(at.run_id)
+    assert tuple(step.waits_for for step in steps) == waited
+    assert [step.state for step in steps] == ["completed", "completed", "failed"]
+    assert steps[2].error is not None
+    assert (steps[0].ended_ms, steps[1].ended_ms, steps[2].error.name) == (
+        NOON + DAY, NOON, "InngestInvokeTimeoutError"
+    )  # fmt: skip

@@ -36,16 +36,23 @@ def pack(order: str) -> str:
     return f"parcel-{{order}}"
 '''
 
-TEST_ORDERS = """from orders import app, charge, pack
+TEST_ORDERS = """from steplog.testing import Testbed
+
+from orders import ship_order
+
+ORDER = {{"id": "o1", "total": 5}}
 
 
-def test_an_order_is_charged_and_packed() -> None:
-    assert charge("o1", 5) == "receipt-o1-5"
-    assert pack("o1") == "parcel-o1"
+async def test_an_order_is_charged_and_packed(testbed: Testbed) -> None:
+    run = await testbed.trigger(ship_order, ORDER)
+    assert await run.result() == "receipt-o1-5, parcel-o1"
 
 
-def test_the_function_is_part_of_the_app() -> None:
-    assert list(app.functions) == ["{app}-ship-order"]
+async def test_a_jammed_printer_is_tried_again(testbed: Testbed) -> None:
+    jam = {{"pack": OSError("the printer is jammed")}}
+    run = await testbed.trigger(ship_order, ORDER, step_stubs=jam)
+    assert (run.status, run.steps["pack"].attempts) == ("failed", 5)
+    assert run.steps["charge"].attempts == 1
 """
 
 STEPLOG_TOML = """# steplog config show prints every key with its value and origin.

@@ -117,7 +117,7 @@ def _result(step: Step) -> str:
         case "completed":
             head = "" if step.output is None or step.op == "Sleep" else _shown(step.output)
         case "waiting":
-            head = f"until {_date(step.until)}" if step.until else "waiting"
+            head = " ".join(filter(None, [_waits_for(step), step.until and f"until {_date(step.until)}"]))
         case "errored":
             head = f"again at {clock(step.retry_at)}" if step.retry_at else "again"
         case "failed":
@@ -125,6 +125,18 @@ def _result(step: Step) -> str:
         case _:
             head = step.state
     return "   ".join(filter(None, [head, *notes]))
+
+
+def _waits_for(step: Step) -> str:
+    """What a step waits for, but for the time."""
+    waits = step.waits_for
+    if waits is None:
+        return ""
+    if waits.signal is not None:
+        return f"waiting for signal {waits.signal}"
+    if waits.function is not None:
+        return f"waiting for {waits.function}{f' {shown_id(waits.child)}' if waits.child else ''}"
+    return f"waiting for {(' and ' if waits.all else ' or ').join(waits.events)}"
 
 
 def _state(run: Run) -> str:

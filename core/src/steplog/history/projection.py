@@ -33,6 +33,7 @@ from steplog.engine.records import (
 )
 from steplog.history.journal import TurnRecords
 from steplog.history.schema import OPEN_STEP
+from steplog.history.views import WaitsFor
 
 Row = tuple[str | int | None, ...]
 UNCHANGED = -1
@@ -167,6 +168,7 @@ def _fold_records(changes: Changes, records: list[Record]) -> dict[str, EventRou
                 run.state, run.has_step_rows = "running", True
                 open_steps.append((
                     r.run, r.id, r.env, r.step, r.op, "waiting", 0, r.seq, r.at, None, r.until, None, None, None,
+                    _waits_for(r),
                 ))  # fmt: skip
             case StepErrored():
                 run.state, run.has_step_rows = "running", True
@@ -199,10 +201,18 @@ def _whole(run: RunChange) -> str:
     return _encode([(r.id, r.step, r.op, r.attempt, r.seq, r.started, r.ended, r.output) for r in steps]).decode()
 
 
+def _waits_for(r: StepWaiting) -> str | None:
+    if r.op == "Sleep":
+        return None
+    fields = ("events", "all", "expression", "signal", "function", "child")
+    found = {name: value for name in fields if not isinstance(value := getattr(r, name), UnsetType)}
+    return _encode(WaitsFor(**found)).decode()
+
+
 def _unsuccessful(r: StepErrored | StepFailed, state: str, retry_at_ms: int | None) -> Row:
     return (
         r.run, r.id, r.env, r.step, r.op, state, r.attempt, r.seq, r.started, r.ended, None, retry_at_ms, None,
-        _json(r.error),
+        _json(r.error), None,
     )  # fmt: skip
 
 
@@ -276,7 +286,7 @@ _UPDATE_RUN = f"""
         retry_at_ms = {_RETRY_AT}, output = nullif(?7, ''), error = nullif(?8, ''), steps = ?9
     WHERE id = ?1"""  # noqa: S608 - ours
 _UPSERT_STEP = """
-    INSERT INTO steps VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    INSERT INTO steps VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT DO UPDATE SET
         op = excluded.op, state = excluded.state, attempt = excluded.attempt, ended_ms = excluded.ended_ms,
         until_ms = excluded.until_ms, retry_at_ms = excluded.retry_at_ms, error = excluded.error"""

@@ -32,6 +32,7 @@ from steplog.history.views import (
     RunState,
     RunView,
     StepView,
+    WaitsFor,
 )
 
 PAGE = 100  # rows at most
@@ -297,7 +298,7 @@ class WholeStep(msgspec.Struct, frozen=True, array_like=True):
 
 def _row_of(step: WholeStep, run_id: str, env: str) -> _Values:
     """The row that the step would have, had it been written before the end of its run."""
-    absent = {"until_ms": None, "retry_at_ms": None, "error": None}
+    absent = {"until_ms": None, "retry_at_ms": None, "error": None, "waits_for": None}
     values = msgspec.structs.asdict(step)
     return {"run": run_id, "env": env, "state": "completed", **values, **absent, "output": str(step.output, "utf8")}
 
@@ -317,7 +318,9 @@ def _attempt(values: _Values) -> AttemptView:
 
 
 def _step(values: _Values, attempts: list[_Values]) -> StepView:
-    return StepView(**_decoded(values), attempts=tuple([_attempt(each) for each in attempts]))
+    waits_for = values["waits_for"]
+    shown = _decoded(values) | {"waits_for": None if waits_for is None else _decode_waits_for(waits_for)}
+    return StepView(**shown, attempts=tuple([_attempt(each) for each in attempts]))
 
 
 def _late_step(attempts: list[_Values]) -> StepView:
@@ -326,7 +329,8 @@ def _late_step(attempts: list[_Values]) -> StepView:
     return StepView(
         run=last["run"], id=last["step"], env=last["env"], name=last["name"], op=last["op"], state="late",
         attempt=last["attempt"], seq=attempts[0]["seq"], started_ms=attempts[0]["at_ms"], ended_ms=last["at_ms"],
-        until_ms=None, retry_at_ms=None, output=None, error=None, attempts=tuple([_attempt(each) for each in attempts]),
+        until_ms=None, retry_at_ms=None, output=None, error=None, waits_for=None,
+        attempts=tuple([_attempt(each) for each in attempts]),
     )  # fmt: skip
 
 
@@ -357,6 +361,7 @@ _decode_whole = msgspec.json.Decoder(list[WholeStep]).decode
 _decode_ids = msgspec.json.Decoder(tuple[str, ...]).decode
 _decode_runs = msgspec.json.Decoder(tuple[RunRef, ...]).decode
 _decode_skipped = msgspec.json.Decoder(tuple[Skip, ...]).decode
+_decode_waits_for = msgspec.json.Decoder(WaitsFor).decode
 _decode_error = msgspec.json.Decoder(ErrorInfo).decode
 
 _NEXT_STEP = f"""

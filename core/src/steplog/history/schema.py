@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from steplog.errors import LogUnavailable
 
-VERSION = 2  # of the tables and of what is projected into them; raised with either, and the history is made again
+VERSION = 3  # of the tables and of what is projected into them; raised with either, and the history is made again
 BUSY_S = 5.0
 PAGE_BYTES = 8192  # a tenth less CPU time than 4096: rows are large
 
@@ -54,6 +54,7 @@ TABLES = {
         retry_at_ms INTEGER,
         output TEXT,
         error TEXT,
+        waits_for TEXT,               -- JSON: events, all, expression | signal | function, child
         PRIMARY KEY (run, id)
     """,
     "attempts": """

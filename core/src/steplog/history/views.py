@@ -60,6 +60,17 @@ class AttemptView(msgspec.Struct, frozen=True, kw_only=True):
     error: ErrorInfo | None
 
 
+class WaitsFor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a step waits for, or has waited for: events (one of them, or ``all``), a signal, or a function's run."""
+
+    events: tuple[str, ...] = ()
+    all: bool = False
+    expression: str | None = None
+    signal: str | None = None
+    function: str | None = None
+    child: str | None = None  # the run of that function
+
+
 class StepView(msgspec.Struct, frozen=True, kw_only=True):
     """A step. State ``late``: the run had ended before its body did."""
 
@@ -77,6 +88,7 @@ class StepView(msgspec.Struct, frozen=True, kw_only=True):
     retry_at_ms: int | None
     output: msgspec.Raw | None
     error: ErrorInfo | None
+    waits_for: WaitsFor | None
     attempts: tuple[AttemptView, ...]
 
 

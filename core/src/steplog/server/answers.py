@@ -10,7 +10,7 @@ import msgspec
 
 from steplog.engine.operations import ErrorInfo
 from steplog.engine.records import RunRef, Skip
-from steplog.history.views import AttemptView, EventView, RunState, RunView, StepView
+from steplog.history.views import AttemptView, EventView, RunState, RunView, StepView, WaitsFor
 
 ACCOUNT_ID = "00000000-0000-4000-a000-000000000000"
 ENVIRONMENT_ID = "00000000-0000-4000-b000-000000000000"
@@ -104,6 +104,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     retry_at: str | None
     output: msgspec.Raw | None
     error: ErrorInfo | None
+    waits_for: WaitsFor | None
     attempts: list[Attempt]
 
 
@@ -176,7 +177,7 @@ def _step(view: StepView) -> Step:
     return Step(
         id=view.id, name=view.name, op=view.op, state=view.state, attempt=view.attempt,
         started_at=rfc3339(view.started_ms), ended_at=_time(view.ended_ms), until=_time(view.until_ms),
-        retry_at=_time(view.retry_at_ms), output=view.output, error=view.error,
+        retry_at=_time(view.retry_at_ms), output=view.output, error=view.error, waits_for=view.waits_for,
         attempts=[_attempt(attempt) for attempt in view.attempts],
     )  # fmt: skip
 
