@@ -14,14 +14,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from steplog import Context, NonRetriableError, StepError, current_step
+from steplog import App, Context, Event, NonRetriableError, StepError, current_step
 from steplog.engine import dispatching, records
 from steplog.engine.functions import EngineConfig
 from steplog.engine.retry import RetryPolicy
 from steplog.log.memory import MemoryLog
 from steplog.node import NodeConfig
 
-from .running import HOUR_MS, Heard, MortalLog, config, crashing, declare, go, of, on_users_loop, running, until
+from .running import HOUR_MS, Heard, MortalLog, config, crashing, declare, go, of, on_users_loop, running, until, value
 
 NEVER_POISONED = EngineConfig(retry=RetryPolicy(interval_ms=1), lost_allowance=1_000)
 MOST_PROCESSES = 200
@@ -44,6 +44,28 @@ class Refused(NamedTuple):
 class Sleep(NamedTuple):
     step_id: str
     ms: int
+
+
+class Unheard(NamedTuple):
+    """A wait for what never comes."""
+
+    step_id: str
+    ms: int
+    is_signal: bool
+
+
+class Told(NamedTuple):
+    """A branch waits for what the other one sends."""
+
+    step_id: str
+    is_signal: bool
+
+
+class Called(NamedTuple):
+    """Another function is invoked."""
+
+    step_id: str
+    is_broken: bool
 
 
 class Race(NamedTuple):
@@ -69,7 +91,8 @@ IDS = st.sampled_from(["a", "b", "c"])
 RUNS = st.builds(Run, IDS, st.sampled_from([0, 0, 0, 1, 2]), st.booleans())
 LEAVES = st.one_of(
     RUNS, RUNS, st.builds(Refused, IDS), st.builds(Sleep, IDS, st.integers(0, 4)),
-    st.builds(Race, RUNS, st.booleans()),
+    st.builds(Race, RUNS, st.booleans()), st.builds(Unheard, IDS, st.integers(0, 4), st.booleans()),
+    st.builds(Told, IDS, st.booleans()), st.builds(Called, IDS, st.booleans()),
 )  # fmt: skip
 PROGRAMS = st.recursive(
     st.lists(LEAVES, min_size=1, max_size=4),
@@ -119,6 +142,19 @@ class Execution:
                     return [error.name, error.message]
             case Sleep(step_id, ms):
                 return await ctx.step.sleep(step_id, ms)
+            case Unheard(step_id, ms, is_signal):
+                if is_signal:
+                    return await ctx.step.wait_for_signal(step_id, signal=f"never {path}", timeout=ms)
+                return await ctx.step.wait_for_event(step_id, event="never", timeout=ms)
+            case Told(step_id, is_signal):
+                return await (self._signal if is_signal else self._tell)(ctx, step_id, path)
+            case Called(step_id, is_broken):
+                try:
+                    return await ctx.step.invoke(
+                        step_id, function="a-broken" if is_broken else "a-echo", data={"path": path}
+                    )
+                except StepError as error:
+                    return [error.name, error.message]
             case Race(winner, loser_sleeps):
                 return await self._race(ctx, winner, loser_sleeps, path)
             case Gather(branches, is_group):
@@ -131,6 +167,21 @@ class Execution:
             case Branch(even, odd):
                 return await self._sequence(ctx, odd if count % 2 else even, path)
         raise AssertionError(op)
+
+    async def _tell(self, ctx: Context, step_id: str, path: str) -> Any:
+        event, ids = await asyncio.gather(
+            ctx.step.wait_for_event(step_id, event="told", timeout=HOUR_MS, if_exp=f"async.data.path == '{path}'"),
+            ctx.step.send_event("tell", Event(name="told", data={"path": path})),
+        )
+        assert event is not None
+        return [event.data, len(ids)]
+
+    async def _signal(self, ctx: Context, step_id: str, path: str) -> Any:
+        heard, resumed = await asyncio.gather(
+            ctx.step.wait_for_signal(step_id, signal=path, timeout=HOUR_MS), ctx.step.send_signal("signal", path, path)
+        )
+        assert heard is not None
+        return [heard.data, resumed == ctx.run_id]
 
     async def _race(self, ctx: Context, winner: Run, loser_sleeps: bool, path: str) -> Any:
         first = asyncio.ensure_future(self._perform(ctx, winner, path, 0))
@@ -164,20 +215,55 @@ class Outcome(NamedTuple):
     recorded: list[tuple[str, str]]  # each step's id and result, sorted: concurrent ones may end in any order
 
 
+def app_of(execution: Execution) -> App:
+    """The program as function ``f``, and the functions that it invokes."""
+    app = declare(execution.body)
+
+    @app.function("echo")
+    async def echo(ctx: Context) -> str:
+        return await ctx.step.run("echo", value, str(ctx.event.data["path"]))
+
+    @app.function("broken", retries=0)
+    async def broken(ctx: Context) -> None:
+        raise NonRetriableError(str(ctx.event.data["path"]))
+
+    return app
+
+
+def ends(log: MemoryLog) -> list[records.RunCompleted | records.RunFailed]:
+    """How the program's own run has ended."""
+    (run,) = [r.run for r in of(log, records.RunScheduled) if r.function == "a-f"]
+    found: list[records.RunCompleted | records.RunFailed] = [
+        *of(log, records.RunCompleted), *of(log, records.RunFailed)
+    ]  # fmt: skip
+    return [record for record in found if record.run == run]
+
+
 async def outcome(log: MemoryLog) -> Outcome:
-    assert not of(log, records.RunFailed), of(log, records.RunFailed)[0].error
-    (completed,) = of(log, records.RunCompleted)
-    completed_steps, failed_steps = of(log, records.StepCompleted), of(log, records.StepFailed)
-    found = [(r.step, bytes(r.output).decode()) for r in completed_steps]
+    (completed,) = ends(log)
+    assert isinstance(completed, records.RunCompleted), completed
+    completed_steps = [r for r in of(log, records.StepCompleted) if r.run == completed.run]
+    failed_steps = [r for r in of(log, records.StepFailed) if r.run == completed.run]
+    found = [(r.step, _comparable(r)) for r in completed_steps]
     found += [(r.step, r.error.message) for r in failed_steps]
     ids = [r.id for r in completed_steps] + [r.id for r in failed_steps]
     assert len(set(ids)) == len(ids), "a step is recorded once"
     return Outcome(msgspec.json.decode(completed.output), sorted(found))
 
 
+def _comparable(record: records.StepCompleted) -> str:
+    """A result without the ids and times that differ between runs."""
+    output = msgspec.json.decode(record.output)
+    if record.op == "WaitForEvent":
+        output = output and output["data"]
+    if record.op in ("SendEvent", "SendSignal"):
+        output = bool(output)
+    return msgspec.json.encode(output).decode()
+
+
 async def execute(execution: Execution, breaks: bool, chosen: NodeConfig) -> Outcome:
     log = MemoryLog()
-    async with running(declare(execution.body), log, chosen) as node:
+    async with running(app_of(execution), log, chosen) as node:
         await node.run(go(breaks=breaks))
     return await outcome(log)
 
@@ -189,12 +275,12 @@ def _is_dead_or(mortal: MortalLog, has_ended: Callable[[], bool]) -> bool:
 async def execute_dying(execution: Execution, breaks: bool, chosen: NodeConfig, dies_at: int, before: bool) -> Outcome:
     """Kill the process at every n-th of its commits, and start another one, until the run has ended."""
     log = MemoryLog()
-    app = declare(execution.body)
+    app = app_of(execution)
     async with running(app, log, msgspec.structs.replace(chosen, drain_s=0)) as node:
         await node.send(go(breaks=breaks))
 
     def has_ended() -> bool:
-        return bool(of(log, records.RunCompleted)) or bool(of(log, records.RunFailed))
+        return bool(ends(log))
 
     for _ in range(MOST_PROCESSES):
         async with crashing(app, log, chosen, dies_at=dies_at, before=before) as (_, mortal):
