@@ -472,6 +472,26 @@ def test_a_changed_function_goes_on_with_a_warning_and_no_step_gets_another_ones
     assert fields["function"] == "a-f"
 
 
+@pytest.mark.spec("CON-35", "DUR-09")
+@pytest.mark.parametrize("then", ["a z b nap c", "a nap c", "b a nap c", "a"])
+def test_a_strict_function_that_has_changed_fails_and_repeats_nothing(then: str) -> None:
+    log, app = MemoryLog(), App("a")
+    app.function("f", trigger="go", strict=True)(sequence(*then.split()))
+
+    async def test() -> None:
+        async with running(declare(sequence("a", "b", "nap", "c")), log) as node:
+            await node.send(go())
+            await until(lambda: of(log, records.StepWaiting))
+        async with running(app, log):
+            await until(lambda: of(log, records.RunFailed))
+
+    on_users_loop(test())
+    (failed,) = of(log, records.RunFailed)
+    assert failed.error.name == "StepsChanged"
+    assert set(steps(log)) <= {"a", "b", "nap"}
+    assert not of(log, records.RunErrored)
+
+
 def test_a_function_that_has_not_changed_is_not_warned_of(heard: Heard) -> None:
     changed(sequence("a", "b", "nap", "c"), sequence("a", "b", "nap", "c"))
     changed(sequence("a", "b", "nap", "c"), sequence("a", "b", "nap", "c", "d", "c"))

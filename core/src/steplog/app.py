@@ -66,53 +66,54 @@ class App:
     @overload
     def function(
         self, fn_id: str | None = None, *, trigger: Triggering[A],
-        name: str | None = None, retries: int = 4, on_failure: _OnFailure | None = None,
+        name: str | None = None, retries: int = 4, on_failure: _OnFailure | None = None, strict: bool = False,
     ) -> _Decorator[A]: ...  # fmt: skip
     @overload
     def function(
         self, fn_id: str | None = None, *, trigger: str | Sequence[str],
-        name: str | None = None, retries: int = 4, on_failure: _OnFailure | None = None,
+        name: str | None = None, retries: int = 4, on_failure: _OnFailure | None = None, strict: bool = False,
     ) -> _Decorator[dict[str, Any]]: ...  # fmt: skip
     @overload
     def function(
         self, fn_id: str | None = None, *, trigger: Sequence[Triggering[A]],
-        name: str | None = None, retries: int = 4, on_failure: _OnFailure | None = None,
+        name: str | None = None, retries: int = 4, on_failure: _OnFailure | None = None, strict: bool = False,
     ) -> _Decorator[A]: ...  # fmt: skip
     @overload
     def function(
         self, fn_id: str | None = None, *, trigger: tuple[Triggering[A], Triggering[B]],
-        name: str | None = None, retries: int = 4, on_failure: _OnFailure | None = None,
+        name: str | None = None, retries: int = 4, on_failure: _OnFailure | None = None, strict: bool = False,
     ) -> _Decorator[A | B]: ...  # fmt: skip
     @overload
     def function(
         self, fn_id: str | None = None, *, trigger: tuple[Triggering[A], Triggering[B], Triggering[C]],
-        name: str | None = None, retries: int = 4, on_failure: _OnFailure | None = None,
+        name: str | None = None, retries: int = 4, on_failure: _OnFailure | None = None, strict: bool = False,
     ) -> _Decorator[A | B | C]: ...  # fmt: skip
     @overload
     def function(
         self, fn_id: str | None = None, *, trigger: tuple[Triggering[A], Triggering[B], Triggering[C], Triggering[D]],
-        name: str | None = None, retries: int = 4, on_failure: _OnFailure | None = None,
+        name: str | None = None, retries: int = 4, on_failure: _OnFailure | None = None, strict: bool = False,
     ) -> _Decorator[A | B | C | D]: ...  # fmt: skip
     @overload
     def function(
         self, fn_id: str | None = None, *, trigger: Sequence[AnyTrigger],
-        name: str | None = None, retries: int = 4, on_failure: _OnFailure | None = None,
+        name: str | None = None, retries: int = 4, on_failure: _OnFailure | None = None, strict: bool = False,
     ) -> _Decorator[Any]: ...  # fmt: skip
     @overload
     def function(
         self, fn_id: str | None = None, *, trigger: None = None,
-        name: str | None = None, retries: int = 4, on_failure: _OnFailure | None = None,
+        name: str | None = None, retries: int = 4, on_failure: _OnFailure | None = None, strict: bool = False,
     ) -> _Invoked: ...  # fmt: skip
     def function(
         self, fn_id: str | None = None, *, trigger: AnyTrigger | Sequence[AnyTrigger] | None = None,
-        name: str | None = None, retries: int = 4, on_failure: Callable[..., Any] | None = None,
+        name: str | None = None, retries: int = 4, on_failure: Callable[..., Any] | None = None, strict: bool = False,
     ) -> Any:  # fmt: skip
         """Declare a function.
 
         ``fn_id`` is the handler's name with hyphens unless given. ``trigger`` is what starts it: the name of an event,
         an ``EventType``, a ``TriggerEvent``, a ``TriggerCron``, or up to 10 of these (FN-06); without one it is only
         invoked. ``retries`` is how often a step, or the function's own code, is tried again after its first attempt
-        (ERR-02, 0…20). ``on_failure`` is called once when the function has failed for good (ERR-13).
+        (ERR-02, 0…20). ``on_failure`` is called once when the function has failed for good (ERR-13). ``strict`` fails a
+        run whose recorded steps the function no longer makes, or makes in another order, instead of a warning (CON-35).
 
         Raises ``ConfigInvalid`` with every problem, where it is written.
         """
@@ -121,7 +122,7 @@ class App:
             declared = declare(
                 handler, app_id=self.id, version=self.version, name=name, trigger=trigger, retries=retries,
                 fn_id=getattr(handler, "__name__", "").replace("_", "-") if fn_id is None else fn_id,
-                on_failure=on_failure, invoked_with=data_type_of(handler) if trigger is None else None,
+                on_failure=on_failure, strict=strict, invoked_with=data_type_of(handler) if trigger is None else None,
             )  # fmt: skip
             self._add(declared)
             return declared[0]

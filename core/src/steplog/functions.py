@@ -88,6 +88,7 @@ class Function(Generic[DF, RF]):
         self.handler, self.spec, self.name = handler, spec, name
         self.event_types = () if all(each.is_plain for each in event_types) else event_types
         self.takes_step = _takes(handler, 2)  # PY-22
+        self.is_strict = False  # a run whose recorded steps no longer fit fails (CON-35)
         self.is_async = inspect.iscoroutinefunction(handler)  # plain ``def`` runs in a thread
 
     @property
@@ -116,7 +117,7 @@ class FunctionSync(Function[DF, RF]):
 
 def declare(
     handler: Callable[..., Any], *, app_id: str, version: str | None, fn_id: Any, name: Any, trigger: Any, retries: Any,
-    on_failure: Callable[..., Any] | None = None, invoked_with: Any = None,
+    on_failure: Callable[..., Any] | None = None, strict: Any = False, invoked_with: Any = None,
 ) -> list[Function[Any, Any]]:  # fmt: skip
     """Make a function, and the one that handles its failures if there is such a handler (PY-21).
 
@@ -128,6 +129,8 @@ def declare(
     triggers, event_types = _read_triggers(trigger, problems)
     if not isinstance(retries, int) or isinstance(retries, bool) or not 0 <= retries <= MOST_RETRIES:
         problems.append(f"retries is {retries!r}; it must be a number from 0 to {MOST_RETRIES}")
+    if not isinstance(strict, bool):
+        problems.append(f"strict is {strict!r}; it must be True or False")
     problems += _handler_problems(handler)
     if on_failure is not None:
         problems += [f"on_failure: {problem}" for problem in _handler_problems(on_failure)]
@@ -142,6 +145,7 @@ def declare(
         raise ConfigInvalid(f"function {full_id}", problems)
     spec = FunctionSpec(id=full_id, app=app_id, triggers=triggers, version=version, retries=retries)
     function = _make(handler, spec, name or fn_id, event_types)
+    function.is_strict = strict
     return [function] if on_failure is None else [function, _failure_function(function, on_failure)]
 
 

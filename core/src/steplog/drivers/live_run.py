@@ -378,7 +378,7 @@ class LiveRun(Tenant):
 
     def _returned(self, output: bytes) -> RunReported:
         if self._results and not self.is_over and any(step not in self._calls for step in self._results):
-            self._warn_changed(None)
+            self._note_change(None)
         return RunReported(run=self.key, generation=self.generation, output=output, executing=self._outliving())
 
     def _raised(self, error: BaseException) -> RunReported:
@@ -447,7 +447,7 @@ class LiveRun(Tenant):
             deferred = [call for call in self._deferred if not call.future.done()]
             self._deferred = []
             if deferred and self._results:
-                self._warn_changed(deferred[0].step_id)
+                self._note_change(deferred[0].step_id)
             for call in deferred:
                 self._let_begin(call)
             if deferred:
@@ -471,15 +471,30 @@ class LiveRun(Tenant):
             if call is None:
                 continue
             if position:
-                self._warn_changed(call.step_id)
+                self._note_change(call.step_id)
+                if self.is_over:
+                    return None
             del self._results[step]
             self._settle(call, recorded)
             return call
         return None
 
-    def _warn_changed(self, step_id: str | None) -> None:
-        """Say once that recorded steps are not called, or in another order (DUR-09); each keeps its own result."""
-        if not self._has_warned:
+    def _note_change(self, step_id: str | None) -> None:
+        """Say once that recorded steps are not called, or in another order (DUR-09); each keeps its own result.
+
+        A strict function fails (CON-35).
+        """
+        if self._function.is_strict and not self.is_over:
+            where = "at its end" if step_id is None else f"at step {step_id!r}"
+            message = f"the steps of the function have changed since the run began, seen {where}; it is strict"
+            error = ErrorInfo(name="StepsChanged", message=message)
+            self._retire()
+            executing = self._outliving()
+            self._post(
+                RunReported(run=self.key, generation=self.generation, error=error, final=True, executing=executing)
+            )
+            self._interrupt()
+        elif not self._has_warned:
             self._has_warned = True
             logger.warning(
                 "the steps of a function have changed since the run began",
