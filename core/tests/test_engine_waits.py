@@ -289,6 +289,22 @@ def test_a_condition_keeps_events_from_a_function() -> None:
     assert the(Dispatch, partition.post(partition.event("order", data=b'{"total":101}'))).function == "a-large"
 
 
+@pytest.mark.spec("GAP-05")
+def test_a_condition_that_fails_is_false_and_told_once_an_hour() -> None:
+    condition = "event.data.total + 1 > 100"
+    partition = Partition(FunctionSpec(id="a-large", app="a", triggers=(EventTrigger("order", condition),)))
+    for _ in range(3):
+        assert all_of(Dispatch, partition.post(partition.event("order", data=b'{"total":"x"}'))) == []
+        partition.advance(25 * MINUTE)
+    assert the(Dispatch, partition.post(partition.event("order", data=b'{"total":100}'))).function == "a-large"
+    partition.post(partition.event("order", data=b"{}"))
+    told = [routed.failed for routed in partition.of(records.EventRouted)]
+    assert [bool(failed) for failed in told] == [True, False, False, False, True]
+    (failure,) = told[0] or ()
+    assert (failure.function, failure.expression) == ("a-large", condition)
+    assert failure.error
+
+
 @pytest.mark.spec("FN-08")
 @pytest.mark.parametrize(
     ("pattern", "name", "starts"),

@@ -1,6 +1,6 @@
 """What the engine knows of a function, and the limits that it holds."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -9,6 +9,7 @@ from steplog.cel import Filter, compile_filter
 from steplog.engine.cron import CatchUp
 from steplog.engine.messages import EventAccepted
 from steplog.engine.retry import RetryPolicy
+from steplog.errors import EvaluationError
 
 ENVIRONMENTS = {0: "default"}  # number in keys → name in records; one until environments come
 DEFAULT_ENV = 0
@@ -75,8 +76,13 @@ class Registry:
         names = {trigger.event for _, trigger in triggers if not trigger.event.endswith("*")}
         self._by_name = {name: _candidates(name, triggers) for name in names}
 
-    def started_by(self, event: EventAccepted) -> list[FunctionSpec]:
-        """Every function that an event starts, in the order of registration."""
+    def started_by(
+        self, event: EventAccepted, *, on_failure: Callable[[FunctionSpec, Filter, EvaluationError], None] | None = None
+    ) -> list[FunctionSpec]:
+        """Every function that an event starts, in the order of registration.
+
+        ``on_failure`` is told of each condition that has no value for the event, and so is false (GAP-05).
+        """
         candidates = self._by_name.get(event.name)
         if candidates is None:
             candidates = _candidates(event.name, self._patterns) if self._patterns else []
@@ -85,7 +91,7 @@ class Registry:
         for spec, conditions in candidates:
             if conditions:
                 body = body or _decode(event.body)
-                if not any(condition(body) for condition in conditions):
+                if not _is_any(spec, conditions, body, on_failure):
                     continue
             found.append(spec)
         if event.starts is not None and event.starts in self.by_id and self.by_id[event.starts] not in found:
@@ -99,6 +105,20 @@ class Registry:
     def failure_handler(self, function: str) -> FunctionSpec | None:
         """The function that handles the failures of another (ERR-13)."""
         return self._failure_handlers.get(function)
+
+
+def _is_any(
+    spec: FunctionSpec, conditions: Sequence[Filter], body: Any,
+    on_failure: Callable[[FunctionSpec, Filter, EvaluationError], None] | None,
+) -> bool:  # fmt: skip
+    for condition in conditions:
+        try:
+            if condition.evaluate(body):
+                return True
+        except EvaluationError as error:
+            if on_failure is not None:
+                on_failure(spec, condition, error)
+    return False
 
 
 def _candidates(name: str, triggers: Iterable[tuple[FunctionSpec, EventTrigger]]) -> list[_Candidate]:

@@ -25,6 +25,14 @@ class Skip(msgspec.Struct, frozen=True):
     reason: str
 
 
+class ExpressionFailure(msgspec.Struct, frozen=True):
+    """A condition of a function that had no value for an event, and so counted as false (GAP-05)."""
+
+    function: str
+    expression: str
+    error: str
+
+
 class EventRouted(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="event.routed"):
     """What became of an accepted event; one an event, which is what ``audit`` counts."""
 
@@ -36,6 +44,7 @@ class EventRouted(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", t
     duplicate: bool | UnsetType = UNSET
     runs: tuple[RunRef, ...] = ()
     skipped: tuple[Skip, ...] = ()
+    failed: tuple[ExpressionFailure, ...] | UnsetType = UNSET  # at most one an hour for each
 
 
 class RunScheduled(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="run.scheduled"):
