@@ -76,7 +76,7 @@ def test_a_function_has_up_to_ten_triggers(trigger: Any, expected: list[Any]) ->
     assert [check_trigger(each) for each in expected] == [[]] * len(expected)
 
 
-@pytest.mark.spec("FN-06", "FN-08", "GAP-06", "PY-20")
+@pytest.mark.spec("FN-06", "FN-08", "PY-20")
 def test_every_problem_of_every_trigger_is_named() -> None:
     assert problems(
         plain,
@@ -222,7 +222,7 @@ def test_what_a_plain_handler_says_of_its_data_is_found_too() -> None:
     assert data_type_of(bare) is None
 
 
-@pytest.mark.spec("EXPR-07", "FN-05", "GAP-06")
+@pytest.mark.spec("EXPR-07", "FN-05")
 def test_expressions_and_crons_are_read_where_they_are_written() -> None:
     found = problems(trigger=(TriggerEvent("go", "event.data.x >"), TriggerCron("0 3 31 2 *")))
     assert found[0].startswith("trigger[0] has an expression that cannot be read: line 1, column ")

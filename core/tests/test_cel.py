@@ -356,7 +356,7 @@ def test_the_compiler_says_what_is_wrong_and_where(text: str, column: int, probl
     assert (error.line, error.column, error.problem) == (1, column, problem)
 
 
-@pytest.mark.spec("EXPR-07", "EXPR-09", "CON-10")
+@pytest.mark.spec("EXPR-07", "EXPR-09")
 def test_a_bare_word_is_told_that_a_constant_needs_quotes() -> None:
     with pytest.raises(ExpressionInvalid) as error:
         compile_key("openai")

@@ -132,7 +132,7 @@ def in_zone(cron: Plain, zone: str) -> CronSchedule:
     return parse_cron(f"TZ={zone} {cron.text}")
 
 
-@pytest.mark.spec("FN-05", "GAP-04")
+@pytest.mark.spec("FN-05")
 @given(crons(), st.sampled_from(CHANGES))
 def test_ticks_are_those_that_a_look_at_every_minute_finds(cron: Plain, change: tuple[str, str]) -> None:
     expected = by_minutes(cron, *change)
@@ -163,7 +163,6 @@ def test_planned_instants_increase_and_are_the_first_of_what_comes(cron: Plain, 
     assert schedule.missed(after_ms, ticks[-1] + 1, "last") == ticks[-1:]
 
 
-@pytest.mark.spec("GAP-04")
 @pytest.mark.parametrize(
     "zone",
     ["UTC", "America/New_York", "Europe/Paris", "Australia/Lord_Howe", "America/Havana", "Asia/Beirut"],

@@ -289,7 +289,6 @@ def test_a_condition_keeps_events_from_a_function() -> None:
     assert the(Dispatch, partition.post(partition.event("order", data=b'{"total":101}'))).function == "a-large"
 
 
-@pytest.mark.spec("GAP-05")
 def test_a_condition_that_fails_is_false_and_told_once_an_hour() -> None:
     condition = "event.data.total + 1 > 100"
     partition = Partition(FunctionSpec(id="a-large", app="a", triggers=(EventTrigger("order", condition),)))

@@ -472,7 +472,7 @@ def test_a_changed_function_goes_on_with_a_warning_and_no_step_gets_another_ones
     assert fields["function"] == "a-f"
 
 
-@pytest.mark.spec("CON-35", "DUR-09")
+@pytest.mark.spec("DUR-09")
 @pytest.mark.parametrize("then", ["a z b nap c", "a nap c", "b a nap c", "a"])
 def test_a_strict_function_that_has_changed_fails_and_repeats_nothing(then: str) -> None:
     log, app = MemoryLog(), App("a")

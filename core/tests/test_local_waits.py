@@ -167,7 +167,7 @@ def test_functions_invoke_functions(settings: NodeConfig) -> None:
     ]
 
 
-@pytest.mark.spec("GAP-13", "STEP-06")
+@pytest.mark.spec("STEP-06")
 def test_nothing_waits_longer_than_a_year() -> None:
     async def body(ctx: Context) -> None:
         await ctx.step.wait_for_event("long", event="never", timeout=timedelta(days=400))

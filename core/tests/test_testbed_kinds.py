@@ -88,7 +88,7 @@ def testbed(request: pytest.FixtureRequest) -> Testbed:
     return Testbed(force_reentry=request.param)
 
 
-@pytest.mark.spec("STEP-08", "STEP-11", "STEP-13")
+@pytest.mark.spec("STEP-08", "STEP-11", "STEP-13", "TEST-07", "SDK-01", "SDK-06")
 def test_waits_end_by_what_is_sent_or_as_time_passes(testbed: Testbed) -> None:
     async def story() -> None:
         async with testbed:

@@ -25,7 +25,7 @@ async def f(ctx: Context, step: Step) -> dict[str, Any]:
     return {"label": label, "ids": ids, "run": ctx.run_id, "events": len(ctx.events), "attempt": ctx.attempt}
 
 
-@pytest.mark.spec("PY-56")
+@pytest.mark.spec("PY-56", "TEST-07")
 def test_a_function_is_called_once_and_nothing_takes_time() -> None:
     done = trigger(f, Event(name="any", data={"n": 1}))
     assert (done.status, done.error) == (Status.COMPLETED, None)
