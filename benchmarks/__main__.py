@@ -6,7 +6,20 @@ import platform
 import sqlite3
 import sys
 
-NAMES = ("state", "projector", "startup", "runs", "latency", "steps", "backlog", "ingest", "sleepers", "cron", "cel")
+NAMES = (
+    "state",
+    "projector",
+    "startup",
+    "runs",
+    "latency",
+    "steps",
+    "backlog",
+    "ingest",
+    "sleepers",
+    "cron",
+    "cel",
+    "waits",
+)
 
 
 def main() -> None:
