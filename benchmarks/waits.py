@@ -1,4 +1,4 @@
-"""What an event costs while many steps wait: in the engine, over the log, by how many wait and whether it is for one."""
+"""What an event costs while many steps wait, in the engine and the log: for one of them, and for none."""
 
 import os
 import time
