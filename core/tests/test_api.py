@@ -16,7 +16,8 @@ from steplog.engine.functions import EventTrigger
 from steplog.errors import ConfigInvalid
 
 FROZEN = [
-    "App", "Context", "CurrentStep", "Duration", "Event", "Function", "NonRetriableError", "RetryAfterError", "Step",
+    "App", "Client", "Context", "CurrentStep", "Duration", "Event", "EventRefused", "Function", "InvokeTimeout",
+    "NonRetriableError", "NotFound", "Refused", "RetryAfterError", "RunFailed", "ServerUnreachable", "Step",
     "StepError", "SteplogError", "TriggerEvent", "current_step",
 ]  # fmt: skip
 HEAVY = ("uvicorn", "starlette", "click", "rich", "aiohttp", "sqlite3", "uvloop", "asyncio", "hypothesis")

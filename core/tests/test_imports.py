@@ -10,8 +10,8 @@ ROOT = Path(steplog.__file__).parent
 # Each may import those before it. Packages count as one.
 ORDER = (
     "errors", "clock", "durations", "event", "paths", "config", "tuning", "cel", "engine", "values", "step", "context",
-    "functions", "app", "__init__", "log", "history", "server", "drivers", "turns", "service", "shells", "node",
-    "loading", "demo", "cli", "__main__",
+    "functions", "app", "outgoing", "client", "__init__", "log", "history", "server", "drivers", "turns", "service",
+    "shells", "node", "loading", "demo", "cli", "__main__",
 )  # fmt: skip
 SIBLINGS = {"log": set[str](), "history": {"log"}, "server": {"history"}, "drivers": set[str]()}
 SDK = {"event", "step", "context", "functions", "app"}

@@ -4,28 +4,60 @@ An app owns functions, events start them, steps make their parts durable. Everyt
 of the package may change any day.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from steplog.app import App
 from steplog.context import Context
 from steplog.durations import Duration
-from steplog.errors import NonRetriableError, RetryAfterError, StepError, SteplogError
+from steplog.errors import (
+    EventRefused,
+    InvokeTimeout,
+    NonRetriableError,
+    NotFound,
+    Refused,
+    RetryAfterError,
+    RunFailed,
+    ServerUnreachable,
+    StepError,
+    SteplogError,
+)
 from steplog.event import Event
 from steplog.functions import Function, TriggerEvent
 from steplog.step import CurrentStep, Step, current_step
+
+if TYPE_CHECKING:
+    from steplog.client import Client
 
 __version__ = "0.1.0"
 
 __all__ = [
     "App",
+    "Client",
     "Context",
     "CurrentStep",
     "Duration",
     "Event",
+    "EventRefused",
     "Function",
+    "InvokeTimeout",
     "NonRetriableError",
+    "NotFound",
+    "Refused",
     "RetryAfterError",
+    "RunFailed",
+    "ServerUnreachable",
     "Step",
     "StepError",
     "SteplogError",
     "TriggerEvent",
     "current_step",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the client when it is asked for (PEP 562): who runs functions need not have it."""
+    if name != "Client":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from steplog.client import Client
+
+    return Client

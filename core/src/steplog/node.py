@@ -17,7 +17,6 @@ from steplog.app import App
 from steplog.drivers.live_run import LocalConfig, now_ms
 from steplog.drivers.local import LocalDriver
 from steplog.drivers.loop import UsersLoop
-from steplog.drivers.outgoing import outgoing_event
 from steplog.engine import keys
 from steplog.engine.effects import Answer, Effect, RunEnded
 from steplog.engine.events import accept_event
@@ -27,6 +26,7 @@ from steplog.engine.messages import EventAccepted, Message
 from steplog.errors import ConfigInvalid, LogUnavailable, Overloaded
 from steplog.event import Event
 from steplog.functions import Function
+from steplog.outgoing import outgoing_event
 from steplog.shells.thread import ThreadEngine
 from steplog.turns import MOST_WAITING, Log
 
