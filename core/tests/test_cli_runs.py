@@ -173,10 +173,17 @@ def test_an_event_in_the_future_is_scheduled(place: Place) -> None:
 
 
 def test_what_the_server_refuses_ends_with_5(place: Place) -> None:
+    refused = place.steplog("send", "shop/order.placed", "-", stdin=f'{{"id": "{"o" * (3 << 20)}"}}')
+    assert refused.code == 5
+    first, second, *_ = refused.stderr.splitlines()
+    assert first == f"error[event_refused]: 413 from {place.url}, 1 of 1 refused"
+    assert second.startswith("  event 0  Event is over the max size: ")
+
+
+def test_what_nobody_may_send_is_refused_here(place: Place) -> None:
     refused = place.steplog("send", "inngest/function.failed")
     assert refused.code == 5
-    assert refused.stderr.startswith(f"error[event_refused]: 400 from {place.url}")
-    assert "reserved" in refused.stderr
+    assert refused.stderr.startswith("error[event_invalid]: event name is reserved")
 
 
 def test_a_run_that_is_not_there_ends_with_4(place: Place) -> None:
@@ -230,7 +237,7 @@ def test_without_a_server_the_log_is_read_and_that_is_said(place: Place) -> None
     named = steplog("runs", "list", "--json", "--log", "sqlite:.steplog/dev.db", cwd=place.directory)
     assert json.loads(named.stdout)["runs"] == known
     assert named.stderr == ""
-    with patch("steplog.cli.client.DEFAULT_URL", "http://127.0.0.1:9"):
+    with patch("steplog.client.address.DEFAULT_URL", "http://127.0.0.1:9"):
         found = steplog("runs", "list", "--json", cwd=place.directory)
     assert json.loads(found.stdout)["runs"] == known
     assert found.stderr == "nothing answers at http://127.0.0.1:9: read from .steplog/dev.db\n"

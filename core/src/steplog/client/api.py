@@ -10,7 +10,7 @@ import random
 import time
 import urllib.parse
 from collections.abc import Sequence
-from typing import Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import msgspec
 
@@ -127,8 +127,8 @@ class _Said(msgspec.Struct):
     run_id: str = ""
 
 
-class _Read(msgspec.Struct):
-    data: msgspec.Raw
+class _Read(msgspec.Struct, Generic[T]):
+    data: T
 
 
 class Api:
@@ -230,17 +230,16 @@ class Api:
 
     async def get(self, path: str, type_: type[T], wait_s: float = 0, *, retries: int | None = None) -> T:
         """Read the ``data`` of an answer. Raises ``NotFound``."""
-        body = await self.read(path, wait_s, retries=retries)
-        try:
-            return msgspec.json.decode(msgspec.json.decode(body, type=_Read).data, type=type_)
-        except msgspec.DecodeError as error:
-            raise self._is_no_server() from error
+        return (await self.read(path, _Read[type_], wait_s, retries=retries)).data  # type: ignore[valid-type]  # a value at run time
 
-    async def read(self, path: str, wait_s: float = 0, *, retries: int | None = None) -> bytes:
-        """Read the body of an answer, which may come after ``wait_s``. Raises ``NotFound``."""
+    async def read(self, path: str, type_: type[T], wait_s: float = 0, *, retries: int | None = None) -> T:
+        """Read an answer, which may come after ``wait_s``. Raises ``NotFound``."""
         reply = await self._ask("GET", path, wait_s=wait_s, retries=retries)
         self._checked(reply)
-        return reply.body
+        try:
+            return msgspec.json.decode(reply.body, type=type_)
+        except msgspec.DecodeError as error:
+            raise self._is_no_server() from error
 
     async def _ask(
         self, method: str, path: str, body: bytes | None = None, *, seed: str | None = None, wait_s: float = 0,

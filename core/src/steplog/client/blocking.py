@@ -7,6 +7,7 @@ import os
 import threading
 import time
 import urllib.parse
+import weakref
 from collections.abc import Coroutine
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import Any, TypeVar
@@ -16,6 +17,7 @@ from steplog.client.api import Call, Reply, Unanswered
 
 IDLE_S = 15.0  # a connection that nobody used for longer is not used again: the other side may be closing it
 T = TypeVar("T")
+_Idle = tuple[HTTPConnection, float]  # and since when, by the monotonic clock
 
 
 def completed(coroutine: Coroutine[Any, Any, T]) -> T:
@@ -38,8 +40,9 @@ class Blocking:
         self._host, self._port = parts.hostname or "", parts.port
         self._proxy = (proxy.hostname, proxy.port) if proxy.hostname else None
         self._prefix = address.url if self._proxy and not self._is_tls else parts.path
-        self._idle: list[tuple[HTTPConnection, float]] = []  # and since when
+        self._idle: list[_Idle] = []
         self._lock = threading.Lock()
+        weakref.finalize(self, _close, self._idle)
         self._pid = os.getpid()
 
     async def exchange(self, call: Call) -> Reply:
@@ -72,15 +75,14 @@ class Blocking:
     def close(self) -> None:
         """Close the connections that nobody uses."""
         with self._lock:
-            idle, self._idle = self._idle, []
-        for connection, _ in idle:
-            connection.close()
+            _close(self._idle)
 
     def _take(self, timeout_s: float) -> HTTPConnection:
         """The connection that was used last, or a new one."""
         with self._lock:
             if self._pid != os.getpid():  # after a fork they are the parent's
-                self._pid, self._idle = os.getpid(), []
+                self._pid = os.getpid()
+                _close(self._idle)
             while self._idle:
                 connection, since_s = self._idle.pop()
                 if time.monotonic() - since_s < IDLE_S:
@@ -93,3 +95,8 @@ class Blocking:
         if self._is_tls:
             connection.set_tunnel(self._host, self._port)
         return connection
+
+
+def _close(idle: list[_Idle]) -> None:
+    while idle:
+        idle.pop()[0].close()
