@@ -186,7 +186,7 @@ class RunFailed(SteplogError):
     code = "run_failed"
 
     def __init__(self, function: str, run_id: str, *, name: str, message: str, stack: str | None = None) -> None:
-        super().__init__(f"{function} failed: {name}: {message}\n  steplog runs show {run_id}")
+        super().__init__(f"{function} failed, run {run_id}: {f'{name}: {message}' if message else name}")
         self.function, self.run_id = function, run_id
         self.name, self.message, self.stack = name, message, stack
 
