@@ -65,10 +65,11 @@ def _setting(*names: str) -> str:
 
 def _url(text: str) -> str:
     """Complete an address; "" for what is none."""
-    url = text if text.startswith(("http://", "https://")) else f"http://{text}"
+    url = text if "://" in text else f"http://{text}"
     try:
         parts = urllib.parse.urlsplit(url)
-        is_good = bool(parts.hostname) and parts.port != 0 and not parts.query and not parts.fragment
+        is_good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        is_good = is_good and not parts.query and not parts.fragment
     except ValueError:
         return ""
     return url.rstrip("/") if is_good and _fits(url) and " " not in url else ""

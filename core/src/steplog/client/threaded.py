@@ -8,6 +8,7 @@ import os
 import threading
 from collections.abc import Coroutine
 from contextlib import nullcontext
+from io import BytesIO
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from steplog.client.address import Address
@@ -57,16 +58,18 @@ class Threaded:
                 connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_S), auto_decompress=False,
                 cookie_jar=aiohttp.DummyCookieJar(),
             )  # fmt: skip
+        body = None if call.body is None else BytesIO(call.body)
+        timeout = aiohttp.ClientTimeout(total=call.timeout_s)
         try:
             async with (
                 self._places if not call.is_wait else nullcontext(),
                 self._session.request(
-                    call.method, self._url + call.path, data=call.body, headers=call.headers, proxy=self._proxy,
-                    allow_redirects=False, timeout=aiohttp.ClientTimeout(total=call.timeout_s),
+                    call.method, self._url + call.path, data=body, headers=call.headers, proxy=self._proxy,
+                    allow_redirects=False, timeout=timeout,
                 ) as response,
             ):  # fmt: skip
-                body = await response.read()
-                return Reply(status=response.status, body=body, retry_after=response.headers.get("retry-after"))
+                answer = await response.read()
+                return Reply(status=response.status, body=answer, retry_after=response.headers.get("retry-after"))
         except (aiohttp.ClientError, OSError) as error:
             is_sent = not isinstance(error, aiohttp.ClientConnectorError)
             raise Unanswered(is_sent=is_sent, is_late=isinstance(error, TimeoutError)) from error
