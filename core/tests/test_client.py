@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 import subprocess
 import sys
 import threading
@@ -28,7 +29,8 @@ from steplog import (
 )
 from steplog.client.address import DEFAULT_URL, address
 from steplog.client.api import MOST_BACKOFF_S, MOST_RETRY_AFTER_S, pause_s
-from steplog.errors import ConfigInvalid, EventInvalid, Unauthorized
+from steplog.engine.messages import EventAccepted
+from steplog.errors import ConfigInvalid, EventInvalid, Overloaded, Unauthorized
 from steplog.server.config import ServerConfig
 
 from .command_line import clean_environment
@@ -236,15 +238,17 @@ def test_it_gives_up_after_so_many_retries(relay: Relay, call: Call) -> None:
     assert len(relay.posts) == 3
 
 
-def test_an_overloaded_server_is_asked_again_when_it_says(call: Call) -> None:
-    from steplog.errors import Overloaded
-
+def test_an_overloaded_server_is_asked_again(call: Call) -> None:
     with served() as (server, backend), Client(f"127.0.0.1:{server.port}", retries=1) as client:
-        backend.fail_with = Overloaded("much is waiting")
-        healed = threading.Timer(0.3, lambda: setattr(backend, "fail_with", None))  # the server says: after 1 s
-        healed.start()
+        submit = backend.submit
+
+        async def refuse(_: list[EventAccepted]) -> int:
+            setattr(backend, "submit", submit)  # noqa: B010 - a method, for mypy
+            raise Overloaded("much is waiting")
+
+        setattr(backend, "submit", refuse)  # noqa: B010
         assert len(call(client, "send", hello())) == 1
-        healed.join()
+        assert len(backend.groups) == 1
 
 
 def test_the_pause_doubles_and_is_as_long_as_the_server_asks() -> None:
@@ -264,8 +268,6 @@ def test_where_nothing_answers_it_says_what_to_start(call: Call) -> None:
 
 
 def test_an_answer_that_takes_too_long_is_not_waited_for(call: Call) -> None:
-    import socket
-
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         with (

@@ -147,7 +147,7 @@ class ServerUnreachable(SteplogError):
 
 
 class NotFound(SteplogError):
-    """No run, event or file has this name."""
+    """No run, event, function or file has this name."""
 
     code = "not_found"
     exit_code = 4

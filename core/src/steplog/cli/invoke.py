@@ -43,7 +43,7 @@ def invoke(function: str, data: str, wait_s: float | None, url: str | None, as_j
     except KeyboardInterrupt:
         where = f"run {run_id} goes on; steplog runs show {run_id}" if run_id else f"event {event_id} is accepted"
         echo(where, err=True)
-        raise
+        raise click.Abort from None
     if run is None:
         raise InvokeTimeout(function, run_id, wait_s or 0)
     if as_json:

@@ -67,7 +67,7 @@ def run(target: str, data: str, log: str, retry_interval: int | None, as_json: b
     if ended is None:
         if log != MEMORY_LOG:
             echo(f"its run is in {log} and goes on with it: steplog dev {file} --log {log}", err=True)
-        raise KeyboardInterrupt
+        raise click.Abort
     error = lines.errors.get(ended.run_id)
     if as_json:
         print_json({"run_id": ended.run_id, "state": ended.status, "output": ended.output, "error": error})

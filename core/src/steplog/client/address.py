@@ -68,11 +68,11 @@ def _url(text: str) -> str:
     url = text if "://" in text else f"http://{text}"
     try:
         parts = urllib.parse.urlsplit(url)
-        is_good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        is_good = is_good and not parts.query and not parts.fragment
+        is_whole = bool(parts.hostname) and parts.port != 0
     except ValueError:
         return ""
-    return url.rstrip("/") if is_good and _fits(url) and " " not in url else ""
+    is_plain = not (parts.query or parts.fragment) and " " not in url and _fits(url)
+    return url.rstrip("/") if parts.scheme in ("http", "https") and is_whole and is_plain else ""
 
 
 def _fits(text: str) -> bool:
