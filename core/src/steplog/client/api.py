@@ -29,7 +29,7 @@ from steplog.errors import (
 
 TIMEOUT_S = 10.0
 RETRIES = 4  # after the first attempt
-WAITING_RETRIES = 12  # of who waits for a run: about 40 s, in which a server can start again
+WAITING_RETRIES = 12  # of who waits for a run: over half a minute, in which a server can start again
 BACKOFF_S = 0.1  # doubled by each attempt, and up to as much again by chance
 MOST_BACKOFF_S = 5.0
 MOST_RETRY_AFTER_S = 30.0
