@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import msgspec
 
@@ -18,9 +19,10 @@ class Fault(Enum):
 
     LOSES_REQUEST = "no answer, and the server knows nothing of it"
     LOSES_ANSWER = "no answer, but the server did it"
+    HANGS_UP = "an answer, and then the end of a connection that was to be kept"
 
 
-LOSES_REQUEST, LOSES_ANSWER = Fault
+LOSES_REQUEST, LOSES_ANSWER, HANGS_UP = Fault
 
 
 class Seen(msgspec.Struct, frozen=True):
@@ -42,7 +44,7 @@ class Relay:
         self.url = url
         self.faults: list[Fault | int] = []
         self.seen: list[Seen] = []
-        self.connections = 0
+        self.connections = self.closed = 0
 
     @property
     def posts(self) -> list[Seen]:
@@ -95,6 +97,7 @@ def relayed(upstream: str, *, host: str = "127.0.0.1") -> Iterator[Relay]:
             if fault == LOSES_ANSWER:
                 self.close_connection = True
                 return
+            self.close_connection = fault == HANGS_UP
             kept = {"content-type", "retry-after"}
             self._answer(response.status, answer, {k: v for k, v in response.getheaders() if k.lower() in kept})
 
@@ -109,6 +112,10 @@ def relayed(upstream: str, *, host: str = "127.0.0.1") -> Iterator[Relay]:
     class Server(ThreadingHTTPServer):
         daemon_threads = True
         block_on_close = False
+
+        def shutdown_request(self, request: Any) -> None:
+            super().shutdown_request(request)
+            relay.closed += 1
 
     with Server((host, 0), Handler) as server:
         relay = Relay(f"http://{host}:{server.server_address[1]}")

@@ -17,6 +17,7 @@ from .command_line import clean_environment, steplog, steplog_process
 from .place import Place, placed
 
 FUNCTIONS = """
+import asyncio
 from datetime import timedelta
 
 from steplog import App, Context, Event, current_step
@@ -47,13 +48,23 @@ async def sleep(ctx: Context) -> None:
     await ctx.step.sleep("cool-off", timedelta(hours=1))
 
 
+async def work() -> None:
+    print("at work", flush=True)
+    await asyncio.sleep(600)
+
+
+@app.function("work", trigger="test/work")
+async def work_(ctx: Context) -> None:
+    await ctx.step.run("work", work)
+
+
 @app.function("approve", trigger="test/approve")
 async def approve(ctx: Context) -> object:
     heard = await ctx.step._runner.wait_for_signal("manager", signal="approve/o1", timeout_ms=60_000, replace=False)
     return heard.data
 """
 DEADLINE_S = 10.0
-FAILED = ("failed,", "attempt", "1:", "OSError:", "printer", "is", "off", "(functions.py:11);", "again", "in")
+FAILED = ("failed,", "attempt", "1:", "OSError:", "printer", "is", "off", "(functions.py:12);", "again", "in")
 OUTPUT = {"printed": "printed o1", "name": "inngest/function.invoked"}
 
 
@@ -205,7 +216,7 @@ def test_a_function_runs_once_in_this_process(directory: Path, name: str) -> Non
         ["run", "test-print-order", "started"],
         ["step", "pack", *FAILED],
         ["step", "pack"],
-        ["wait", "cool-off"],
+        ["wait", "cool-off", "left"],
         ["step", "cool-off", "over", "after"],
         ["run", "completed"],
     ]
@@ -215,7 +226,7 @@ def test_a_function_runs_once_in_this_process(directory: Path, name: str) -> Non
 def test_a_run_that_fails_shows_where(directory: Path) -> None:
     done = steplog_process("run", "functions.py::fail", cwd=directory)
     assert (done.code, done.stdout) == (1, "")
-    assert f'File "{directory / "functions.py"}", line 24, in fail' in done.stderr
+    assert f'File "{directory / "functions.py"}", line 25, in fail' in done.stderr
     said = done.stderr.splitlines()[-1]
     assert re.fullmatch(r"error\[run_failed\]: test-fail failed, run \w{26}: OSError: printer is off", said)
     as_json = steplog_process("run", "functions.py::fail", "--json", cwd=directory)
@@ -240,6 +251,21 @@ def test_a_run_is_kept_in_a_log_and_goes_on_from_there(directory: Path) -> None:
     listed = steplog("runs", "list", "--log", "sqlite:kept.db", cwd=directory).stdout
     assert "test-sleep" in listed
     assert "waiting: cool-off" in listed
+
+
+def test_ctrl_c_lets_bodies_end_and_twice_does_not(directory: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "steplog", "run", "functions.py::work"], cwd=directory, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True, env=clean_environment(),
+    ) as running:  # fmt: skip
+        assert running.stdout is not None
+        assert running.stderr is not None
+        assert running.stdout.readline() == "at work\n"
+        assert "started" in running.stderr.readline()
+        running.send_signal(signal.SIGINT)
+        assert running.stderr.readline() == "stopping: 1 step still at work; again to stop at once\n"
+        running.send_signal(signal.SIGINT)
+        assert running.wait(DEADLINE_S) == 130
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The client, synchronous and not, against a server as a user starts it, and through a relay that fails."""
 
 import asyncio
+import gc
 import json
 import socket
 import subprocess
@@ -11,7 +12,8 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from datetime import timedelta
+from typing import Any, assert_type
 
 import pytest
 
@@ -35,7 +37,7 @@ from steplog.server.config import ServerConfig
 
 from .command_line import clean_environment
 from .place import Place, placed
-from .relay import LOSES_ANSWER, LOSES_REQUEST, Fault, Relay, relayed
+from .relay import HANGS_UP, LOSES_ANSWER, LOSES_REQUEST, Fault, Relay, relayed
 from .serving import served
 
 FUNCTIONS = """
@@ -318,6 +320,17 @@ def test_a_function_is_invoked_and_its_result_has_its_type(place: Place, call: C
         assert call(client, "invoke", "test-we/ird id? ü") == 7
 
 
+def test_the_type_of_a_result_is_inferred(place: Place) -> None:
+    async def main() -> None:
+        async with Client(place.url) as client:
+            assert_type(await client.invoke(quote, {"order": "o1"}), Quote)
+            assert_type(await client.invoke("test-quote", {"order": "o1"}), Any)
+
+    asyncio.run(main())
+    with Client(place.url) as client:
+        assert_type(client.invoke_sync(quote, {"order": "o1"}, timeout=timedelta(seconds=30)), Quote)
+
+
 def test_a_result_that_does_not_fit_its_annotation_is_an_error(place: Place, call: Call) -> None:
     with Client(place.url) as client, pytest.raises(Exception, match="a result that its annotation does not allow"):
         call(client, "invoke", echo, {})
@@ -386,6 +399,17 @@ def test_a_signal_that_may_have_arrived_is_not_sent_again(relay: Relay, call: Ca
     assert len(relay.posts) == 2
 
 
+def test_a_connection_that_the_server_has_closed_meanwhile_is_not_used_again(relay: Relay) -> None:
+    relay.faults = [HANGS_UP]
+    with Client(relay.url) as client:
+        for _ in range(2):  # nothing that is lost on the way would be sent again
+            assert client.send_signal_sync("nobody") is None
+            deadline_s = time.monotonic() + DEADLINE_S
+            while not relay.closed:
+                assert time.monotonic() < deadline_s
+    assert (len(relay.posts), relay.connections) == (2, 2)
+
+
 # --- threads, loops and processes
 
 
@@ -445,6 +469,15 @@ def test_closing_ends_calls_that_wait_and_a_later_call_opens_again(place: Place)
         client.close()
 
     asyncio.run(main())
+
+
+def test_a_client_that_nobody_has_any_more_leaves_no_thread(place: Place) -> None:
+    client = Client(place.url)
+    asyncio.run(client.send(hello()))
+    assert [thread for thread in threading.enumerate() if thread.name == "steplog-client"]
+    del client
+    gc.collect()
+    assert not [thread for thread in threading.enumerate() if thread.name == "steplog-client"]
 
 
 def process(script: str, url: str, *options: str) -> str:

@@ -64,11 +64,11 @@ def _again(attempt: int, error: ErrorInfo, left_ms: int) -> str:
 
 def _awaited(record: records.StepWaiting) -> str:
     """What a step waits for, and how long at most."""
-    left = duration(record.until - record.at)
+    left = f"{duration(record.until - record.at)} left"
     if record.events is not msgspec.UNSET:
-        return f"for {(' and ' if record.all is True else ' or ').join(record.events)}, {left} left"
+        return f"for {(' and ' if record.all is True else ' or ').join(record.events)}, {left}"
     if record.signal is not msgspec.UNSET:
-        return f"for the signal {record.signal}, {left} left"
+        return f"for the signal {record.signal}, {left}"
     if record.function is not msgspec.UNSET:
         return f"for {record.function}"
     return left

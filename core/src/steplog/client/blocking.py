@@ -4,6 +4,7 @@ Its methods are coroutines because ``Api`` has one form; they never wait for a l
 """
 
 import os
+import select
 import threading
 import time
 import urllib.parse
@@ -85,7 +86,7 @@ class Blocking:
                 _close(self._idle)
             while self._idle:
                 connection, since_s = self._idle.pop()
-                if time.monotonic() - since_s < IDLE_S:
+                if time.monotonic() - since_s < IDLE_S and not _is_gone(connection):
                     return connection
                 connection.close()
         kind = HTTPSConnection if self._is_tls else HTTPConnection
@@ -95,6 +96,13 @@ class Blocking:
         if self._is_tls:
             connection.set_tunnel(self._host, self._port)
         return connection
+
+
+def _is_gone(connection: HTTPConnection) -> bool:
+    """Whether the other side has closed a connection that nobody uses: then there is something to read, its end."""
+    poll = select.poll()
+    poll.register(connection.sock, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _close(idle: list[_Idle]) -> None:
