@@ -16,9 +16,10 @@ from steplog.engine.functions import EventTrigger
 from steplog.errors import ConfigInvalid
 
 FROZEN = [
-    "App", "Context", "ContextSync", "CurrentStep", "Duration", "Event", "EventDataInvalid", "EventType", "Function",
-    "FunctionFailed", "Group", "NonRetriableError", "RetryAfterError", "Signal", "Step", "StepError", "StepSync",
-    "SteplogError", "TriggerCron", "TriggerEvent", "current_step",
+    "App", "Client", "Context", "ContextSync", "CurrentStep", "Duration", "Event", "EventDataInvalid", "EventRefused",
+    "EventType", "Function", "FunctionFailed", "Group", "InvokeTimeout", "NonRetriableError", "NotFound", "Refused",
+    "RetryAfterError", "RunFailed", "ServerUnreachable", "Signal", "Step", "StepError", "StepSync", "SteplogError",
+    "TriggerCron", "TriggerEvent", "current_step",
 ]  # fmt: skip
 HEAVY = ("uvicorn", "starlette", "click", "rich", "aiohttp", "sqlite3", "uvloop", "asyncio", "hypothesis")
 

@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 
 from steplog import App, Context, Event, EventDataInvalid, EventType, FunctionFailed
 from steplog.drivers.failures import describe_error
-from steplog.drivers.outgoing import outgoing_event
 from steplog.engine import records
 from steplog.engine.events import accept_event
 from steplog.engine.ids import ulid
 from steplog.errors import ConfigInvalid, EventInvalid
 from steplog.event import Types, find_type, read_event, read_match, read_matches
 from steplog.functions import FAILED
+from steplog.outgoing import outgoing_event
 
 from .running import declare, fail, of, on_users_loop, perform, run_once, value
 

@@ -14,8 +14,8 @@ from steplog.cli import commands
 from .command_line import steplog, steplog_process
 
 COMMANDS = (
-    "init", "dev", "start", "send", "runs", "runs list", "runs show", "runs tail", "audit", "demo", "config",
-    "config show", "config check", "config schema", "completion", "version",
+    "init", "dev", "start", "send", "invoke", "signal", "run", "runs", "runs list", "runs show", "runs tail", "audit",
+    "demo", "config", "config show", "config check", "config schema", "completion", "version",
 )  # fmt: skip
 
 
@@ -49,9 +49,9 @@ def test_each_command_has_two_examples(command: str) -> None:
 
 
 def test_a_wrong_verb_gets_the_nearest_right_one() -> None:
-    wrong = steplog("rusn")
+    wrong = steplog("adit")
     assert wrong.code == 2
-    assert wrong.stderr.startswith("error[usage]: there is no command 'rusn'; did you mean 'runs'?\n")
+    assert wrong.stderr.startswith("error[usage]: there is no command 'adit'; did you mean 'audit'?\n")
     assert "'list'" in steplog("runs", "lits").stderr
 
 

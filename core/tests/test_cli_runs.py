@@ -1,9 +1,7 @@
 """Events sent and runs read from the command line, against a server as a user starts it; and without one."""
 
 import json
-import os
 import re
-import select
 import signal
 import sqlite3
 import subprocess
@@ -11,15 +9,14 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from unittest.mock import patch
 
 import pytest
 
-from .command_line import Done, clean_environment, steplog, steplog_process
+from .command_line import clean_environment, steplog, steplog_process
+from .place import Place, placed
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "orders.py"
-READY_S = 15
 FUNCTIONS = """
 from datetime import timedelta
 
@@ -55,45 +52,10 @@ async def wait(ctx: Context) -> None:
 ORDER = '{"id": "o1", "total": 4200, "email": "ada@example.com"}'
 
 
-class Place:
-    """A directory with a server in it."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        (directory / "functions.py").write_text(FUNCTIONS)
-        ready, told = os.pipe()
-        self.server = subprocess.Popen(
-            [sys.executable, "-m", "steplog", "dev", str(EXAMPLE), "functions.py", "--port", "0",
-             "--retry-interval", "1", "--ready-fd", str(told)],
-            cwd=directory, pass_fds=(told,), env=clean_environment(), stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        os.close(told)
-        assert select.select([ready], [], [], READY_S)[0], "the server does not get ready"
-        self.url = json.loads(os.read(ready, 4096))["url"]
-        os.close(ready)
-
-    def steplog(self, *arguments: str, stdin: str = "") -> Done:
-        return steplog(*arguments, cwd=self.directory, stdin=stdin, environment={"STEPLOG_URL": self.url})
-
-    def send(self, *arguments: str) -> Any:
-        sent = self.steplog("send", *arguments, "--json")
-        assert sent.code in (0, 1), sent.stderr
-        return json.loads(sent.stdout)
-
-    def stop(self) -> None:
-        if self.server.poll() is None:
-            self.server.send_signal(signal.SIGINT)
-            assert self.server.wait(10) == 0
-
-
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    place = Place(tmp_path_factory.mktemp("cli"))
-    try:
+    with placed(tmp_path_factory.mktemp("cli"), FUNCTIONS, str(EXAMPLE)) as place:
         yield place
-    finally:
-        place.server.kill()
-        place.server.wait()
 
 
 def test_an_event_is_sent_and_its_run_awaited(place: Place) -> None:
@@ -173,10 +135,17 @@ def test_an_event_in_the_future_is_scheduled(place: Place) -> None:
 
 
 def test_what_the_server_refuses_ends_with_5(place: Place) -> None:
+    refused = place.steplog("send", "shop/order.placed", "-", stdin=f'{{"id": "{"o" * (3 << 20)}"}}')
+    assert refused.code == 5
+    first, second, *_ = refused.stderr.splitlines()
+    assert first == f"error[event_refused]: 413 from {place.url}, 1 of 1 refused"
+    assert second.startswith("  event 0  Event is over the max size: ")
+
+
+def test_what_nobody_may_send_is_refused_here(place: Place) -> None:
     refused = place.steplog("send", "inngest/function.failed")
     assert refused.code == 5
-    assert refused.stderr.startswith(f"error[event_refused]: 400 from {place.url}")
-    assert "reserved" in refused.stderr
+    assert refused.stderr.startswith("error[event_invalid]: event name is reserved")
 
 
 def test_a_run_that_is_not_there_ends_with_4(place: Place) -> None:
@@ -230,7 +199,7 @@ def test_without_a_server_the_log_is_read_and_that_is_said(place: Place) -> None
     named = steplog("runs", "list", "--json", "--log", "sqlite:.steplog/dev.db", cwd=place.directory)
     assert json.loads(named.stdout)["runs"] == known
     assert named.stderr == ""
-    with patch("steplog.cli.client.DEFAULT_URL", "http://127.0.0.1:9"):
+    with patch("steplog.client.address.DEFAULT_URL", "http://127.0.0.1:9"):
         found = steplog("runs", "list", "--json", cwd=place.directory)
     assert json.loads(found.stdout)["runs"] == known
     assert found.stderr == "nothing answers at http://127.0.0.1:9: read from .steplog/dev.db\n"

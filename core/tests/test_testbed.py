@@ -294,8 +294,9 @@ def test_the_functions_own_code_is_tried_again_at_once() -> None:
             assert (run.status, attempts) == ("failed", [0, 1, 2])
             assert run.error is not None
             assert run.error.name == "ConnectionError"
-            with pytest.raises(RunFailed, match=r"a-f \(.*\) failed: ConnectionError: always\nTraceback|File"):
+            with pytest.raises(RunFailed, match=r"a-f failed, run .*: ConnectionError: always") as raised:
                 await run.result()
+            assert "test_testbed.py" in raised.value.__notes__[0]
 
     on_users_loop(story())
 

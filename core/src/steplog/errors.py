@@ -157,7 +157,7 @@ class ServerUnreachable(SteplogError):
 
 
 class NotFound(SteplogError):
-    """No run, event or file has this name."""
+    """No run, event, function or file has this name."""
 
     code = "not_found"
     exit_code = 4
@@ -168,6 +168,48 @@ class Refused(SteplogError):
 
     code = "refused"
     exit_code = 5
+
+
+class Unauthorized(Refused):
+    """The server does not know the key that was shown, or was shown none."""
+
+    code = "unauthorized"
+
+
+class EventRefused(Refused):
+    """The server takes none, or not all, of the events of a call (PY-11).
+
+    ``ids`` are the internal ids of those before the first that it refused; they are accepted. ``index`` is the place of
+    that one in the call, from 0; None where the request was refused as a whole.
+    """
+
+    code = "event_refused"
+
+    def __init__(self, message: str, *, ids: list[str], index: int | None, reason: str) -> None:
+        super().__init__(message)
+        self.ids, self.index, self.reason = ids, index, reason
+
+
+class RunFailed(SteplogError):
+    """A function that was invoked has failed: ``name``, ``message`` and ``stack`` are those of the run's error."""
+
+    code = "run_failed"
+
+    def __init__(self, function: str, run_id: str, *, name: str, message: str, stack: str | None = None) -> None:
+        super().__init__(f"{function} failed, run {run_id}: {f'{name}: {message}' if message else name}")
+        self.function, self.run_id = function, run_id
+        self.name, self.message, self.stack = name, message, stack
+
+
+class InvokeTimeout(SteplogError):
+    """A function that was invoked has not ended in time. Its run goes on; ``run_id`` is None where none began yet."""
+
+    code = "invoke_timeout"
+
+    def __init__(self, function: str, run_id: str | None, timeout_s: float) -> None:
+        where = "its run has not begun" if run_id is None else f"its run goes on: steplog runs show {run_id}"
+        super().__init__(f"{function} has not ended within {timeout_s:g} s; {where}")
+        self.function, self.run_id, self.timeout_s = function, run_id, timeout_s
 
 
 class NonRetriableError(SteplogError):

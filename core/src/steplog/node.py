@@ -17,16 +17,17 @@ from steplog.app import App
 from steplog.drivers.live_run import LiveRun, LocalConfig, now_ms
 from steplog.drivers.local import LocalDriver
 from steplog.drivers.loop import UsersLoop
-from steplog.drivers.outgoing import outgoing_event
 from steplog.engine import keys
 from steplog.engine.effects import Answer, Effect, RunEnded
-from steplog.engine.events import accept_event
+from steplog.engine.events import INVOKED_EVENT, accept_event
 from steplog.engine.functions import DEFAULT_ENV, EngineConfig, Registry
 from steplog.engine.ids import encode_ulid, run_id, ulid
 from steplog.engine.messages import EventAccepted, Message
-from steplog.errors import ConfigInvalid, LogUnavailable, Overloaded
+from steplog.engine.operations import EventOut
+from steplog.errors import ConfigInvalid, LogUnavailable, NotFound, Overloaded
 from steplog.event import Event
 from steplog.functions import Function
+from steplog.outgoing import outgoing_data, outgoing_event
 from steplog.shells.thread import ThreadEngine
 from steplog.turns import MOST_WAITING, Log
 
@@ -153,9 +154,29 @@ class Node:
     async def run(self, event: Event[Any]) -> list[Ended]:
         """Send an event and wait for the end of every run that it starts."""
         (message,) = self._accept([event])
+        return await self._follow(message, [spec.id for spec in self._registry.started_by(message)])
+
+    async def invoke(self, function: str, data: object) -> Ended:
+        """Start one function by its id, whatever triggers it, and wait for the end of its run (SYS-05).
+
+        Raises ``NotFound`` for a function that is not this node's, ``EventInvalid`` for data that is no object.
+        """
+        if function not in self.functions:
+            raise NotFound(f"there is no function {function!r}; its id is <app>-<function>")
+        accepted_ms = now_ms()
+        message = accept_event(
+            EventOut(name=INVOKED_EVENT, data=outgoing_data(data, f"a call of {function}")),
+            ulid(accepted_ms, os.urandom(10)), env=DEFAULT_ENV, received_ms=accepted_ms, source="process",
+            starts=function,
+        )  # fmt: skip
+        (ended,) = await self._follow(message, [function])
+        return ended
+
+    async def _follow(self, message: EventAccepted, functions: Sequence[str]) -> list[Ended]:
+        """Accept an event and wait for the end of the runs of those functions, which it starts."""
         waiting: dict[bytes, asyncio.Future[Ended]] = {}
-        for spec in self._registry.started_by(message):
-            run = run_id(message.received_ms, message.slot, DEFAULT_ENV, spec.id, message.internal_id)
+        for function in functions:
+            run = run_id(message.received_ms, message.slot, DEFAULT_ENV, function, message.internal_id)
             waiting[keys.run(DEFAULT_ENV, run)] = self._loop.create_future()
         self._ends.update(waiting)
         if waiting and not message.is_repeatable:  # the end of its run says that it was accepted

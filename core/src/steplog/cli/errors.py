@@ -3,16 +3,10 @@
 import click
 
 from steplog.cli.output import echo, styled
-from steplog.errors import Refused, SteplogError
+from steplog.errors import SteplogError
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 _LOADING = "steplog/loading.py"  # below its frames is user code
-
-
-class EventRefused(Refused):
-    """The server takes none, or not all, of the events."""
-
-    code = "event_refused"
 
 
 def report(error: Exception, *, is_debug: bool) -> int:

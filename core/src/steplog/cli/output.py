@@ -3,10 +3,15 @@
 import os
 import shutil
 import sys
+import time
 from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
 
 import click
 
+SHOWN_AFTER_S, MOVED_EVERY_S = 0.5, 0.2  # what is waited for, on a terminal
+SHOWN_EVERY_S = 10.0  # elsewhere
 SHOWN_CHARACTERS = 5  # of an id, its last ones
 _ASCII = str.maketrans(
     {"█": "#", "░": ".", "▏": "|", "▕": "|", "▸": ">", "✓": "ok", "✗": "x", "→": "->", "…": "..", "·": "-"}
@@ -59,6 +64,39 @@ def width() -> int:
 def shown_id(id_: str) -> str:
     """An id as people compare it; whole where a program may read it."""
     return f"…{id_[-SHOWN_CHARACTERS:]}" if is_terminal() else id_
+
+
+class Waiting:
+    """What is waited for, on stderr: on a terminal a line that changes, after half a second; else a line every 10 s."""
+
+    def __init__(self) -> None:
+        self._is_terminal = is_terminal(err=True)
+        self._shown_at_s = time.monotonic() + (SHOWN_AFTER_S if self._is_terminal else SHOWN_EVERY_S)
+        self._shown_columns = 0
+
+    def until_shown_s(self, most_s: float) -> float:
+        """How long until there is something to show, at most so long."""
+        return min(most_s, max(self._shown_at_s - time.monotonic(), MOVED_EVERY_S))
+
+    def show(self, text: str) -> None:
+        """Show it if it is time to."""
+        now_s = time.monotonic()
+        if now_s < self._shown_at_s:
+            return
+        if self._is_terminal:
+            text = click.unstyle(text)[: width() - 1]
+            echo(f"\r{text.ljust(self._shown_columns)}", err=True, newline=False)
+            self._shown_columns = len(text)
+        else:
+            echo(text, err=True)
+        self._shown_at_s = now_s + (MOVED_EVERY_S if self._is_terminal else SHOWN_EVERY_S)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if self._shown_columns:
+            echo("\r" + " " * self._shown_columns + "\r", err=True, newline=False)
 
 
 def duration(ms: float) -> str:

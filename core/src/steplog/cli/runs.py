@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from typing import Any, get_args
+from typing import get_args
 
 import click
 import msgspec
@@ -12,7 +12,7 @@ from steplog.cli.commands import Commands
 from steplog.cli.output import clock, echo, shown_id, styled, table
 from steplog.cli.source import ServerRuns, Where, open_source
 from steplog.cli.timeline import describe, draw, short_function
-from steplog.cli.views import Run
+from steplog.cli.views import Run, print_json
 from steplog.errors import ServerUnreachable
 from steplog.history.views import RunState
 
@@ -62,7 +62,7 @@ def list_(
     """
     found = open_source(url, log).runs(Where(states=states, function=function), limit)
     if as_json:
-        _print_json({"runs": found})
+        print_json({"runs": found})
     elif found:
         rows = [(clock(run.run_started_at), run.function, shown_id(run.run_id), describe(run)) for run in found]
         echo(table([("started", "function", "run", "state"), *rows]))
@@ -90,7 +90,7 @@ def show(run: str, url: str | None, log: str | None, as_json: bool) -> None:
     found = source.find(run)
     steps = source.steps(found.run_id)
     if as_json:
-        _print_json({"run": found, **{name: getattr(steps, name) for name in steps.__struct_fields__}})
+        print_json({"run": found, **{name: getattr(steps, name) for name in steps.__struct_fields__}})
     else:
         echo(draw(found, steps, source.url))
 
@@ -136,7 +136,3 @@ def _changes(source: ServerRuns, where: Where) -> Iterator[Run]:
             if known.get(run.run_id) != run.state:
                 yield run
         known = {run.run_id: run.state for run in seen}
-
-
-def _print_json(value: dict[str, Any]) -> None:
-    echo(msgspec.json.format(msgspec.json.encode(value)).decode())

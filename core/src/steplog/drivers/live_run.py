@@ -25,7 +25,6 @@ from steplog.drivers.bodies import Bodies
 from steplog.drivers.call import BEGIN, Call
 from steplog.drivers.failures import Failure, describe_error
 from steplog.drivers.loop import TENANT, Tenant
-from steplog.drivers.outgoing import outgoing_events
 from steplog.drivers.run_logger import RunLogger
 from steplog.engine.effects import Dispatch, Recorded
 from steplog.engine.ids import hash16
@@ -47,6 +46,7 @@ from steplog.errors import EventDataInvalid, Interrupt, OutputUnserializable, St
 from steplog.errors import StepError as StepFailed
 from steplog.event import Event
 from steplog.functions import Function
+from steplog.outgoing import outgoing_events
 from steplog.step import STEP, Signal, StepOptions
 from steplog.values import Decode, dump, load, signature_of
 

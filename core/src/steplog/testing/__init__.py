@@ -4,7 +4,8 @@
 """
 
 from steplog.drivers.loop import UsersLoop
-from steplog.testing.errors import NoProgress, NotTriggered, RunFailed, RunNotEnded, UnstubbedStepError, UnusedStubs
+from steplog.errors import RunFailed
+from steplog.testing.errors import NoProgress, NotTriggered, RunNotEnded, UnstubbedStepError, UnusedStubs
 from steplog.testing.oneshot import Status, Triggered, trigger
 from steplog.testing.stubs import Timeout
 from steplog.testing.testbed import Testbed

@@ -31,12 +31,6 @@ class NoProgress(SteplogError):
     code = "no_progress"
 
 
-class RunFailed(SteplogError):
-    """The result of a run was asked for that failed."""
-
-    code = "run_failed"
-
-
 class RunNotEnded(SteplogError):
     """The result of a run was asked for that goes on."""
 

@@ -16,13 +16,13 @@ from typing_extensions import TypeVar
 
 from steplog.context import Context, ContextSync
 from steplog.drivers.live_run import LocalConfig
-from steplog.drivers.outgoing import outgoing_events
 from steplog.engine.events import accept_event
 from steplog.engine.functions import DEFAULT_ENV
 from steplog.engine.ids import step_wire_id, ulid
 from steplog.errors import StepError, SteplogError
 from steplog.event import Event
 from steplog.functions import Function
+from steplog.outgoing import outgoing_events
 from steplog.step import STEP, CurrentStep, StepOptions
 from steplog.testing.errors import UnstubbedStepError
 from steplog.testing.stubs import EVENT_ID, EVENT_MS, MISSING, Stubs, giving, standing_for

@@ -16,7 +16,6 @@ from typing_extensions import TypeVar
 from steplog.app import App
 from steplog.drivers.live_run import LocalConfig
 from steplog.drivers.loop import UsersLoop
-from steplog.drivers.outgoing import outgoing_events
 from steplog.durations import Duration, epoch_ms, milliseconds
 from steplog.engine import records
 from steplog.engine.events import accept_event
@@ -26,6 +25,7 @@ from steplog.engine.messages import EventAccepted
 from steplog.event import Event
 from steplog.functions import Function
 from steplog.node import functions_of
+from steplog.outgoing import outgoing_events
 from steplog.shells.inline import VirtualClock
 from steplog.testing.errors import NotTriggered, UnusedStubs
 from steplog.testing.process import Options, Process

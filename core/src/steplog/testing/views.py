@@ -10,10 +10,11 @@ from typing_extensions import TypeVar
 from steplog.engine import records
 from steplog.engine.ids import step_wire_id
 from steplog.engine.operations import ErrorInfo
+from steplog.errors import RunFailed
 from steplog.event import Event, read_event
 from steplog.functions import Function
 from steplog.log.memory import MemoryLog
-from steplog.testing.errors import RunFailed, RunNotEnded
+from steplog.testing.errors import RunNotEnded
 
 R = TypeVar("R", covariant=True)
 
@@ -194,7 +195,10 @@ class RunView(Generic[R]):
         await self._settle()
         run = self._state
         if run.status == "failed" and run.error is not None:
-            raise RunFailed(f"{self!r}\n{run.error.stack or ''}".rstrip())
+            error = run.error
+            failed = RunFailed(self.function, self.run_id, name=error.name, message=error.message, stack=error.stack)
+            failed.add_note(error.stack or "")  # shown below the traceback
+            raise failed
         if run.output is None:
             raise RunNotEnded(f"{self!r}; send what it waits for, or let time pass: await testbed.advance(…)")
         assert self._function is not None, "a run that completed has a function"

@@ -1,4 +1,4 @@
-"""Events that a function sends: checked by the rules of the event API before the step reports them."""
+"""Events on their way out, of a function or a client: checked by the rules of the event API before they are sent."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +14,7 @@ from steplog.values import encode
 MOST_EVENTS = 5_000  # LIM-07
 
 
-def outgoing_events(events: Sequence[Event[Any]], limit_bytes: int) -> list[EventOut]:
+def outgoing_events(events: Sequence[Event[Any]], limit_bytes: int | None) -> list[EventOut]:
     """Check the events of one call. Raises as ``outgoing_event`` does, and for too many."""
     checked = [outgoing_event(event, limit_bytes) for event in events]
     if len(checked) > MOST_EVENTS:
@@ -22,24 +22,35 @@ def outgoing_events(events: Sequence[Event[Any]], limit_bytes: int) -> list[Even
     return checked
 
 
-def outgoing_event(event: Event[Any], limit_bytes: int) -> EventOut:
-    """Check an event and write its data.
+def outgoing_event(event: Event[Any], limit_bytes: int | None) -> EventOut:
+    """Check an event and write its data; without a limit, whoever takes it knows the limit.
 
     Raises ``EventInvalid`` for one that breaks a rule, ``EventTooLarge`` beyond the limit.
     """
     _check_types(event)
     check_name(event.name)
     check_ts(event.ts)
-    try:
-        data = encode(event.data)
-        user = None if event.user is None else encode(event.user)
-    except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
-        raise EventInvalid(f"the data of event {event.name} cannot be written as JSON: {error}") from error
-    if not data.startswith(b"{"):
-        raise EventInvalid(f"the data of event {event.name} is not an object: {data[:40].decode(errors='replace')}")
-    if len(data) > limit_bytes:
+    data = outgoing_data(event.data, f"event {event.name}")
+    user = None if event.user is None else written(event.user, f"event {event.name}")
+    if limit_bytes is not None and len(data) > limit_bytes:
         raise EventTooLarge(len(data), limit_bytes)
     return EventOut(name=event.name, data=data, id=event.id or None, ts=event.ts, v=event.v, user=user)
+
+
+def outgoing_data(data: object, whose: str) -> bytes:
+    """Write an event's data. Raises ``EventInvalid`` for what JSON cannot hold, and for what is no object."""
+    text = written(data, whose)
+    if not text.startswith(b"{"):
+        raise EventInvalid(f"the data of {whose} is not an object: {text[:40].decode(errors='replace')}")
+    return text
+
+
+def written(value: object, whose: str) -> bytes:
+    """Write data. Raises ``EventInvalid`` for what JSON cannot hold."""
+    try:
+        return encode(value)
+    except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
+        raise EventInvalid(f"the data of {whose} cannot be written as JSON: {error}") from error
 
 
 def _check_types(event: object) -> None:
