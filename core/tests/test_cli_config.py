@@ -271,7 +271,7 @@ def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "offered"),
     [
-        (("ru",), {"runs"}),
+        (("ru",), {"run", "runs"}),
         (("config", ""), {"show", "check", "schema"}),
         (("runs", "list", "--fun"), {"--function"}),
         (("completion", "b"), {"bash"}),
