@@ -43,6 +43,7 @@ class Relay:
     def __init__(self, url: str) -> None:
         self.url = url
         self.faults: list[Fault | int] = []
+        self.is_broken_for_reads = False
         self.seen: list[Seen] = []
         self.connections = self.closed = 0
 
@@ -69,7 +70,7 @@ def relayed(upstream: str, *, host: str = "127.0.0.1") -> Iterator[Relay]:
             """Say nothing."""
 
         def do_GET(self) -> None:
-            self._pass(None)
+            self._pass(502 if relay.is_broken_for_reads else None)
 
         def do_POST(self) -> None:
             self._pass(relay.faults.pop(0) if relay.faults else None)

@@ -49,7 +49,7 @@ def address(
     if chosen_key:
         headers["authorization"] = f"Bearer {_token(chosen_key)}"
     if chosen_env:
-        headers["x-inngest-env"] = chosen_env  # EVT-11
+        headers["x-inngest-env"] = chosen_env
     chosen_event_key = event_key or _setting("STEPLOG_EVENT_KEY", "INNGEST_EVENT_KEY") or ANY_KEY
     problems = [] if (checked := _url(chosen_url)) else [f"url is {chosen_url!r}; write it as {DEFAULT_URL}"]
     problems += [f"{name} has characters that no header can hold" for name in headers if not _fits(headers[name])]

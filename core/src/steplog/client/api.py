@@ -1,7 +1,7 @@
 """What a server is asked, how often, and how its answers are read (docs/client.md); what carries it is a ``Transport``.
 
 Every send and every start carries a seed that is made once a call, from which the server makes the internal ids: so a
-request whose answer was lost is sent again and starts nothing twice (IDEM-05, PY-10).
+request whose answer was lost is sent again and starts nothing twice (EVTW-05, PY-10).
 """
 
 import binascii
@@ -158,7 +158,10 @@ class Api:
     async def start(self, function: str, data: bytes) -> str:
         """Start a function by its qualified id; returns the internal id of its event (SYS-05). Raises ``NotFound``."""
         path = f"/invoke/{urllib.parse.quote(function, safe='')}"
-        return self._checked(await self._ask("POST", path, b'{"data":%b}' % data, seed=new_seed())).id
+        said = self._checked(await self._ask("POST", path, b'{"data":%b}' % data, seed=new_seed()))
+        if not said.id:
+            raise self._is_no_server()
+        return said.id
 
     async def signal(self, name: str, data: bytes) -> str | None:
         """Send a signal; returns the run that goes on, None where none waits (REST-16).
@@ -167,12 +170,18 @@ class Api:
         """
         body = b'{"signal":%b,"data":%b}' % (encode(name), data)
         reply = await self._ask("POST", "/v1/signals", body, is_repeatable=False)
-        return None if reply.status == 404 else self._checked(reply).run_id
+        if reply.status == 404:
+            return None
+        said = self._checked(reply)
+        if not said.run_id:
+            raise self._is_no_server()
+        return said.run_id
 
     async def invoke(self, function: str, data: bytes, timeout_s: float | None) -> bytes:
         """Start a function, wait for its end, and return its output as JSON.
 
         Raises ``RunFailed``, ``NotFound``, and ``InvokeTimeout``: the time counts from the moment the call is accepted.
+        Where the server is away when the time is up, that is ``ServerUnreachable``.
         """
         event_id = await self.start(function, data)
         deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
@@ -192,7 +201,7 @@ class Api:
         pause_s = LEAST_POLL_S
         while True:
             try:
-                event = await self.get(f"/v1/events/{event_id}", _Event, retries=WAITING_RETRIES)
+                event = await self.get(f"/v1/events/{event_id}", _Event, retries=WAITING_RETRIES, deadline_s=deadline_s)
             except NotFound:  # the history is behind
                 if time.monotonic() - began_s > HISTORY_S:
                     raise
@@ -213,7 +222,8 @@ class Api:
         while True:
             left_s = POLL_S if deadline_s is None else deadline_s - time.monotonic()
             wait_s = max(0.0, min(left_s, POLL_S))
-            run = await self.get(f"/v1/runs/{run_id}?wait={wait_s * 1000:.0f}ms", Run, wait_s, retries=WAITING_RETRIES)
+            path = f"/v1/runs/{run_id}?wait={wait_s * 1000:.0f}ms"
+            run = await self.get(path, Run, wait_s, retries=WAITING_RETRIES, deadline_s=deadline_s)
             if run.ended_at is not None:
                 return run
             if deadline_s is not None and time.monotonic() >= deadline_s:
@@ -228,13 +238,20 @@ class Api:
             return False
         return True
 
-    async def get(self, path: str, type_: type[T], wait_s: float = 0, *, retries: int | None = None) -> T:
+    async def get(
+        self, path: str, type_: type[T], wait_s: float = 0, *, retries: int | None = None,
+        deadline_s: float | None = None,
+    ) -> T:  # fmt: skip
         """Read the ``data`` of an answer. Raises ``NotFound``."""
-        return (await self.read(path, _Read[type_], wait_s, retries=retries)).data  # type: ignore[valid-type]  # a value at run time
+        envelope: type[_Read[T]] = _Read[type_]  # type: ignore[valid-type]  # a value at run time
+        return (await self.read(path, envelope, wait_s, retries=retries, deadline_s=deadline_s)).data
 
-    async def read(self, path: str, type_: type[T], wait_s: float = 0, *, retries: int | None = None) -> T:
+    async def read(
+        self, path: str, type_: type[T], wait_s: float = 0, *, retries: int | None = None,
+        deadline_s: float | None = None,
+    ) -> T:  # fmt: skip
         """Read an answer, which may come after ``wait_s``. Raises ``NotFound``."""
-        reply = await self._ask("GET", path, wait_s=wait_s, retries=retries)
+        reply = await self._ask("GET", path, wait_s=wait_s, retries=retries, deadline_s=deadline_s)
         self._checked(reply)
         try:
             return msgspec.json.decode(reply.body, type=type_)
@@ -243,9 +260,12 @@ class Api:
 
     async def _ask(
         self, method: str, path: str, body: bytes | None = None, *, seed: str | None = None, wait_s: float = 0,
-        is_repeatable: bool = True, retries: int | None = None,
+        is_repeatable: bool = True, retries: int | None = None, deadline_s: float | None = None,
     ) -> Reply:  # fmt: skip
-        """Send a request, again where that can help; returns the answer, if it is not the server's failure."""
+        """Send a request, again where that can help; returns the answer, if it is not the server's failure.
+
+        None of ``retries``, which are those of this object unless given, begins after the deadline.
+        """
         headers = dict(self.address.headers)
         if body is not None:
             headers["content-type"] = "application/json"
@@ -255,19 +275,20 @@ class Api:
             method=method, path=path, headers=headers, body=body, timeout_s=self._timeout_s + wait_s,
             is_wait=wait_s > 0,
         )  # fmt: skip
-        left = self._retries if retries is None else retries
+        most = self._retries if retries is None else retries
         attempt = 0
         while True:
+            is_last = attempt == most or (deadline_s is not None and time.monotonic() >= deadline_s)
             try:
                 reply = await self._transport.exchange(call)
             except Unanswered as error:
-                if attempt == left or (error.is_sent and not is_repeatable):
+                if is_last or (error.is_sent and not is_repeatable):
                     raise self._unreachable(error, call) from error.__cause__
                 retry_after = None
             else:
                 if reply.status < 500:
                     return reply
-                if attempt == left or not is_repeatable:
+                if is_last or not is_repeatable:
                     said = f"{reply.status} {_said(reply).error or ''}".rstrip()
                     raise ServerUnreachable(f"{self.address.url} cannot do it at the moment: {said}")
                 retry_after = reply.retry_after
