@@ -60,7 +60,7 @@ async def work_(ctx: Context) -> None:
 
 @app.function("approve", trigger="test/approve")
 async def approve(ctx: Context) -> object:
-    heard = await ctx.step._runner.wait_for_signal("manager", signal="approve/o1", timeout_ms=60_000, replace=False)
+    heard = await ctx.step.wait_for_signal("manager", signal="approve/o1", timeout=60_000)
     return heard.data
 """
 DEADLINE_S = 10.0

@@ -79,9 +79,7 @@ async def sleep(ctx: Context) -> None:
 
 @app.function("approve", trigger="test/approve")
 async def approve(ctx: Context) -> dict:
-    heard = await ctx.step._runner.wait_for_signal(
-        "manager", signal=ctx.event.data["signal"], timeout_ms=60_000, replace=False
-    )
+    heard = await ctx.step.wait_for_signal("manager", signal=ctx.event.data["signal"], timeout=60_000)
     return {"signal": heard.signal, "data": heard.data}
 """
 KEYS = ServerConfig(is_dev=False, event_keys=("sender",), signing_keys=("signkey-test-5fabcd",), event_size_bytes=1_000)

@@ -163,7 +163,7 @@ class Node:
         """
         if function not in self.functions:
             raise NotFound(f"there is no function {function!r}; its id is <app>-<function>")
-        accepted_ms = now_ms()
+        accepted_ms = self._clock()
         message = accept_event(
             EventOut(name=INVOKED_EVENT, data=outgoing_data(data, f"a call of {function}")),
             ulid(accepted_ms, os.urandom(10)), env=DEFAULT_ENV, received_ms=accepted_ms, source="process",

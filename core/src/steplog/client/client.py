@@ -18,7 +18,7 @@ from steplog.durations import Duration, milliseconds
 from steplog.event import Event
 from steplog.functions import Function
 from steplog.outgoing import outgoing_data, outgoing_events, written
-from steplog.values import load, signature_of
+from steplog.values import load
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -188,7 +188,7 @@ def _data_of(function: Function[Any, Any] | str, data: Any) -> bytes:
 def _result(function: Function[Any, Any] | str, output: bytes) -> Any:
     if isinstance(function, str):
         return msgspec.json.decode(output)
-    return load(output, signature_of(function.handler).decode, function.id)
+    return load(output, function.decode_output, function.id)
 
 
 def _seconds(timeout: Duration | None) -> float | None:
