@@ -93,6 +93,7 @@ class Node:
         self._registry = Registry(function.spec for function in self.functions.values())
         self._engine: Engine = ThreadEngine(engine, self._registry, config.engine) if callable(engine) else engine
         self._config = config
+        self.drain_s = config.drain_s  # until it stops, this may change
         self._loop: UsersLoop
         self._driver: LocalDriver
         self._outbox: list[Message] = []
@@ -114,7 +115,7 @@ class Node:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> None:
-        await self._driver.drain(self._config.drain_s)
+        await self._driver.drain(self.drain_s)
         self._passes = FLUSH_PASSES
         self._flush()
         self._engine.stop()

@@ -1,4 +1,4 @@
-"""``steplog dev`` and ``steplog start``: the engine, the API and the functions of some files, in one process."""
+"""``steplog dev`` and ``steplog start``: the engine, the API and the functions of some files."""
 
 import asyncio
 import json
@@ -11,28 +11,24 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
 
 from steplog import __version__
-from steplog.app import App
+from steplog.cli.output import counted, echo
 from steplog.cli.settings import configurable, sources
-from steplog.config.load import Sources, load, secret_values
+from steplog.config.load import Sources, load
 from steplog.config.schema import Config
-from steplog.drivers.live_run import LocalConfig
-from steplog.drivers.loop import UsersLoop
-from steplog.engine.functions import EngineConfig
-from steplog.engine.retry import RetryPolicy
-from steplog.errors import ConfigInvalid
-from steplog.loading import load_apps
-from steplog.node import Node, NodeConfig, functions_of
-from steplog.paths import MEMORY_LOG, history_path, log_path
-from steplog.server.config import ServerConfig
-from steplog.server.listen import bind
-from steplog.shells.process import ProcessEngine
-from steplog.tuning import tune_process
+from steplog.errors import ConfigInvalid, PortInUse
+from steplog.paths import MEMORY_LOG, log_path
+from steplog.server.sockets import LOOPBACK, bind
+
+if TYPE_CHECKING:
+    from steplog.app import App
+
+PROBE_S = 0.5  # how long who has the port may take to say who it is
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,8 +36,12 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
     is_dev: bool
     files: tuple[str, ...]
+    root: Path  # of the project
+    is_root_searched: bool  # modules are named as seen from there: steplog.toml names them
     config: Config
     ready_fd: int | None
+    is_fresh: bool = False
+    payloads: bool = False
 
 
 _FILES = click.argument("files", nargs=-1, metavar="[FILE]...")
@@ -50,19 +50,29 @@ _READY = click.option("--ready-fd", type=int, hidden=True, help="Write one JSON 
 
 @click.command(short_help="Run the functions of a file on this machine, with the API.")
 @_FILES
+@click.option("--no-reload", is_flag=True, help="Run the functions in this process, as a debugger wants it.")
+@click.option("--fresh", is_flag=True, help="Start with an empty log; the one before is kept beside it.")
+@click.option("--payloads", is_flag=True, help="Print data of events, and what steps and runs return.")
 @configurable
 @_READY
-def dev(files: tuple[str, ...], ready_fd: int | None, **given: Any) -> None:
-    """Run functions on this machine: any key sends events, everyone here may read.
+def dev(
+    files: tuple[str, ...], ready_fd: int | None, no_reload: bool, fresh: bool, payloads: bool, **given: Any
+) -> None:
+    """Run functions on this machine: any key sends events, everyone here may read. A save reloads the code.
 
-    Without FILE, those of [app] load in steplog.toml.
+    Without FILE, those of [app] load in steplog.toml; without any, events are accepted and kept.
 
     \b
     Examples:
       steplog dev orders.py
       steplog dev orders.py billing.py:app --port 8300
     """
-    run(_options(files, ready_fd, sources(given, is_dev=True)))
+    options = _options(files, ready_fd, sources(given, is_dev=True))
+    options = msgspec.structs.replace(options, is_fresh=fresh, payloads=payloads)
+    if no_reload:
+        run(options)
+    else:
+        _supervise(options)
 
 
 @click.command(short_help="Run functions for production: keys are needed.")
@@ -84,62 +94,48 @@ def start(files: tuple[str, ...], ready_fd: int | None, **given: Any) -> None:
 
 def _options(files: tuple[str, ...], ready_fd: int | None, where: Sources) -> Options:
     configured = load(where)
-    if not files:
-        files = configured.config.app.load
-        if str(configured.root) not in sys.path:
-            sys.path.insert(0, str(configured.root))  # modules are named as seen from steplog.toml
-    if not files:
-        command = "steplog dev" if where.is_dev else "steplog start"
-        problem = f"no file is named: give one, as in {command} orders.py, or write [app] load in steplog.toml"
-        raise ConfigInvalid(command, [problem])
-    return Options(is_dev=where.is_dev, files=files, config=configured.config, ready_fd=ready_fd)
+    named = files or configured.config.app.load
+    if not named and not where.is_dev:
+        problem = "no file is named: give one, as in steplog start orders.py, or write [app] load in steplog.toml"
+        raise ConfigInvalid("steplog start", [problem])
+    return Options(
+        is_dev=where.is_dev, files=named, root=configured.root.absolute(), is_root_searched=not files,
+        config=configured.config, ready_fd=ready_fd,
+    )  # fmt: skip
+
+
+# --- in this process
 
 
 def run(options: Options) -> None:
     """Serve until SIGINT or SIGTERM; a second one ends at once."""
+    from steplog.drivers.loop import UsersLoop
+    from steplog.loading import load_apps
+    from steplog.tuning import tune_process
+
     began_s = time.perf_counter()
-    with _log_file(options.config.log.url) as path:
-        sockets = bind(options.config.server.port, options.config.server.host)
+    with _log_file(options) as path:
+        sockets = _bind(options)
+        if options.is_root_searched and str(options.root) not in sys.path:
+            sys.path.insert(0, str(options.root))
         apps = load_apps(options.files)
         tune_process()
         with asyncio.Runner(loop_factory=UsersLoop) as runner:
             runner.run(_serve(options, path, apps, sockets, began_s))
 
 
-@contextmanager
-def _log_file(url: str) -> Iterator[Path]:
-    """The log's file. That of ``memory:`` is in a temporary directory, which goes when the process ends."""
-    if url != MEMORY_LOG:
-        yield log_path(url)
-        return
-    with tempfile.TemporaryDirectory(prefix="steplog-") as directory:
-        yield Path(directory, "log.db")
-
-
 async def _serve(
-    options: Options, path: Path, apps: list[App], sockets: Sequence[socket.socket], began_s: float
+    options: Options, path: Path, apps: "list[App]", sockets: Sequence[socket.socket], began_s: float
 ) -> None:
+    from steplog.cli.parts import engine_of, node_config
+    from steplog.node import Node
+
     loop = asyncio.get_running_loop()
     serving, stopped = asyncio.Event(), asyncio.Event()
-    config, limits = options.config, options.config.limits
-    engine = ProcessEngine(
-        [function.spec for function in functions_of(apps).values()],
-        EngineConfig(
-            live_runs=config.engine.live_runs, steps_per_run=limits.steps, run_state_bytes=limits.run_size_bytes,
-            retry=RetryPolicy(interval_ms=config.engine.retry_interval_ms),
-        ),
-        log_path=path, history_path=history_path(path), sockets=sockets, on_serving=serving.set,
-        server=ServerConfig(
-            is_dev=options.is_dev, event_keys=secret_values(config.auth.event_keys),
-            signing_keys=secret_values(config.auth.signing_keys), allow_hosts=config.server.allow_hosts,
-            event_size_bytes=limits.event_size_bytes, request_size_bytes=limits.request_size_bytes,
-        ),
+    url, pending = _url(options, sockets), _Pending.of(path)
+    engine = engine_of(
+        options.config, apps, path, is_dev=options.is_dev, sockets=sockets, on_serving=serving.set
     )  # fmt: skip
-    local = LocalConfig(
-        evict_after_ms=config.engine.evict_after_ms, output_bytes=limits.step_output_bytes,
-        event_bytes=limits.event_size_bytes,
-    )  # fmt: skip
-    port = sockets[0].getsockname()[1]
 
     def stop() -> None:
         if stopped.is_set():
@@ -148,16 +144,18 @@ async def _serve(
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop)
-    async with Node(apps, engine, NodeConfig(local=local)) as node:
+    async with Node(apps, engine, node_config(options.config)) as node:
         failed = asyncio.create_task(node.failed())
         await _first(failed, serving)
         if not failed.done():
-            _announce(options, path, apps, port, time.perf_counter() - began_s)
-            await _first(failed, stopped)
+            counts = [(app.id, len(app.functions)) for app in apps]
+            _announce(options, path, url, counts, pending, time.perf_counter() - began_s)
+            with _told(options, path, pending):
+                await _first(failed, stopped)
         if stopped.is_set() and node.executing:
-            click.echo(f"stopping: {node.executing} steps are running; again to stop at once", err=True)
+            echo(f"stopping: {counted(node.executing, 'step')} still at work; again to stop at once", err=True)
     if not options.ready_fd and stopped.is_set():
-        click.echo("stopped", err=True)
+        echo("stopped", err=True)
 
 
 async def _first(failed: "asyncio.Task[None]", event: asyncio.Event) -> None:
@@ -171,20 +169,171 @@ async def _first(failed: "asyncio.Task[None]", event: asyncio.Event) -> None:
     waiting.cancel()
 
 
-def _announce(options: Options, path: Path, apps: list[App], port: int, took_s: float) -> None:
-    host = options.config.server.host
-    url = f"http://{'127.0.0.1' if host in ('localhost', '::1') else host}:{port}"
+@contextmanager
+def _told(options: Options, path: Path, pending: "_Pending") -> Iterator[None]:
+    """In ``dev``, print what happens: from a thread, because the loop is the functions'."""
+    if not options.is_dev or options.ready_fd is not None:
+        yield
+        return
+    import threading
+
+    from steplog.cli.dev.transcript import POLL_S, Transcript
+
+    over = threading.Event()
+    transcript = Transcript(
+        path, lambda line: echo(line, err=True), position=pending.position, payloads=options.payloads
+    )
+
+    def follow() -> None:
+        while not over.wait(POLL_S):
+            transcript.poll()
+        transcript.poll()
+        transcript.close()
+
+    thread = threading.Thread(target=follow, name="steplog-transcript", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+# --- with a parent that reloads
+
+
+def _supervise(options: Options) -> None:
+    """Serve until SIGINT or SIGTERM, and reload when the code is saved; a second signal ends at once."""
+    from steplog.cli.dev.frames import Load, Loaded
+    from steplog.cli.dev.supervisor import Dev, Supervisor
+
+    began_s = time.perf_counter()
+    with _log_file(options) as path:
+        sockets = _bind(options)
+        url, pending = _url(options, sockets), _Pending.of(path)
+
+        def announce(loaded: Loaded, has_keys: bool) -> None:
+            counts = [(app.id, app.functions) for app in loaded.apps]
+            took_s = time.perf_counter() - began_s
+            _announce(options, path, url, counts, pending, took_s, is_watched=True, has_keys=has_keys)
+
+        load_ = Load(
+            files=options.files, root=str(options.root), is_root_searched=options.is_root_searched,
+            config=options.config, log_path=str(path), sockets=[sock.fileno() for sock in sockets],
+        )  # fmt: skip
+        parent = Dev(
+            load=load_, url=url, position=pending.position, payloads=options.payloads,
+            is_told=options.ready_fd is None, announce=announce,
+        )  # fmt: skip
+        try:
+            asyncio.run(Supervisor(parent, sockets).run())
+        finally:
+            for sock in sockets:
+                sock.close()
+
+
+# --- of both
+
+
+class _Pending(msgspec.Struct, frozen=True):
+    """What a log holds before it is opened."""
+
+    open_runs: int
+    position: int
+
+    @classmethod
+    def of(cls, path: Path) -> "_Pending":
+        if not path.exists():
+            return cls(0, 0)
+        from steplog.cli.dev.transcript import open_runs
+
+        return cls(*open_runs(path))
+
+
+@contextmanager
+def _log_file(options: Options) -> Iterator[Path]:
+    """The log's file, empty where that is asked for. That of ``memory:`` is in a temporary directory."""
+    url = options.config.log.url
+    if url != MEMORY_LOG:
+        path = log_path(url)
+        if options.is_fresh:
+            from steplog.cli.dev.fresh import put_aside
+
+            put_aside(path)
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="steplog-") as directory:
+        yield Path(directory, "log.db")
+
+
+def _bind(options: Options) -> list[socket.socket]:
+    server = options.config.server
+    try:
+        return bind(server.port, server.host)
+    except PortInUse:
+        version = _steplog_at(_host(server.host), server.port)
+        if version is None:
+            raise
+        verb = "dev" if options.is_dev else "start"
+        another = " ".join(["steplog", verb, *options.files, "--port", str(server.port + 2)])
+        raise PortInUse(
+            f"port {server.port} is taken by another {version}\n"
+            f"  use it: http://{_host(server.host)}:{server.port}        or take another: {another}"
+        ) from None
+
+
+def _steplog_at(host: str, port: int) -> str | None:
+    """Name and version of the steplog that answers there; None for anything else."""
+    import http.client
+    from contextlib import closing
+
+    with closing(http.client.HTTPConnection(host, port, timeout=PROBE_S)) as connection:
+        try:
+            connection.request("GET", "/")
+            text = connection.getresponse().read(100).decode("ascii", "replace").strip()
+        except (OSError, http.client.HTTPException):
+            return None
+    return text if text.startswith("steplog ") else None
+
+
+def _host(host: str) -> str:
+    """A host as clients of this machine write it."""
+    return LOOPBACK[0] if host in ("localhost", "::1") else host
+
+
+def _url(options: Options, sockets: Sequence[socket.socket]) -> str:
+    return f"http://{_host(options.config.server.host)}:{sockets[0].getsockname()[1]}"
+
+
+def _announce(
+    options: Options, path: Path, url: str, apps: list[tuple[str, int]], pending: _Pending, took_s: float, *,
+    is_watched: bool = False, has_keys: bool = False,
+) -> None:  # fmt: skip
     if options.ready_fd is not None:
+        port = int(url.rpartition(":")[2])
         line = json.dumps({"port": port, "url": url, "pid": os.getpid(), "log": str(path)}) + "\n"
         os.write(options.ready_fd, line.encode())
         os.close(options.ready_fd)
         return
     mode = "dev" if options.is_dev else "start"
     key = "dev  (any key does in dev)" if options.is_dev else "<event key>"
-    click.echo(f"steplog {__version__} {mode} · ready in {took_s:.1f} s", err=True)
-    click.echo(f"  events  {url}/e/{key}", err=True)
-    for app in apps:
-        count = len(app.functions)
-        click.echo(f"  app     {app.id}, {count} function{'' if count == 1 else 's'}", err=True)
-    click.echo(f"  log     {path}", err=True)
-    click.echo("  Ctrl-C  stops; what is open goes on at the next start", err=True)
+    lines = [f"steplog {__version__} {mode} · ready in {took_s:.1f} s", f"  events  {url}/e/{key}"]
+    origin = f" from {options.files[0]}" if len(options.files) == 1 else ""
+    watched = ", watched" if is_watched else ""
+    lines += [f"  app     {id_}, {counted(count, 'function')}{origin}{watched}" for id_, count in apps]
+    if not apps:
+        lines.append("  app     none: events are accepted and kept; name a file: steplog dev orders.py")
+    lines.append(f"  log     {path}{_goes_on(pending.open_runs, is_dev=options.is_dev)}")
+    if has_keys:
+        lines.append("  keys    s send again · l level · ? all · Ctrl-C stop")
+    else:
+        lines.append("  Ctrl-C  stops; what is open goes on at the next start")
+    for line in lines:
+        echo(line, err=True)
+
+
+def _goes_on(open_runs: int, *, is_dev: bool) -> str:
+    if not open_runs:
+        return ""
+    verb = "goes" if open_runs == 1 else "go"
+    return f", {counted(open_runs, 'open run')} {verb} on" + (" (--fresh: start empty)" if is_dev else "")
