@@ -12,6 +12,7 @@ from steplog.server.patience import Patience, protocol
 from steplog.server.sockets import BACKLOG
 
 GRACE_S = 5  # how long requests may go on after a stop
+FIRST_READ_S = 0.05  # between a connection and its request, at most, for it to be answered before a stop
 KEEP_ALIVE_S = 75  # longer than the clients' own, so that it is they who close
 
 
@@ -56,6 +57,15 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self.is_serving.set()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept no more, and read what those send whose connection was accepted just before."""
+        for server in self.servers:
+            server.close()
+        for sock in sockets or []:
+            sock.close()
+        await asyncio.sleep(FIRST_READ_S)
+        await super().shutdown(sockets)
 
     @contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
