@@ -21,13 +21,18 @@ app = App("shop")
 async def value(of: str) -> str:
     return of
 """
-VERSION = HEAD + """
+VERSION = (
+    HEAD
+    + """
 
 @app.function("version", trigger="shop/version")
 async def version(ctx: Context) -> str:
     return await ctx.step.run("value", value, "{}")
 """
-NAP = VERSION + """
+)
+NAP = (
+    VERSION
+    + """
 
 @app.function("nap", trigger="shop/nap")
 async def nap(ctx: Context) -> str:
@@ -35,7 +40,10 @@ async def nap(ctx: Context) -> str:
     await ctx.step.sleep("nap", {})
     return first + await ctx.step.run("second", value, "{}")
 """
-BODY = VERSION + """
+)
+BODY = (
+    VERSION
+    + """
 
 async def body() -> str:
     step = current_step()
@@ -49,6 +57,7 @@ async def body() -> str:
 async def with_body(ctx: Context) -> str:
     return await ctx.step.run("body", body)
 """
+)
 HANG = "await asyncio.sleep(600)"
 BLOCK = "time.sleep(600)"
 

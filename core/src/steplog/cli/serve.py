@@ -204,12 +204,16 @@ def _told(options: Options, path: Path, pending: "_Pending") -> Iterator[None]:
 
 def _supervise(options: Options) -> None:
     """Serve until SIGINT or SIGTERM, and reload when the code is saved; a second signal ends at once."""
-    from steplog.cli.dev.frames import Load, Loaded
-    from steplog.cli.dev.supervisor import Dev, Supervisor
+    from steplog.cli.dev.spawn import spawn
 
     began_s = time.perf_counter()
     with _log_file(options) as path:
         sockets = _bind(options)
+        spawned = spawn(sockets)  # it loads while this process does
+
+        from steplog.cli.dev.frames import Load, Loaded
+        from steplog.cli.dev.supervisor import Dev, Supervisor
+
         url, pending = _url(options, sockets), _Pending.of(path)
 
         def announce(loaded: Loaded, has_keys: bool) -> None:
@@ -226,7 +230,7 @@ def _supervise(options: Options) -> None:
             is_told=options.ready_fd is None, announce=announce,
         )  # fmt: skip
         try:
-            asyncio.run(Supervisor(parent, sockets).run())
+            asyncio.run(Supervisor(parent, sockets, spawned).run())
         finally:
             for sock in sockets:
                 sock.close()

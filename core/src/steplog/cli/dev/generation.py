@@ -2,15 +2,13 @@
 
 import asyncio
 import signal
-import socket
 import subprocess
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from steplog.cli.dev.frames import Failed, Load, Loaded, OpenLog, Refused, Said, Serving, Stop, Stopping, decode_said
+from steplog.cli.dev.spawn import Spawned
 from steplog.errors import EngineEnded, SteplogError, error_of
 from steplog.shells.frames import FrameStream
-from steplog.shells.spawn import start_engine
 
 BLOCKED_S = 1.0  # after its bodies' time is up, a loop that does not answer is taken for blocked
 ENGINE_STOP_S = 15.0  # requests in flight, and the history's last batches
@@ -27,12 +25,11 @@ class CodeRefused(Exception):
 
 
 class Generation:
-    """Two processes. ``start`` them, ``load`` the code, ``open`` the log, ``stop``; or ``kill``, at any time."""
+    """Two processes that were spawned. ``load`` the code, ``open`` the log, ``stop``; or ``kill``, at any time."""
 
-    def __init__(self, *, on_stopping: Callable[[int], None] = lambda _: None) -> None:
+    def __init__(self, spawned: Spawned, *, on_stopping: Callable[[int], None] = lambda _: None) -> None:
+        self._functions, self._engine, self._control = spawned
         self._on_stopping = on_stopping
-        self._functions: subprocess.Popen[bytes]
-        self._engine: subprocess.Popen[bytes]
         self._stream: FrameStream[Said]
         loop = asyncio.get_running_loop()
         self._loaded: asyncio.Future[Loaded] = loop.create_future()
@@ -40,19 +37,16 @@ class Generation:
         self._is_open = False
         self._why = ""  # it ended, where it said so
 
-    async def start(self, sockets: Sequence[socket.socket]) -> None:
-        """Start both processes; they load what they need of steplog."""
-        ours, theirs = socket.socketpair()
-        self._engine, connection = start_engine(sockets, serves=True)
-        with theirs, connection:
-            numbers = [theirs.fileno(), connection.fileno()]
-            self._functions = subprocess.Popen(  # noqa: ASYNC220 - talked to by the socket alone
-                [sys.executable, "-P", "-m", "steplog.cli.dev.functions", *map(str, numbers)],
-                stdin=subprocess.DEVNULL, pass_fds=numbers,
-            )  # fmt: skip
+    async def connect(self) -> None:
+        """Begin to listen to what it says."""
         _, self._stream = await asyncio.get_running_loop().create_connection(
-            lambda: FrameStream(decode_said, self._receive, self._lose), sock=ours
+            lambda: FrameStream(decode_said, self._receive, self._lose), sock=self._control
         )
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether both processes run."""
+        return self._functions.poll() is None and self._engine.poll() is None
 
     async def load(self, load: Load) -> Loaded:
         """Import the code. Raises ``CodeRefused``."""

@@ -53,7 +53,7 @@ class Lines:
                 indent = " " if kind in ("step", "wait") else ""
                 head = f"{indent}{kind}".ljust(6)
                 bold = styled(name.ljust(NAME_COLUMNS), bold=True)
-                yield f"{at(record.at)}  {head} {bold} {shown(id_)}  {text}".rstrip()
+                yield f"{at(record.at)}  {head} {bold} {shown(id_)}  {text.strip()}".rstrip()
 
     def _tell(self, record: Record, data: bytes | None) -> Iterator[tuple[Level, str, str, str, str]]:
         if isinstance(record, EventRouted):

@@ -18,6 +18,7 @@ from steplog.cli.dev.frames import Load, Loaded, Refused
 from steplog.cli.dev.generation import CodeRefused, Generation
 from steplog.cli.dev.keys import pressed
 from steplog.cli.dev.lines import LEVELS, at, shown
+from steplog.cli.dev.spawn import Spawned, spawn
 from steplog.cli.dev.transcript import POLL_S, Transcript
 from steplog.cli.dev.watch import Watch, forget_compiled
 from steplog.cli.errors import INTERRUPTED, UserCodeFailed
@@ -29,6 +30,7 @@ DRAIN_S = 10.0  # how long bodies may go on after Ctrl-C
 RELOAD_DRAIN_S = 0.1  # and after a save: those that are about to end may
 BACKOFF_S = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)  # before each restart in a row
 STEADY_S = 10.0  # a generation that served so long does not die at once
+QUIET_S = 1.0  # before the next generation is made ready
 SEND_S = 30.0
 
 _KEYS = "s send the last event again · l level: all, runs or problems · ? keys · Ctrl-C stop, twice at once"
@@ -48,14 +50,16 @@ class Dev(msgspec.Struct, frozen=True, kw_only=True):
 class Supervisor:
     """Keeps one generation serving on sockets that are the parent's. ``run`` it once."""
 
-    def __init__(self, dev: Dev, sockets: Sequence[socket.socket]) -> None:
-        self._dev, self._sockets = dev, sockets
+    def __init__(self, dev: Dev, sockets: Sequence[socket.socket], first: Spawned) -> None:
+        self._dev, self._sockets, self._spawned = dev, sockets, first
+        self._spare: Generation | None = None
         self._watch = Watch()
         self._generations: list[Generation] = []  # whose processes may run
         self._current: Generation | None = None
         self._opened_s = 0.0
         self._saved_ms = 0  # when the code that runs was loaded
         self._crashes = 0  # in a row
+        self._is_ending = False
         self._transcript = Transcript(
             Path(dev.load.log_path), _say, position=dev.position, payloads=dev.payloads
         )  # fmt: skip
@@ -113,7 +117,7 @@ class Supervisor:
     async def _supervise(self) -> None:
         while True:
             assert self._current is not None, "one serves, or has served"
-            changed, how = await _first(self._watch.changed(), self._current.ended())
+            (changed, how), _ = await _first(_first(self._watch.changed(), self._current.ended()), self._prepare())
             if how is not None:
                 self._forget(self._current)
                 await self._restart(how)
@@ -123,7 +127,7 @@ class Supervisor:
     # --- the code
 
     async def _load_first(self) -> tuple[Generation, Loaded]:
-        generation, since_ns = await self._start(), time.time_ns()
+        since_ns, generation = time.time_ns(), await self._connect(self._spawned)
         try:
             loaded = await generation.load(self._dev.load)
         except CodeRefused as error:
@@ -206,15 +210,14 @@ class Supervisor:
             if await self._open(self._current):
                 _note("restarted", "open runs go on")
                 return
-            how = "it could not be opened"
+            how = await self._current.ended()
+            self._forget(self._current)
 
     async def _open(self, generation: Generation) -> bool:
-        """Let a generation serve; whether it does. Why not is told."""
+        """Let a generation serve; whether it does. Where not it ends, which is seen and told like any other end."""
         try:
             await generation.open()
-        except SteplogError as error:
-            _note("error", f"{error.code}: {error}", is_bad=True)
-            await self._drop(generation)
+        except SteplogError:
             return False
         self._opened_s = time.monotonic()
         return True
@@ -222,10 +225,26 @@ class Supervisor:
     # --- generations
 
     async def _start(self) -> Generation:
-        generation = Generation(on_stopping=self._stopping)
-        await generation.start(self._sockets)
+        """Take the generation that waits for its code, or make one."""
+        generation, self._spare = self._spare, None
+        if generation is not None and generation.is_alive:
+            return generation
+        if generation is not None:
+            await self._drop(generation)
+        return await self._connect(spawn(self._sockets))
+
+    async def _connect(self, spawned: Spawned) -> Generation:
+        generation = Generation(spawned, on_stopping=self._stopping)
+        await generation.connect()
         self._generations.append(generation)
         return generation
+
+    async def _prepare(self) -> None:
+        """After a while of quiet, have the next generation ready: half of a reload is its start."""
+        await asyncio.sleep(QUIET_S)
+        if self._spare is None:
+            self._spare = await self._connect(spawn(self._sockets))
+        await asyncio.Event().wait()
 
     async def _drop(self, generation: Generation) -> None:
         await generation.kill()
@@ -237,6 +256,7 @@ class Supervisor:
 
     async def _end(self, drain_s: float) -> None:
         """End every process, the one that serves in order."""
+        self._is_ending = True
         for generation in list(self._generations):
             await generation.stop(drain_s)
         if self._dev.is_told:
@@ -246,7 +266,7 @@ class Supervisor:
             self._forget(generation)
 
     def _stopping(self, executing: int) -> None:
-        if len(self._generations) == 1 and self._dev.is_told:
+        if self._is_ending and self._dev.is_told:
             echo(f"stopping: {counted(executing, 'step')} still at work; again to stop at once", err=True)
 
     # --- keys
