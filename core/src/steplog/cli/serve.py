@@ -1,12 +1,10 @@
 """``steplog dev`` and ``steplog start``: the engine, the API and the functions of some files."""
 
 import asyncio
-import json
 import os
 import signal
 import socket
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,33 +14,14 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from steplog import __version__
 from steplog.cli.output import counted, echo
 from steplog.cli.settings import configurable, sources
+from steplog.cli.startup import Options, Pending, announce, bind_port, log_file, url_of
 from steplog.config.load import Sources, load
-from steplog.config.schema import Config
-from steplog.errors import ConfigInvalid, PortInUse
-from steplog.paths import MEMORY_LOG, log_path
-from steplog.server.sockets import LOOPBACK, bind
+from steplog.errors import ConfigInvalid
 
 if TYPE_CHECKING:
     from steplog.app import App
-
-PROBE_S = 0.5  # how long who has the port may take to say who it is
-
-
-class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """What the command line and the configuration said."""
-
-    is_dev: bool
-    files: tuple[str, ...]
-    root: Path  # of the project
-    is_root_searched: bool  # modules are named as seen from there: steplog.toml names them
-    config: Config
-    ready_fd: int | None
-    is_fresh: bool = False
-    payloads: bool = False
-
 
 _FILES = click.argument("files", nargs=-1, metavar="[FILE]...")
 _READY = click.option("--ready-fd", type=int, hidden=True, help="Write one JSON line there when everything serves.")
@@ -114,8 +93,8 @@ def run(options: Options) -> None:
     from steplog.tuning import tune_process
 
     began_s = time.perf_counter()
-    with _log_file(options) as path:
-        sockets = _bind(options)
+    with log_file(options) as path:
+        sockets = bind_port(options)
         if options.is_root_searched and str(options.root) not in sys.path:
             sys.path.insert(0, str(options.root))
         apps = load_apps(options.files)
@@ -132,7 +111,7 @@ async def _serve(
 
     loop = asyncio.get_running_loop()
     serving, stopped = asyncio.Event(), asyncio.Event()
-    url, pending = _url(options, sockets), _Pending.of(path)
+    url, pending = url_of(options, sockets), Pending.of(path)
     engine = engine_of(
         options.config, apps, path, is_dev=options.is_dev, sockets=sockets, on_serving=serving.set
     )  # fmt: skip
@@ -149,7 +128,7 @@ async def _serve(
         await _first(failed, serving)
         if not failed.done():
             counts = [(app.id, len(app.functions)) for app in apps]
-            _announce(options, path, url, counts, pending, time.perf_counter() - began_s)
+            announce(options, path, url, counts, pending, time.perf_counter() - began_s)
             with _told(options, path, pending):
                 await _first(failed, stopped)
         if stopped.is_set() and node.executing:
@@ -170,7 +149,7 @@ async def _first(failed: "asyncio.Task[None]", event: asyncio.Event) -> None:
 
 
 @contextmanager
-def _told(options: Options, path: Path, pending: "_Pending") -> Iterator[None]:
+def _told(options: Options, path: Path, pending: "Pending") -> Iterator[None]:
     """In ``dev``, print what happens: from a thread, because the loop is the functions'."""
     if not options.is_dev or options.ready_fd is not None:
         yield
@@ -207,19 +186,19 @@ def _supervise(options: Options) -> None:
     from steplog.cli.dev.spawn import spawn
 
     began_s = time.perf_counter()
-    with _log_file(options) as path:
-        sockets = _bind(options)
+    with log_file(options) as path:
+        sockets = bind_port(options)
         spawned = spawn(sockets)  # it loads while this process does
 
         from steplog.cli.dev.frames import Load, Loaded
         from steplog.cli.dev.supervisor import Dev, Supervisor
 
-        url, pending = _url(options, sockets), _Pending.of(path)
+        url, pending = url_of(options, sockets), Pending.of(path)
 
-        def announce(loaded: Loaded, has_keys: bool) -> None:
+        def loaded_first(loaded: Loaded, has_keys: bool) -> None:
             counts = [(app.id, app.functions) for app in loaded.apps]
             took_s = time.perf_counter() - began_s
-            _announce(options, path, url, counts, pending, took_s, is_watched=True, has_keys=has_keys)
+            announce(options, path, url, counts, pending, took_s, is_watched=True, has_keys=has_keys)
 
         load_ = Load(
             files=options.files, root=str(options.root), is_root_searched=options.is_root_searched,
@@ -227,117 +206,10 @@ def _supervise(options: Options) -> None:
         )  # fmt: skip
         parent = Dev(
             load=load_, url=url, position=pending.position, payloads=options.payloads,
-            is_told=options.ready_fd is None, announce=announce,
+            is_told=options.ready_fd is None, announce=loaded_first,
         )  # fmt: skip
         try:
             asyncio.run(Supervisor(parent, sockets, spawned).run())
         finally:
             for sock in sockets:
                 sock.close()
-
-
-# --- of both
-
-
-class _Pending(msgspec.Struct, frozen=True):
-    """What a log holds before it is opened."""
-
-    open_runs: int
-    position: int
-
-    @classmethod
-    def of(cls, path: Path) -> "_Pending":
-        if not path.exists():
-            return cls(0, 0)
-        from steplog.cli.dev.transcript import open_runs
-
-        return cls(*open_runs(path))
-
-
-@contextmanager
-def _log_file(options: Options) -> Iterator[Path]:
-    """The log's file, empty where that is asked for. That of ``memory:`` is in a temporary directory."""
-    url = options.config.log.url
-    if url != MEMORY_LOG:
-        path = log_path(url)
-        if options.is_fresh:
-            from steplog.cli.dev.fresh import put_aside
-
-            put_aside(path)
-        yield path
-        return
-    with tempfile.TemporaryDirectory(prefix="steplog-") as directory:
-        yield Path(directory, "log.db")
-
-
-def _bind(options: Options) -> list[socket.socket]:
-    server = options.config.server
-    try:
-        return bind(server.port, server.host)
-    except PortInUse:
-        version = _steplog_at(_host(server.host), server.port)
-        if version is None:
-            raise
-        verb = "dev" if options.is_dev else "start"
-        another = " ".join(["steplog", verb, *options.files, "--port", str(server.port + 2)])
-        raise PortInUse(
-            f"port {server.port} is taken by another {version}\n"
-            f"  use it: http://{_host(server.host)}:{server.port}        or take another: {another}"
-        ) from None
-
-
-def _steplog_at(host: str, port: int) -> str | None:
-    """Name and version of the steplog that answers there; None for anything else."""
-    import http.client
-    from contextlib import closing
-
-    with closing(http.client.HTTPConnection(host, port, timeout=PROBE_S)) as connection:
-        try:
-            connection.request("GET", "/")
-            text = connection.getresponse().read(100).decode("ascii", "replace").strip()
-        except (OSError, http.client.HTTPException):
-            return None
-    return text if text.startswith("steplog ") else None
-
-
-def _host(host: str) -> str:
-    """A host as clients of this machine write it."""
-    return LOOPBACK[0] if host in ("localhost", "::1") else host
-
-
-def _url(options: Options, sockets: Sequence[socket.socket]) -> str:
-    return f"http://{_host(options.config.server.host)}:{sockets[0].getsockname()[1]}"
-
-
-def _announce(
-    options: Options, path: Path, url: str, apps: list[tuple[str, int]], pending: _Pending, took_s: float, *,
-    is_watched: bool = False, has_keys: bool = False,
-) -> None:  # fmt: skip
-    if options.ready_fd is not None:
-        port = int(url.rpartition(":")[2])
-        line = json.dumps({"port": port, "url": url, "pid": os.getpid(), "log": str(path)}) + "\n"
-        os.write(options.ready_fd, line.encode())
-        os.close(options.ready_fd)
-        return
-    mode = "dev" if options.is_dev else "start"
-    key = "dev  (any key does in dev)" if options.is_dev else "<event key>"
-    lines = [f"steplog {__version__} {mode} · ready in {took_s:.1f} s", f"  events  {url}/e/{key}"]
-    origin = f" from {options.files[0]}" if len(options.files) == 1 else ""
-    watched = ", watched" if is_watched else ""
-    lines += [f"  app     {id_}, {counted(count, 'function')}{origin}{watched}" for id_, count in apps]
-    if not apps:
-        lines.append("  app     none: events are accepted and kept; name a file: steplog dev orders.py")
-    lines.append(f"  log     {path}{_goes_on(pending.open_runs, is_dev=options.is_dev)}")
-    if has_keys:
-        lines.append("  keys    s send again · l level · ? all · Ctrl-C stop")
-    else:
-        lines.append("  Ctrl-C  stops; what is open goes on at the next start")
-    for line in lines:
-        echo(line, err=True)
-
-
-def _goes_on(open_runs: int, *, is_dev: bool) -> str:
-    if not open_runs:
-        return ""
-    verb = "goes" if open_runs == 1 else "go"
-    return f", {counted(open_runs, 'open run')} {verb} on" + (" (--fresh: start empty)" if is_dev else "")

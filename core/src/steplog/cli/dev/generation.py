@@ -5,7 +5,19 @@ import signal
 import subprocess
 from collections.abc import Callable
 
-from steplog.cli.dev.frames import Failed, Load, Loaded, OpenLog, Refused, Said, Serving, Stop, Stopping, decode_said
+from steplog.cli.dev.frames import (
+    Failed,
+    Load,
+    Loaded,
+    OpenLog,
+    Refused,
+    Said,
+    Serving,
+    Stop,
+    Stopping,
+    Told,
+    decode_said,
+)
 from steplog.cli.dev.spawn import Spawned
 from steplog.errors import EngineEnded, SteplogError, error_of
 from steplog.shells.frames import FrameStream
@@ -30,7 +42,7 @@ class Generation:
     def __init__(self, spawned: Spawned, *, on_stopping: Callable[[int], None] = lambda _: None) -> None:
         self._functions, self._engine, self._control = spawned
         self._on_stopping = on_stopping
-        self._stream: FrameStream[Said]
+        self._stream: FrameStream[Said] | None = None  # once it is connected
         loop = asyncio.get_running_loop()
         self._loaded: asyncio.Future[Loaded] = loop.create_future()
         self._serving: asyncio.Future[None] = loop.create_future()
@@ -50,13 +62,13 @@ class Generation:
 
     async def load(self, load: Load) -> Loaded:
         """Import the code. Raises ``CodeRefused``."""
-        self._stream.send(load)
+        self._tell(load)
         return await asyncio.shield(self._loaded)
 
     async def open(self) -> None:
         """Open the log, and return when requests are answered. Raises what kept the engine from it."""
         self._is_open = True
-        self._stream.send(OpenLog())
+        self._tell(OpenLog())
         await asyncio.shield(self._serving)
 
     async def ended(self) -> str:
@@ -76,7 +88,7 @@ class Generation:
             await self.kill()
             return
         if self._functions.poll() is None:
-            self._stream.send(Stop(drain_s))
+            self._tell(Stop(drain_s))
             if not await _wait(self._engine, drain_s + BLOCKED_S):
                 self._engine.send_signal(signal.SIGUSR1)
         if not await _wait(self._engine, ENGINE_STOP_S):
@@ -96,10 +108,17 @@ class Generation:
 
     def kill_now(self) -> None:
         """End both at once, and wait for neither."""
-        self._stream.close()
+        if self._stream is not None:
+            self._stream.close()
+        else:
+            self._control.close()
         for process in (self._functions, self._engine):
             if process.poll() is None:
                 process.kill()
+
+    def _tell(self, frame: Told) -> None:
+        assert self._stream is not None, "connect() comes first"
+        self._stream.send(frame)
 
     def _receive(self, frame: Said) -> None:
         match frame:

@@ -1,28 +1,27 @@
 """The parent of ``steplog dev``: one generation serves; a save, a crash or a signal replaces or ends it."""
 
 import asyncio
-import http.client
-import json
 import os
 import signal
 import socket
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import closing, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from steplog.cli.dev.controls import Controls
 from steplog.cli.dev.frames import Load, Loaded, Refused
 from steplog.cli.dev.generation import CodeRefused, Generation
 from steplog.cli.dev.keys import pressed
-from steplog.cli.dev.lines import LEVELS, at, shown
+from steplog.cli.dev.lines import at
 from steplog.cli.dev.spawn import Spawned, spawn
 from steplog.cli.dev.transcript import POLL_S, Transcript
 from steplog.cli.dev.watch import Watch, forget_compiled
 from steplog.cli.errors import INTERRUPTED, UserCodeFailed
-from steplog.cli.output import counted, echo, styled
+from steplog.cli.output import counted, echo, is_unicode, styled
 from steplog.errors import SteplogError, error_of
 from steplog.shells.engine import only
 
@@ -31,9 +30,6 @@ RELOAD_DRAIN_S = 0.1  # and after a save: those that are about to end may
 BACKOFF_S = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)  # before each restart in a row
 STEADY_S = 10.0  # a generation that served so long does not die at once
 QUIET_S = 1.0  # before the next generation is made ready
-SEND_S = 30.0
-
-_KEYS = "s send the last event again · l level: all, runs or problems · ? keys · Ctrl-C stop, twice at once"
 
 
 class Dev(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,7 +59,7 @@ class Supervisor:
         self._transcript = Transcript(
             Path(dev.load.log_path), _say, position=dev.position, payloads=dev.payloads
         )  # fmt: skip
-        self._sending: set[asyncio.Task[None]] = set()
+        self._exiting: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
         """Serve until SIGINT or SIGTERM; a second one ends at once. Raises what keeps the first generation from it."""
@@ -100,7 +96,7 @@ class Supervisor:
         self._current, loaded = await self._load_first()
         await self._current.open()
         self._opened_s = time.monotonic()
-        with pressed(self._pressed) as has_keys:
+        with pressed(Controls(self._dev.url, self._transcript).press) as has_keys:
             self._dev.announce(loaded, has_keys)
             if not self._dev.is_told:
                 await self._supervise()
@@ -148,9 +144,9 @@ class Supervisor:
         await before.stop(RELOAD_DRAIN_S)
         self._current = generation
         exiting = asyncio.create_task(before.exited())
-        self._sending.add(exiting)
+        self._exiting.add(exiting)
         exiting.add_done_callback(lambda _: self._forget(before))
-        exiting.add_done_callback(self._sending.discard)
+        exiting.add_done_callback(self._exiting.discard)
         if await self._open(generation):
             self._crashes = 0
             functions = counted(sum(app.functions for app in loaded.apps), "function")
@@ -189,7 +185,8 @@ class Supervisor:
         _note("reload refused", f"{what}; {goes_on}", is_bad=True)
         if refused.source:
             number = refused.place.rpartition(":")[2]
-            echo(f"{number:>14} │ {refused.source.rstrip()}", err=True)
+            bar = "│" if is_unicode(err=True) else "|"
+            echo(f"{number:>14} {bar} {refused.source.rstrip()}", err=True)
 
     # --- crashes
 
@@ -235,15 +232,21 @@ class Supervisor:
 
     async def _connect(self, spawned: Spawned) -> Generation:
         generation = Generation(spawned, on_stopping=self._stopping)
-        await generation.connect()
         self._generations.append(generation)
+        try:
+            await generation.connect()
+        except BaseException:
+            generation.kill_now()
+            self._forget(generation)
+            raise
         return generation
 
     async def _prepare(self) -> None:
         """After a while of quiet, have the next generation ready: half of a reload is its start."""
         await asyncio.sleep(QUIET_S)
         if self._spare is None:
-            self._spare = await self._connect(spawn(self._sockets))
+            with suppress(OSError):  # too many processes: the next save tries again
+                self._spare = await self._connect(spawn(self._sockets))
         await asyncio.Event().wait()
 
     async def _drop(self, generation: Generation) -> None:
@@ -268,44 +271,6 @@ class Supervisor:
     def _stopping(self, executing: int) -> None:
         if self._is_ending and self._dev.is_told:
             echo(f"stopping: {counted(executing, 'step')} still at work; again to stop at once", err=True)
-
-    # --- keys
-
-    def _pressed(self, key: str) -> None:
-        match key:
-            case "s":
-                task = asyncio.create_task(self._send_again())
-                self._sending.add(task)
-                task.add_done_callback(self._sending.discard)
-            case "l":
-                lines = self._transcript.lines
-                lines.level = LEVELS[(LEVELS.index(lines.level) + 1) % len(LEVELS)]
-                echo(f"  shown from now on: {lines.level}", err=True)
-            case "?":
-                echo(f"  {_KEYS}", err=True)
-
-    async def _send_again(self) -> None:
-        event = self._transcript.last_event
-        if event is None:
-            echo("  no event was sent yet: steplog send shop/order.placed '{}'", err=True)
-            return
-        try:
-            id_ = await asyncio.to_thread(_post, self._dev.url, {"name": event.name, "data": event.data})
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            echo(f"  {event.name} was not sent: {error}", err=True)
-        else:
-            echo(f"  {event.name} sent again: {shown(id_)}", err=True)
-
-
-def _post(url: str, event: dict[str, Any]) -> str:
-    """Send an event; returns its internal id."""
-    address = url.removeprefix("http://")
-    with closing(http.client.HTTPConnection(address, timeout=SEND_S)) as connection:
-        connection.request("POST", "/e/dev", msgspec.json.encode(event), {"content-type": "application/json"})
-        answer = json.loads(connection.getresponse().read())
-    if not answer.get("ids"):
-        raise ValueError(answer.get("error", "it was refused"))
-    return str(answer["ids"][0])
 
 
 def _error_of(refused: Refused) -> SteplogError:
