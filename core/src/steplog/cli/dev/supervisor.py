@@ -80,8 +80,7 @@ class Supervisor:
         finally:
             is_over = serving.done()
             serving.cancel()
-            with suppress(asyncio.CancelledError):
-                await asyncio.wait({serving})
+            await asyncio.wait({serving})
             await self._end(DRAIN_S if stopped.is_set() else 0)
             self._transcript.close()
         if is_over:

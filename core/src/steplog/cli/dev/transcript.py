@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from steplog.cli.dev.lines import KnownRun, Lines, at
-from steplog.cli.output import counted, styled
+from steplog.cli.output import styled
 from steplog.engine.records import EventRouted, Record, StoredEvent
 from steplog.errors import LogUnavailable, NotFound, SteplogError
 from steplog.history.queries import History
@@ -26,8 +26,9 @@ FROM_OUTSIDE = ("key", "invoke")  # sources of events that somebody has sent
 PASSES = 16  # of reading in one poll, so that keys and reload get their turn
 
 _KINDS = {
-    "event.routed": "event", "run.scheduled": "run", "step.completed": "step", "step.errored": "failed attempt",
-    "run.completed": "run completed", "run.failed": "run failed",
+    "event.routed": ("event", "events"), "run.scheduled": ("run", "runs"), "step.completed": ("step", "steps"),
+    "step.errored": ("failed attempt", "failed attempts"), "run.completed": ("run completed", "runs completed"),
+    "run.failed": ("run failed", "runs failed"),
 }  # fmt: skip
 _decode_records = msgspec.json.Decoder(list[Record]).decode
 _decode_events = msgspec.json.Decoder(list[StoredEvent]).decode
@@ -110,7 +111,7 @@ class Transcript:
 
     def _sum_up(self) -> None:
         if self._counts.total():
-            parts = [counted(count, _KINDS[kind]) for kind, count in self._counts.items() if count]
+            parts = [f"{count:,} {_KINDS[kind][count != 1]}" for kind, count in self._counts.items() if count]
             text = f"{at(round(time.time() * 1000))}  …      {', '.join(parts)}; too many to show each"
             self._say(styled(text, dim=True))
         self._counts.clear()
