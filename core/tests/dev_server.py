@@ -20,6 +20,7 @@ from steplog.log.sqlite import JournalReader
 from .command_line import clean_environment
 
 WAIT_S = 20.0
+_NO_CACHE = "PYTHONDONTWRITEBYTECODE"  # with it nobody would see that a compiled file is older than its source
 
 
 class DevServer:
@@ -30,7 +31,7 @@ class DevServer:
         self._news = threading.Condition()
         self.process = subprocess.Popen(
             [sys.executable, "-m", "steplog", "dev", *arguments, "--port", "0"],
-            cwd=directory, env=clean_environment(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            cwd=directory, env={k: v for k, v in clean_environment().items() if k != _NO_CACHE}, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE, text=True, start_new_session=True,
         )  # fmt: skip
         self._reading = threading.Thread(target=self._read)
@@ -101,10 +102,12 @@ class DevServer:
 
     # --- its files and processes
 
-    def write(self, code: str, name: str = "app.py") -> None:
-        """Save a file as editors do: in one go, by another name."""
+    def write(self, code: str, name: str = "app.py", *, at_ns: int | None = None) -> None:
+        """Save a file as editors do: in one go, by another name. ``at_ns``: the time that it gets."""
         draft = self.directory / f".{name}.draft"
         draft.write_text(code)
+        if at_ns is not None:
+            os.utime(draft, ns=(at_ns, at_ns))
         draft.rename(self.directory / name)
 
     def records(self, kind: str) -> list[dict[str, Any]]:

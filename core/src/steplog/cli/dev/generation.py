@@ -55,11 +55,6 @@ class Generation:
             lambda: FrameStream(decode_said, self._receive, self._lose), sock=self._control
         )
 
-    @property
-    def is_alive(self) -> bool:
-        """Whether both processes run."""
-        return self._functions.poll() is None and self._engine.poll() is None
-
     async def load(self, load: Load) -> Loaded:
         """Import the code. Raises ``CodeRefused``."""
         self._tell(load)

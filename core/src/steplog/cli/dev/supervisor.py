@@ -29,7 +29,6 @@ DRAIN_S = 10.0  # how long bodies may go on after Ctrl-C
 RELOAD_DRAIN_S = 0.1  # and after a save: those that are about to end may
 BACKOFF_S = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)  # before each restart in a row
 STEADY_S = 10.0  # a generation that served so long does not die at once
-QUIET_S = 1.0  # before the next generation is made ready
 
 
 class Dev(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,7 +47,6 @@ class Supervisor:
 
     def __init__(self, dev: Dev, sockets: Sequence[socket.socket], first: Spawned) -> None:
         self._dev, self._sockets, self._spawned = dev, sockets, first
-        self._spare: Generation | None = None
         self._watch = Watch()
         self._generations: list[Generation] = []  # whose processes may run
         self._current: Generation | None = None
@@ -112,7 +110,7 @@ class Supervisor:
     async def _supervise(self) -> None:
         while True:
             assert self._current is not None, "one serves, or has served"
-            (changed, how), _ = await _first(_first(self._watch.changed(), self._current.ended()), self._prepare())
+            changed, how = await _first(self._watch.changed(), self._current.ended())
             if how is not None:
                 self._forget(self._current)
                 await self._restart(how)
@@ -221,12 +219,6 @@ class Supervisor:
     # --- generations
 
     async def _start(self) -> Generation:
-        """Take the generation that waits for its code, or make one."""
-        generation, self._spare = self._spare, None
-        if generation is not None and generation.is_alive:
-            return generation
-        if generation is not None:
-            await self._drop(generation)
         return await self._connect(spawn(self._sockets))
 
     async def _connect(self, spawned: Spawned) -> Generation:
@@ -239,14 +231,6 @@ class Supervisor:
             self._forget(generation)
             raise
         return generation
-
-    async def _prepare(self) -> None:
-        """After a while of quiet, have the next generation ready: half of a reload is its start."""
-        await asyncio.sleep(QUIET_S)
-        if self._spare is None:
-            with suppress(OSError):  # too many processes: the next save tries again
-                self._spare = await self._connect(spawn(self._sockets))
-        await asyncio.Event().wait()
 
     async def _drop(self, generation: Generation) -> None:
         await generation.kill()
