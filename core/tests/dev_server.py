@@ -29,9 +29,10 @@ class DevServer:
     def __init__(self, directory: Path, *arguments: str) -> None:
         self.directory, self.lines = directory, list[str]()
         self._news = threading.Condition()
+        environment = {name: value for name, value in clean_environment().items() if name != _NO_CACHE}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "steplog", "dev", *arguments, "--port", "0"],
-            cwd=directory, env={k: v for k, v in clean_environment().items() if k != _NO_CACHE}, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            cwd=directory, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE, text=True, start_new_session=True,
         )  # fmt: skip
         self._reading = threading.Thread(target=self._read)
