@@ -111,7 +111,7 @@ async def _serve(
 
     loop = asyncio.get_running_loop()
     serving, stopped = asyncio.Event(), asyncio.Event()
-    url, pending = url_of(options, sockets), Pending.of(path)
+    url, pending = url_of(options, sockets), Pending.of(path, is_fresh=options.is_fresh)
     engine = engine_of(
         options.config, apps, path, is_dev=options.is_dev, sockets=sockets, on_serving=serving.set
     )  # fmt: skip
@@ -193,7 +193,7 @@ def _supervise(options: Options) -> None:
         from steplog.cli.dev.frames import Load, Loaded
         from steplog.cli.dev.supervisor import Dev, Supervisor
 
-        url, pending = url_of(options, sockets), Pending.of(path)
+        url, pending = url_of(options, sockets), Pending.of(path, is_fresh=options.is_fresh)
 
         def loaded_first(loaded: Loaded, has_keys: bool) -> None:
             counts = [(app.id, app.functions) for app in loaded.apps]

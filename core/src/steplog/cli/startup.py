@@ -40,8 +40,14 @@ class Pending(msgspec.Struct, frozen=True):
     position: int
 
     @classmethod
-    def of(cls, path: Path) -> "Pending":
+    def of(cls, path: Path, *, is_fresh: bool) -> "Pending":
+        """Look into a log. One that is to be fresh is put aside first."""
         if not path.exists():
+            return cls(0, 0)
+        if is_fresh:
+            from steplog.cli.dev.fresh import put_aside
+
+            put_aside(path)
             return cls(0, 0)
         from steplog.cli.dev.transcript import open_runs
 
@@ -50,21 +56,17 @@ class Pending(msgspec.Struct, frozen=True):
 
 @contextmanager
 def log_file(options: Options) -> Iterator[Path]:
-    """The log's file, empty where that is asked for. That of ``memory:`` is in a temporary directory."""
+    """The log's file. That of ``memory:`` is in a temporary directory, which goes when the process ends."""
     url = options.config.log.url
     if url != MEMORY_LOG:
-        path = log_path(url)
-        if options.is_fresh:
-            from steplog.cli.dev.fresh import put_aside
-
-            put_aside(path)
-        yield path
+        yield log_path(url)
         return
     with tempfile.TemporaryDirectory(prefix="steplog-") as directory:
         yield Path(directory, "log.db")
 
 
 def bind_port(options: Options) -> list[socket.socket]:
+    """Listen. Raises ``PortInUse``, which names another steplog, if it is one."""
     server = options.config.server
     try:
         return bind(server.port, server.host)
@@ -100,6 +102,7 @@ def _host(host: str) -> str:
 
 
 def url_of(options: Options, sockets: Sequence[socket.socket]) -> str:
+    """Where clients of this machine find the server."""
     return f"http://{_host(options.config.server.host)}:{sockets[0].getsockname()[1]}"
 
 
@@ -107,6 +110,8 @@ def announce(
     options: Options, path: Path, url: str, apps: list[tuple[str, int]], pending: Pending, took_s: float, *,
     is_watched: bool = False, has_keys: bool = False,
 ) -> None:  # fmt: skip
+    """Tell people, or the program that waits at ``ready_fd``, that everything serves. ``apps``: ids, and how many
+    functions each has."""
     if options.ready_fd is not None:
         port = int(url.rpartition(":")[2])
         line = json.dumps({"port": port, "url": url, "pid": os.getpid(), "log": str(path)}) + "\n"

@@ -144,13 +144,8 @@ def open_runs(log_path: Path) -> tuple[int, int]:
     except SteplogError:
         return 0, 0
     try:
-        history = History(history_path(log_path))
-    except LogUnavailable:
-        return 0, position
-    try:
-        counts = history.counts()
+        with History(history_path(log_path)) as history:
+            counts = history.counts()
     except SteplogError:
         return 0, position
-    finally:
-        history.close()
     return sum(count.runs for count in counts if count.state not in ("completed", "failed")), position
