@@ -93,7 +93,6 @@ class Node:
         self._registry = Registry(function.spec for function in self.functions.values())
         self._engine: Engine = ThreadEngine(engine, self._registry, config.engine) if callable(engine) else engine
         self._config = config
-        self.drain_s = config.drain_s  # until it stops, this may change
         self._loop: UsersLoop
         self._driver: LocalDriver
         self._outbox: list[Message] = []
@@ -102,6 +101,7 @@ class Node:
         self._answers: dict[int, asyncio.Future[None]] = {}
         self._ends: dict[bytes, asyncio.Future[Ended]] = {}
         self._last_ticket = 0
+        self.drain_s = config.drain_s  # until it stops, this may change
 
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
