@@ -23,7 +23,8 @@ from steplog.log.memory import MemoryLog
 from steplog.log.sqlite import SqliteLog
 from steplog.server.app import Application
 from steplog.server.config import DEV_EVENT_BYTES, ServerConfig
-from steplog.server.listen import bind, serve
+from steplog.server.listen import serve
+from steplog.server.sockets import bind
 from steplog.turns import Log, Turns
 
 T = TypeVar("T")

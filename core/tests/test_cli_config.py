@@ -149,10 +149,15 @@ def test_flags_of_what_does_not_exist_are_refused_with_what_to_do(
     assert " ".join(line.split()).startswith(" ".join(said.split()))
 
 
-def test_without_a_file_and_without_load_that_is_said(tmp_path: Path) -> None:
-    nothing = steplog("dev", cwd=tmp_path)
+def test_start_without_a_file_and_without_load_says_so(tmp_path: Path) -> None:
+    nothing = steplog("start", "--event-key", "e", "--signing-key", "s", cwd=tmp_path)
     assert nothing.code == 2
-    assert "no file is named: give one, as in steplog dev orders.py, or write [app] load" in nothing.stderr
+    assert "no file is named: give one, as in steplog start orders.py, or write [app] load" in nothing.stderr
+
+
+def test_dev_without_a_file_takes_events(tmp_path: Path) -> None:
+    with serving("dev", "--port", "0", cwd=tmp_path) as server:
+        assert post(f"{server['url']}/e/any", {"name": "a/b", "data": {}})[0] == 200
 
 
 def test_dev_runs_what_the_file_above_names_within_its_limits(tmp_path: Path) -> None:

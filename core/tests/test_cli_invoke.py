@@ -213,12 +213,12 @@ def test_a_function_runs_once_in_this_process(directory: Path, name: str) -> Non
     assert (done.code, json.loads(done.stdout)) == (0, OUTPUT)
     told = [re.sub(r"^\d\d:\d\d:\d\d  | +\w{26}|[\d.]+ m?s", "", line).split() for line in done.stderr.splitlines()]
     assert told == [
-        ["run", "test-print-order", "started"],
+        ["run", "print-order", "started"],
         ["step", "pack", *FAILED],
         ["step", "pack"],
-        ["wait", "cool-off", "left"],
-        ["step", "cool-off", "over", "after"],
-        ["run", "completed"],
+        ["wait", "cool-off", "for"],
+        ["wait", "cool-off", "over"],
+        ["run", "print-order", "completed", "in"],
     ]
     assert sorted(path.name for path in directory.iterdir() if path.suffix != "") == ["functions.py"]
 

@@ -13,8 +13,9 @@ import uvloop
 
 from steplog.errors import ConfigInvalid, PortInUse
 from steplog.server.http import Receive, Scope, Send, answer_json, read_body
-from steplog.server.listen import bind, serve
+from steplog.server.listen import serve
 from steplog.server.patience import Patience
+from steplog.server.sockets import bind
 
 T = TypeVar("T")
 

@@ -28,7 +28,7 @@ from steplog.engine.operations import ErrorInfo, Operation, Sleep, StepError, St
 from steplog.node import Node
 from steplog.server.answers import function_uuid, rfc3339
 from steplog.server.config import ServerConfig
-from steplog.server.listen import bind
+from steplog.server.sockets import bind
 from steplog.shells.process import ProcessEngine
 from steplog.step import Step
 

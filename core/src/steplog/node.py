@@ -106,6 +106,7 @@ class Node:
         self._answers: dict[int, asyncio.Future[None]] = {}
         self._ends: dict[bytes, asyncio.Future[Ended]] = {}
         self._last_ticket = 0
+        self.drain_s = config.drain_s  # until it stops, this may change
 
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
@@ -119,7 +120,7 @@ class Node:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> None:
-        await self._driver.drain(self._config.drain_s)
+        await self._driver.drain(self.drain_s)
         self._passes = FLUSH_PASSES
         self._flush()
         self._engine.stop()

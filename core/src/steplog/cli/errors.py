@@ -1,12 +1,33 @@
 """How an error is told: ``error[code]: what``, then place and next command, and an exit code (docs/cli.md)."""
 
+from pathlib import Path
+from typing import NamedTuple
+
 import click
 
 from steplog.cli.output import echo, styled
 from steplog.errors import SteplogError
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
+_OURS = str(Path(__file__).parents[1])
 _LOADING = "steplog/loading.py"  # below its frames is user code
+
+
+class UserCodeFailed(SteplogError):
+    """A file raised when it was loaded, in another process."""
+
+    code = "user_code"
+    exit_code = USAGE
+
+
+class LoadError(NamedTuple):
+    """An error that loading the code has met, in words; all but ``code`` and ``text`` may be empty."""
+
+    code: str
+    text: str
+    place: str  # FILE:LINE
+    source: str  # that line
+    frames: str  # the traceback from the user's first frame on
 
 
 def report(error: Exception, *, is_debug: bool) -> int:
@@ -32,24 +53,36 @@ def report(error: Exception, *, is_debug: bool) -> int:
     return _report_foreign(error, is_debug=is_debug)
 
 
-def _report_foreign(error: Exception, *, is_debug: bool) -> int:
-    """Tell an error that user code raised when it was loaded, from the user's frame on; or one of steplog's own."""
+def describe_load_error(error: BaseException) -> LoadError:
+    """Put in words what loading the code has raised; ``code`` is ``internal`` where no file was being loaded."""
     import traceback
 
-    what = "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]
+    is_ours = isinstance(error, SteplogError)
+    lines = str(error).splitlines() if is_ours else traceback.format_exception_only(error)
+    what = "\n".join(lines) if is_ours else "".join(lines).strip().splitlines()[-1]
     frames = traceback.extract_tb(error.__traceback__)
     loading = [number for number, frame in enumerate(frames) if frame.filename.endswith(_LOADING)]
-    if not loading:
-        _print("internal", f"{what}; this is a fault of steplog, --debug shows where it comes from")
-        return FAILED
-    users = [frame for frame in frames[loading[-1] + 1 :] if not frame.filename.startswith("<frozen ")]
+    below = frames[loading[-1] + 1 :] if loading else []
+    below = [frame for frame in below if not frame.filename.startswith("<frozen ")]
+    users = [frame for frame in below if not frame.filename.startswith(_OURS)] or below
+    place, source = "", ""
     if isinstance(error, SyntaxError):
-        place = f"{error.filename}:{error.lineno}"
-    else:
-        place = f"{users[-1].filename}:{users[-1].lineno}" if users else "it cannot be loaded"
-    _print("user_code", f"{place}: {what}")
-    if users and not is_debug:
-        echo("".join(traceback.format_list(users)).rstrip(), err=True)
+        place, source = f"{error.filename}:{error.lineno}", (error.text or "").rstrip()
+    elif users:
+        place, source = f"{users[-1].filename}:{users[-1].lineno}", users[-1].line or ""
+    code = error.code if isinstance(error, SteplogError) else "user_code" if loading else "internal"
+    return LoadError(code, what, place, source, "".join(traceback.format_list(users)).rstrip())
+
+
+def _report_foreign(error: Exception, *, is_debug: bool) -> int:
+    """Tell an error that user code raised when it was loaded, from the user's frame on; or one of steplog's own."""
+    told = describe_load_error(error)
+    if told.code == "internal":
+        _print("internal", f"{told.text}; this is a fault of steplog, --debug shows where it comes from")
+        return FAILED
+    _print("user_code", f"{told.place or 'it cannot be loaded'}: {told.text}")
+    if told.frames and not is_debug:
+        echo(told.frames, err=True)
     return USAGE
 
 

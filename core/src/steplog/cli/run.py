@@ -12,15 +12,17 @@ import msgspec
 
 from steplog.app import App
 from steplog.cli.arguments import read_object
-from steplog.cli.journal import JournalLines
+from steplog.cli.lines import Lines
 from steplog.cli.output import counted, echo
 from steplog.cli.views import print_json
 from steplog.drivers.loop import UsersLoop
 from steplog.engine.functions import EngineConfig
+from steplog.engine.operations import ErrorInfo
 from steplog.engine.processor import LoadedState, Turn
-from steplog.engine.records import Record
+from steplog.engine.records import EventRouted, Record, RunFailed
 from steplog.engine.retry import RetryPolicy
-from steplog.errors import NotFound, RunFailed
+from steplog.errors import NotFound
+from steplog.errors import RunFailed as RunHasFailed
 from steplog.functions import Function
 from steplog.loading import load_apps
 from steplog.log.memory import MemoryLog
@@ -59,16 +61,16 @@ def run(target: str, data: str, log: str, retry_interval: int | None, as_json: b
         open_log = lambda: SqliteLog(path)  # noqa: E731 - opened where it is used
     apps = load_apps([file])
     function = find(apps, name, file)
-    lines = JournalLines()
+    told = Told()
     retry = RetryPolicy(interval_ms=None if retry_interval is None else retry_interval * 1000)
     config = NodeConfig(engine=EngineConfig(retry=retry))
     with asyncio.Runner(loop_factory=UsersLoop) as runner:
-        ended = runner.run(_run(Node(apps, lambda: Told(open_log(), lines), config), function, given))
+        ended = runner.run(_run(Node(apps, lambda: told.of(open_log()), config), function, given))
     if ended is None:
         if log != MEMORY_LOG:
             echo(f"its run is in {log} and goes on with it: steplog dev {file} --log {log}", err=True)
         raise click.Abort
-    error = lines.errors.get(ended.run_id)
+    error = told.errors.get(ended.run_id)
     if as_json:
         print_json({"run_id": ended.run_id, "state": ended.status, "output": ended.output, "error": error})
     elif error is None:
@@ -76,15 +78,22 @@ def run(target: str, data: str, log: str, retry_interval: int | None, as_json: b
     else:
         if error.stack:
             echo(error.stack.rstrip(), err=True)
-        raise RunFailed(function.id, ended.run_id, name=error.name, message=error.message, stack=error.stack)
+        raise RunHasFailed(function.id, ended.run_id, name=error.name, message=error.message, stack=error.stack)
     return 0 if error is None else 1
 
 
 class Told:
-    """A log whose records are told as soon as they are durable."""
+    """A log whose records are told as soon as they are durable. ``errors`` are those of failed runs, by run."""
 
-    def __init__(self, log: Log, lines: JournalLines) -> None:
-        self._log, self._lines = log, lines
+    def __init__(self) -> None:
+        self._lines = Lines(lambda _: None)
+        self._log: Log
+        self.errors: dict[str, ErrorInfo] = {}
+
+    def of(self, log: Log) -> Log:
+        """Tell what comes into a log."""
+        self._log = log
+        return self
 
     async def load(self) -> LoadedState:
         return await self._log.load()
@@ -92,8 +101,12 @@ class Told:
     async def commit(self, turn: Turn) -> None:
         await self._log.commit(turn)
         for data in turn.records:
-            line = self._lines.line(_decode(data))
-            if line is not None:
+            record = _decode(data)
+            if isinstance(record, EventRouted):
+                continue
+            if isinstance(record, RunFailed):
+                self.errors[record.run] = record.error
+            for line in self._lines.of(record):
                 echo(line, err=True)
 
     def close(self) -> None:

@@ -1,48 +1,27 @@
-"""``steplog dev`` and ``steplog start``: the engine, the API and the functions of some files, in one process."""
+"""``steplog dev`` and ``steplog start``: the engine, the API and the functions of some files."""
 
 import asyncio
-import json
 import os
 import signal
 import socket
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
 
-from steplog import __version__
-from steplog.app import App
+from steplog.cli.output import counted, echo
 from steplog.cli.settings import configurable, sources
-from steplog.config.load import Sources, load, secret_values
-from steplog.config.schema import Config
-from steplog.drivers.live_run import LocalConfig
-from steplog.drivers.loop import UsersLoop
-from steplog.engine.functions import EngineConfig
-from steplog.engine.retry import RetryPolicy
+from steplog.cli.startup import Options, Pending, announce, bind_port, log_file, url_of
+from steplog.config.load import Sources, load
 from steplog.errors import ConfigInvalid
-from steplog.loading import load_apps
-from steplog.node import Node, NodeConfig, functions_of
-from steplog.paths import MEMORY_LOG, history_path, log_path
-from steplog.server.config import ServerConfig
-from steplog.server.listen import bind
-from steplog.shells.process import ProcessEngine
-from steplog.tuning import tune_process
 
-
-class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """What the command line and the configuration said."""
-
-    is_dev: bool
-    files: tuple[str, ...]
-    config: Config
-    ready_fd: int | None
-
+if TYPE_CHECKING:
+    from steplog.app import App
 
 _FILES = click.argument("files", nargs=-1, metavar="[FILE]...")
 _READY = click.option("--ready-fd", type=int, hidden=True, help="Write one JSON line there when everything serves.")
@@ -50,19 +29,29 @@ _READY = click.option("--ready-fd", type=int, hidden=True, help="Write one JSON 
 
 @click.command(short_help="Run the functions of a file on this machine, with the API.")
 @_FILES
+@click.option("--no-reload", is_flag=True, help="Run the functions in this process, as a debugger wants it.")
+@click.option("--fresh", is_flag=True, help="Start with an empty log; the one before is kept beside it.")
+@click.option("--payloads", is_flag=True, help="Print data of events, and what steps and runs return.")
 @configurable
 @_READY
-def dev(files: tuple[str, ...], ready_fd: int | None, **given: Any) -> None:
-    """Run functions on this machine: any key sends events, everyone here may read.
+def dev(
+    files: tuple[str, ...], ready_fd: int | None, no_reload: bool, fresh: bool, payloads: bool, **given: Any
+) -> None:
+    """Run functions on this machine: any key sends events, everyone here may read. A save reloads the code.
 
-    Without FILE, those of [app] load in steplog.toml.
+    Without FILE, those of [app] load in steplog.toml; without any, events are accepted and kept.
 
     \b
     Examples:
       steplog dev orders.py
       steplog dev orders.py billing.py:app --port 8300
     """
-    run(_options(files, ready_fd, sources(given, is_dev=True)))
+    options = _options(files, ready_fd, sources(given, is_dev=True))
+    options = msgspec.structs.replace(options, is_fresh=fresh, payloads=payloads)
+    if no_reload:
+        run(options)
+    else:
+        _supervise(options)
 
 
 @click.command(short_help="Run functions for production: keys are needed.")
@@ -84,62 +73,48 @@ def start(files: tuple[str, ...], ready_fd: int | None, **given: Any) -> None:
 
 def _options(files: tuple[str, ...], ready_fd: int | None, where: Sources) -> Options:
     configured = load(where)
-    if not files:
-        files = configured.config.app.load
-        if str(configured.root) not in sys.path:
-            sys.path.insert(0, str(configured.root))  # modules are named as seen from steplog.toml
-    if not files:
-        command = "steplog dev" if where.is_dev else "steplog start"
-        problem = f"no file is named: give one, as in {command} orders.py, or write [app] load in steplog.toml"
-        raise ConfigInvalid(command, [problem])
-    return Options(is_dev=where.is_dev, files=files, config=configured.config, ready_fd=ready_fd)
+    named = files or configured.config.app.load
+    if not named and not where.is_dev:
+        problem = "no file is named: give one, as in steplog start orders.py, or write [app] load in steplog.toml"
+        raise ConfigInvalid("steplog start", [problem])
+    return Options(
+        is_dev=where.is_dev, files=named, root=configured.root.absolute(), is_root_searched=not files,
+        config=configured.config, ready_fd=ready_fd,
+    )  # fmt: skip
+
+
+# --- in this process
 
 
 def run(options: Options) -> None:
     """Serve until SIGINT or SIGTERM; a second one ends at once."""
+    from steplog.drivers.loop import UsersLoop
+    from steplog.loading import load_apps
+    from steplog.tuning import tune_process
+
     began_s = time.perf_counter()
-    with _log_file(options.config.log.url) as path:
-        sockets = bind(options.config.server.port, options.config.server.host)
+    with log_file(options) as path:
+        sockets = bind_port(options)
+        if options.is_root_searched and str(options.root) not in sys.path:
+            sys.path.insert(0, str(options.root))
         apps = load_apps(options.files)
         tune_process()
         with asyncio.Runner(loop_factory=UsersLoop) as runner:
             runner.run(_serve(options, path, apps, sockets, began_s))
 
 
-@contextmanager
-def _log_file(url: str) -> Iterator[Path]:
-    """The log's file. That of ``memory:`` is in a temporary directory, which goes when the process ends."""
-    if url != MEMORY_LOG:
-        yield log_path(url)
-        return
-    with tempfile.TemporaryDirectory(prefix="steplog-") as directory:
-        yield Path(directory, "log.db")
-
-
 async def _serve(
-    options: Options, path: Path, apps: list[App], sockets: Sequence[socket.socket], began_s: float
+    options: Options, path: Path, apps: "list[App]", sockets: Sequence[socket.socket], began_s: float
 ) -> None:
+    from steplog.cli.parts import engine_of, node_config
+    from steplog.node import Node
+
     loop = asyncio.get_running_loop()
     serving, stopped = asyncio.Event(), asyncio.Event()
-    config, limits = options.config, options.config.limits
-    engine = ProcessEngine(
-        [function.spec for function in functions_of(apps).values()],
-        EngineConfig(
-            live_runs=config.engine.live_runs, steps_per_run=limits.steps, run_state_bytes=limits.run_size_bytes,
-            retry=RetryPolicy(interval_ms=config.engine.retry_interval_ms),
-        ),
-        log_path=path, history_path=history_path(path), sockets=sockets, on_serving=serving.set,
-        server=ServerConfig(
-            is_dev=options.is_dev, event_keys=secret_values(config.auth.event_keys),
-            signing_keys=secret_values(config.auth.signing_keys), allow_hosts=config.server.allow_hosts,
-            event_size_bytes=limits.event_size_bytes, request_size_bytes=limits.request_size_bytes,
-        ),
+    url, pending = url_of(options, sockets), Pending.of(path, is_fresh=options.is_fresh)
+    engine = engine_of(
+        options.config, apps, path, is_dev=options.is_dev, sockets=sockets, on_serving=serving.set
     )  # fmt: skip
-    local = LocalConfig(
-        evict_after_ms=config.engine.evict_after_ms, output_bytes=limits.step_output_bytes,
-        event_bytes=limits.event_size_bytes,
-    )  # fmt: skip
-    port = sockets[0].getsockname()[1]
 
     def stop() -> None:
         if stopped.is_set():
@@ -148,16 +123,18 @@ async def _serve(
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop)
-    async with Node(apps, engine, NodeConfig(local=local)) as node:
+    async with Node(apps, engine, node_config(options.config)) as node:
         failed = asyncio.create_task(node.failed())
         await _first(failed, serving)
         if not failed.done():
-            _announce(options, path, apps, port, time.perf_counter() - began_s)
-            await _first(failed, stopped)
+            counts = [(app.id, len(app.functions)) for app in apps]
+            announce(options, path, url, counts, pending, time.perf_counter() - began_s)
+            with _told(options, path, pending):
+                await _first(failed, stopped)
         if stopped.is_set() and node.executing:
-            click.echo(f"stopping: {node.executing} steps are running; again to stop at once", err=True)
+            echo(f"stopping: {counted(node.executing, 'step')} still at work; again to stop at once", err=True)
     if not options.ready_fd and stopped.is_set():
-        click.echo("stopped", err=True)
+        echo("stopped", err=True)
 
 
 async def _first(failed: "asyncio.Task[None]", event: asyncio.Event) -> None:
@@ -171,20 +148,68 @@ async def _first(failed: "asyncio.Task[None]", event: asyncio.Event) -> None:
     waiting.cancel()
 
 
-def _announce(options: Options, path: Path, apps: list[App], port: int, took_s: float) -> None:
-    host = options.config.server.host
-    url = f"http://{'127.0.0.1' if host in ('localhost', '::1') else host}:{port}"
-    if options.ready_fd is not None:
-        line = json.dumps({"port": port, "url": url, "pid": os.getpid(), "log": str(path)}) + "\n"
-        os.write(options.ready_fd, line.encode())
-        os.close(options.ready_fd)
+@contextmanager
+def _told(options: Options, path: Path, pending: "Pending") -> Iterator[None]:
+    """In ``dev``, print what happens: from a thread, because the loop is the functions'."""
+    if not options.is_dev or options.ready_fd is not None:
+        yield
         return
-    mode = "dev" if options.is_dev else "start"
-    key = "dev  (any key does in dev)" if options.is_dev else "<event key>"
-    click.echo(f"steplog {__version__} {mode} · ready in {took_s:.1f} s", err=True)
-    click.echo(f"  events  {url}/e/{key}", err=True)
-    for app in apps:
-        count = len(app.functions)
-        click.echo(f"  app     {app.id}, {count} function{'' if count == 1 else 's'}", err=True)
-    click.echo(f"  log     {path}", err=True)
-    click.echo("  Ctrl-C  stops; what is open goes on at the next start", err=True)
+    import threading
+
+    from steplog.cli.dev.transcript import POLL_S, Transcript
+
+    over = threading.Event()
+    transcript = Transcript(
+        path, lambda line: echo(line, err=True), position=pending.position, payloads=options.payloads
+    )
+
+    def follow() -> None:
+        while not over.wait(POLL_S):
+            transcript.poll()
+        transcript.poll()
+        transcript.close()
+
+    thread = threading.Thread(target=follow, name="steplog-transcript", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+# --- with a parent that reloads
+
+
+def _supervise(options: Options) -> None:
+    """Serve until SIGINT or SIGTERM, and reload when the code is saved; a second signal ends at once."""
+    from steplog.cli.dev.spawn import spawn
+
+    began_s = time.perf_counter()
+    with log_file(options) as path:
+        sockets = bind_port(options)
+        spawned = spawn(sockets)  # it loads while this process does
+
+        from steplog.cli.dev.frames import Load, Loaded
+        from steplog.cli.dev.supervisor import Dev, Supervisor
+
+        url, pending = url_of(options, sockets), Pending.of(path, is_fresh=options.is_fresh)
+
+        def loaded_first(loaded: Loaded, has_keys: bool) -> None:
+            counts = [(app.id, app.functions) for app in loaded.apps]
+            took_s = time.perf_counter() - began_s
+            announce(options, path, url, counts, pending, took_s, is_watched=True, has_keys=has_keys)
+
+        load_ = Load(
+            files=options.files, root=str(options.root), is_root_searched=options.is_root_searched,
+            config=options.config, log_path=str(path), sockets=[sock.fileno() for sock in sockets],
+        )  # fmt: skip
+        parent = Dev(
+            load=load_, url=url, position=pending.position, payloads=options.payloads,
+            is_told=options.ready_fd is None, announce=loaded_first,
+        )  # fmt: skip
+        try:
+            asyncio.run(Supervisor(parent, sockets, spawned).run())
+        finally:
+            for sock in sockets:
+                sock.close()

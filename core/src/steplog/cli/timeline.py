@@ -21,7 +21,7 @@ def describe(run: Run) -> str:
         case "completed":
             return f"{_state(run)} in {_between(since, run.ended_at)} → {_shown(run.output)}"
         case "failed":
-            return f"{_state(run)} after {_between(since, run.ended_at)}: {told(failure(run))}"
+            return f"{_state(run)} after {_between(since, run.ended_at)}: {brief_error(failure(run))}"
         case "scheduled" if run.due_at is not None and run.due_at > _now():
             return f"{_state(run)}, starts {_ahead(run.due_at)}"
         case _ if run.retry_at is not None:
@@ -56,7 +56,7 @@ def draw(run: Run, steps: Steps, url: str | None) -> str:
         lines.append(_row(step.name, name_width, cells, took_ms, _result(step)))
     for attempt in steps.function_attempts:
         again = f"; again at {clock(attempt.retry_at)}" if attempt.retry_at else ""
-        lines.append(f"  the function's own code, attempt {attempt.attempt + 1}: {told(attempt.error)}{again}")
+        lines.append(f"  the function's own code, attempt {attempt.attempt + 1}: {brief_error(attempt.error)}{again}")
     return "\n".join(lines)
 
 
@@ -109,7 +109,7 @@ def _row(name: str, name_width: int, cells: str, took_ms: int, text: str) -> str
 def _result(step: Step) -> str:
     """What came of a step, and which of its attempts failed."""
     notes = [
-        f"attempt {attempt.attempt + 1}: {told(attempt.error)}"
+        f"attempt {attempt.attempt + 1}: {brief_error(attempt.error)}"
         for attempt in step.attempts
         if attempt.error is not None and attempt.outcome == "errored"
     ]
@@ -121,7 +121,7 @@ def _result(step: Step) -> str:
         case "errored":
             head = f"again at {clock(step.retry_at)}" if step.retry_at else "again"
         case "failed":
-            head = styled(f"failed: {told(step.error)}", fg="red")
+            head = styled(f"failed: {brief_error(step.error)}", fg="red")
         case _:
             head = step.state
     return "   ".join(filter(None, [head, *notes]))
@@ -148,7 +148,7 @@ def failure(run: Run) -> ErrorInfo:
     return ErrorInfo(name="unknown", message="") if run.output is None else msgspec.convert(run.output, ErrorInfo)
 
 
-def told(error: ErrorInfo | None) -> str:
+def brief_error(error: "ErrorInfo | None") -> str:
     """An error in one line, with the place that raised it."""
     if error is None:
         return "unknown"

@@ -1,4 +1,7 @@
-"""The engine's process: ``python -m steplog.shells.child FD``, started by ``shells/process.py`` alone."""
+"""The engine's process: ``python -m steplog.shells.child FD [serve]``, started by ``shells/spawn.py`` alone.
+
+It ends in order when its functions' process says so, or, where that one cannot, at SIGUSR1.
+"""
 
 import asyncio
 import os
@@ -51,6 +54,7 @@ class Child:
 
     async def run(self, connection: socket.socket) -> None:
         """Do what the first frame says, until it is told to stop."""
+        self._loop.add_signal_handler(signal.SIGUSR1, self._stop.set)
         _, self._stream = await self._loop.create_connection(
             lambda: FrameStream(decode_down, self._receive, self._orphaned), sock=connection
         )
@@ -140,5 +144,7 @@ async def _main(descriptor: int) -> None:
 if __name__ == "__main__":
     for number in (signal.SIGINT, signal.SIGTERM):  # the functions' process is told, and stops this one in order
         signal.signal(number, signal.SIG_IGN)
+    if "serve" in sys.argv[2:]:
+        import steplog.service  # noqa: F401 - now rather than when the first frame is there
     with asyncio.Runner(loop_factory=engine_loop) as runner:
         runner.run(_main(int(sys.argv[1])))

@@ -94,6 +94,12 @@ decode_down: Callable[[bytes], Down] = msgspec.msgpack.Decoder(Down).decode
 decode_up: Callable[[bytes], Up] = msgspec.msgpack.Decoder(Up).decode
 
 
+def pack(frame: msgspec.Struct) -> bytes:
+    """Write a frame, with its length before it."""
+    body = _encode(frame)
+    return len(body).to_bytes(LENGTH_BYTES, "big") + body
+
+
 class FrameStream(asyncio.Protocol, Generic[T]):
     """One end of the socket pair."""
 
@@ -102,10 +108,9 @@ class FrameStream(asyncio.Protocol, Generic[T]):
         self._transport: asyncio.Transport
         self._buffer = bytearray()
 
-    def send(self, frame: Down | Up) -> None:
+    def send(self, frame: msgspec.Struct) -> None:
         """Send a frame; it is gathered with others if the other end is slow."""
-        body = _encode(frame)
-        self._transport.write(len(body).to_bytes(LENGTH_BYTES, "big") + body)
+        self._transport.write(pack(frame))
 
     def close(self) -> None:
         """Close after what was sent."""

@@ -5,7 +5,6 @@ import contextvars
 import itertools
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -36,6 +35,7 @@ from steplog.shells.frames import (
     Up,
     decode_up,
 )
+from steplog.shells.spawn import start_engine
 
 END_S = 10.0
 WATCH_S = 0.000_4  # a commit, most of the time; to be woken takes half as long again as a short step
@@ -44,23 +44,27 @@ WATCH_S = 0.000_4  # a commit, most of the time; to be woken takes half as long 
 class ProcessEngine:
     """Turns over a SQLite log, with HTTP and history, in a child process.
 
-    The child ends at once when this process dies: the connection between them tells it.
+    The child ends at once when this process dies: the connection between them tells it. ``connection`` leads to an
+    engine's process that is another's child (shells/spawn.py), with ``sockets`` as that one has inherited them.
     """
 
     def __init__(
         self, functions: Sequence[FunctionSpec], config: EngineConfig, *, log_path: Path,
         history_path: Path | None = None, server: ServerConfig | None = None,
-        sockets: Sequence[socket.socket] = (), on_serving: Callable[[], None] = lambda: None,
+        sockets: "Sequence[socket.socket] | Sequence[int]" = (), on_serving: Callable[[], None] = lambda: None,
+        connection: socket.socket | None = None,
     ) -> None:  # fmt: skip
+        self._sockets = [sock for sock in sockets if isinstance(sock, socket.socket)]
         self._open_frame = Open(
             log_path=str(log_path), history_path=None if history_path is None else str(history_path),
-            functions=list(functions), config=config, server=server, sockets=[s.fileno() for s in sockets],
+            functions=list(functions), config=config, server=server,
+            sockets=[sock if isinstance(sock, int) else sock.fileno() for sock in sockets],
         )  # fmt: skip
-        self._sockets, self._on_serving = list(sockets), on_serving
+        self._connection, self._on_serving = connection, on_serving
         self._questions: dict[int, asyncio.Future[list[bool]]] = {}
         self._numbers = itertools.count(1)
         self._stream: FrameStream[Up]
-        self._process: subprocess.Popen[bytes]
+        self._process: subprocess.Popen[bytes] | None = None  # None: another's child
         self._opened: asyncio.Future[None]
         self._closed: asyncio.Future[None]
         self._is_closing = False
@@ -74,16 +78,13 @@ class ProcessEngine:
     ) -> None:
         self._users, self._receive_effects, self._lost = users, receive, lost
         self._opened, self._closed = users.create_future(), users.create_future()
-        ours, theirs = socket.socketpair()
-        with theirs:
-            self._process = subprocess.Popen(  # noqa: ASYNC220 - talked to by the socket alone
-                [sys.executable, "-m", "steplog.shells.child", str(theirs.fileno())],
-                stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno(), *self._open_frame.sockets],
-            )  # fmt: skip
-        for sock in self._sockets:  # the child's now
-            sock.close()
+        connection = self._connection
+        if connection is None:
+            self._process, connection = start_engine(self._sockets, serves=self._open_frame.server is not None)
+            for sock in self._sockets:  # the child's now
+                sock.close()
         _, self._stream = await users.create_connection(
-            lambda: FrameStream(decode_up, self._receive, self._lost_child), sock=ours
+            lambda: FrameStream(decode_up, self._receive, self._lost_child), sock=connection
         )
         self.send(self._open_frame)
         try:
@@ -95,11 +96,13 @@ class ProcessEngine:
 
     @property
     def pid(self) -> int:
-        """The engine's process."""
+        """The engine's process, which this one has started."""
+        assert self._process is not None, "it is another's child"
         return self._process.pid
 
     def send(self, frame: Down) -> None:
-        self._stream.send(frame)
+        if not self._is_closing:
+            self._stream.send(frame)
 
     def post(self, batch: list[Message]) -> None:
         self.send(Post(batch))
@@ -176,6 +179,8 @@ class ProcessEngine:
 
     def _end(self) -> None:
         self._stream.close()
+        if self._process is None:
+            return
         try:
             self._process.wait(END_S)
         except subprocess.TimeoutExpired:

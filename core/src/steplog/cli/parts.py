@@ -1,0 +1,47 @@
+"""What a configuration makes of a node: the engine that serves its log, and how its functions run."""
+
+import socket
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from steplog.app import App
+from steplog.config.load import secret_values
+from steplog.config.schema import Config
+from steplog.drivers.live_run import LocalConfig
+from steplog.engine.functions import EngineConfig
+from steplog.engine.retry import RetryPolicy
+from steplog.node import NodeConfig, functions_of
+from steplog.paths import history_path
+from steplog.server.config import ServerConfig
+from steplog.shells.process import ProcessEngine
+
+
+def engine_of(
+    config: Config, apps: Sequence[App], path: Path, *, is_dev: bool,
+    sockets: "Sequence[socket.socket] | Sequence[int]", on_serving: Callable[[], None],
+    connection: socket.socket | None = None,
+) -> ProcessEngine:  # fmt: skip
+    """Make the engine of a log, with HTTP and history. ``connection``: to its process, where that runs already."""
+    limits = config.limits
+    return ProcessEngine(
+        [function.spec for function in functions_of(apps).values()],
+        EngineConfig(
+            live_runs=config.engine.live_runs, steps_per_run=limits.steps, run_state_bytes=limits.run_size_bytes,
+            retry=RetryPolicy(interval_ms=config.engine.retry_interval_ms),
+        ),
+        log_path=path, history_path=history_path(path), sockets=sockets, on_serving=on_serving, connection=connection,
+        server=ServerConfig(
+            is_dev=is_dev, event_keys=secret_values(config.auth.event_keys),
+            signing_keys=secret_values(config.auth.signing_keys), allow_hosts=config.server.allow_hosts,
+            event_size_bytes=limits.event_size_bytes, request_size_bytes=limits.request_size_bytes,
+        ),
+    )  # fmt: skip
+
+
+def node_config(config: Config) -> NodeConfig:
+    """How the functions run."""
+    local = LocalConfig(
+        evict_after_ms=config.engine.evict_after_ms, output_bytes=config.limits.step_output_bytes,
+        event_bytes=config.limits.event_size_bytes,
+    )  # fmt: skip
+    return NodeConfig(local=local)

@@ -1,0 +1,142 @@
+"""What ``dev`` and ``start`` do before they serve, and what they print when they do."""
+
+import json
+import os
+import socket
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+from steplog import __version__
+from steplog.cli.output import counted, echo
+from steplog.config.schema import Config
+from steplog.errors import PortInUse
+from steplog.paths import MEMORY_LOG, log_path
+from steplog.server.sockets import LOOPBACK, bind
+
+PROBE_S = 0.5  # how long who has the port may take to say who it is
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """What the command line and the configuration said."""
+
+    is_dev: bool
+    files: tuple[str, ...]
+    root: Path  # of the project
+    is_root_searched: bool  # modules are named as seen from there: steplog.toml names them
+    config: Config
+    ready_fd: int | None
+    is_fresh: bool = False
+    payloads: bool = False
+
+
+class Pending(msgspec.Struct, frozen=True):
+    """What a log holds before it is opened."""
+
+    open_runs: int
+    position: int
+
+    @classmethod
+    def of(cls, path: Path, *, is_fresh: bool) -> "Pending":
+        """Look into a log. One that is to be fresh is put aside first."""
+        if not path.exists():
+            return cls(0, 0)
+        if is_fresh:
+            from steplog.cli.dev.fresh import put_aside
+
+            put_aside(path)
+            return cls(0, 0)
+        from steplog.cli.dev.transcript import open_runs
+
+        return cls(*open_runs(path))
+
+
+@contextmanager
+def log_file(options: Options) -> Iterator[Path]:
+    """The log's file. That of ``memory:`` is in a temporary directory, which goes when the process ends."""
+    url = options.config.log.url
+    if url != MEMORY_LOG:
+        yield log_path(url)
+        return
+    with tempfile.TemporaryDirectory(prefix="steplog-") as directory:
+        yield Path(directory, "log.db")
+
+
+def bind_port(options: Options) -> list[socket.socket]:
+    """Listen. Raises ``PortInUse``, which names another steplog, if it is one."""
+    server = options.config.server
+    try:
+        return bind(server.port, server.host)
+    except PortInUse:
+        version = _steplog_at(_host(server.host), server.port)
+        if version is None:
+            raise
+        verb = "dev" if options.is_dev else "start"
+        another = " ".join(["steplog", verb, *options.files, "--port", str(server.port + 2)])
+        raise PortInUse(
+            f"port {server.port} is taken by another {version}\n"
+            f"  use it: http://{_host(server.host)}:{server.port}        or take another: {another}"
+        ) from None
+
+
+def _steplog_at(host: str, port: int) -> str | None:
+    """Name and version of the steplog that answers there; None for anything else."""
+    import http.client
+    from contextlib import closing
+
+    with closing(http.client.HTTPConnection(host, port, timeout=PROBE_S)) as connection:
+        try:
+            connection.request("GET", "/")
+            text = connection.getresponse().read(100).decode("ascii", "replace").strip()
+        except (OSError, http.client.HTTPException):
+            return None
+    return text if text.startswith("steplog ") else None
+
+
+def _host(host: str) -> str:
+    """A host as clients of this machine write it."""
+    return LOOPBACK[0] if host in ("localhost", "::1") else host
+
+
+def url_of(options: Options, sockets: Sequence[socket.socket]) -> str:
+    """Where clients of this machine find the server."""
+    return f"http://{_host(options.config.server.host)}:{sockets[0].getsockname()[1]}"
+
+
+def announce(
+    options: Options, path: Path, url: str, apps: list[tuple[str, int]], pending: Pending, took_s: float, *,
+    is_watched: bool = False, has_keys: bool = False,
+) -> None:  # fmt: skip
+    """Tell people, or the program that waits at ``ready_fd``, that everything serves. ``apps``: ids, and how many
+    functions each has."""
+    if options.ready_fd is not None:
+        port = int(url.rpartition(":")[2])
+        line = json.dumps({"port": port, "url": url, "pid": os.getpid(), "log": str(path)}) + "\n"
+        os.write(options.ready_fd, line.encode())
+        os.close(options.ready_fd)
+        return
+    mode = "dev" if options.is_dev else "start"
+    key = "dev  (any key does in dev)" if options.is_dev else "<event key>"
+    lines = [f"steplog {__version__} {mode} · ready in {took_s:.1f} s", f"  events  {url}/e/{key}"]
+    origin = f" from {options.files[0]}" if len(options.files) == 1 else ""
+    watched = ", watched" if is_watched else ""
+    lines += [f"  app     {id_}, {counted(count, 'function')}{origin}{watched}" for id_, count in apps]
+    if not apps:
+        lines.append("  app     none: events are accepted and kept; name a file: steplog dev orders.py")
+    lines.append(f"  log     {path}{_goes_on(pending.open_runs, is_dev=options.is_dev)}")
+    if has_keys:
+        lines.append("  keys    s send again · l level · ? all · Ctrl-C stop")
+    else:
+        lines.append("  Ctrl-C  stops; what is open goes on at the next start")
+    for line in lines:
+        echo(line, err=True)
+
+
+def _goes_on(open_runs: int, *, is_dev: bool) -> str:
+    if not open_runs:
+        return ""
+    verb = "goes" if open_runs == 1 else "go"
+    return f", {counted(open_runs, 'open run')} {verb} on" + (" (--fresh: start empty)" if is_dev else "")
