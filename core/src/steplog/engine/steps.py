@@ -248,8 +248,7 @@ class Steps:
             self._fail(run, key, step, _INVOKE_TIMED_OUT, step.at_ms, now_ms, is_new=False)
             return
         step.wait = None
-        began_ms = step.due_ms if step.op == "Sleep" else step.at_ms
-        self._complete(run, key, step, b"null", began_ms, now_ms, is_new=False)
+        self._complete(run, key, step, b"null", step.at_ms, now_ms, is_new=False)
 
     def _wait_for_event(self, run: Run, key: bytes, step: StepState, op: WaitForEvent, *, is_new: bool) -> None:
         try:
