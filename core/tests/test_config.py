@@ -96,7 +96,6 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "engine.evict_after": st.sampled_from(["500ms", "15s", "1h30m", "7d"]),
     "limits.step_output": st.sampled_from(["1B", "4MB", "256KiB"]),
     "limits.steps": st.integers(1, 10_000),
-    "events.validate": st.sampled_from(["accept", "refuse"]),
 }
 
 
@@ -303,7 +302,7 @@ url = "redis://db"
     [
         ("[servr]\nport = 1", '1  servr  unknown table; did you mean "server"?'),
         ("port = 1", '1  port  unknown key; did you mean "server.port"?'),
-        ("[xyz]", "1  xyz  unknown table; there are app, log, server, auth, limits, engine, events"),
+        ("[xyz]", "1  xyz  unknown table; there are app, log, server, auth, limits, engine"),
         ("[server]\nload = []", '2  server.load  unknown key; did you mean "app.load"?'),
         ("[log]\nx = 1", "2  log.x  unknown key; there are url"),
         ('log = "sqlite:x"', "1  log  a table is expected: [log]"),
@@ -321,7 +320,6 @@ url = "redis://db"
             '[limits]\nrun_size = "4 MB"',
             '2  limits.run_size = "4 MB"  a size is written as "256KB", "4MB" or "4MiB", and is at least "1B"',
         ),
-        ('[events]\nvalidate = "maybe"', '2  events.validate = "maybe"  expected one of accept, refuse'),
         ("[limits]\nsteps = true", "2  limits.steps = true  expected a whole number of 1 or more"),
         ("[app]\nload = 'o.py'", '2  app.load = "o.py"  expected a list of texts, as ["…", "…"]'),
         ("[auth]\nevent_keys = [1]", '2  auth.event_keys  expected a list of texts, as ["…", "…"]'),

@@ -19,10 +19,6 @@ def read(setting: Setting) -> Any:
             return _count(key, value)
         case "text":
             return _text(value)
-        case "choice":
-            if value not in key.choices:
-                raise ValueError(f"expected one of {', '.join(key.choices)}")
-            return value
         case "duration":
             if _is_number(value):
                 raise ValueError(f'a duration needs its unit: "{value}{_unit(key)}"')

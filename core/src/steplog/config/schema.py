@@ -15,13 +15,14 @@ from steplog.config.secrets import Secret
 from steplog.config.units import DURATION_PATTERN, SIZE_PATTERN, format_duration, format_size
 from steplog.paths import DEV_LOG, START_LOG
 
-Form = Literal["count", "text", "choice", "duration", "size", "log", "targets", "texts", "secrets"]
+Form = Literal["count", "text", "duration", "size", "log", "targets", "texts", "secrets"]
 
 DEV = {"log.url": DEV_LOG, "limits.event_size": 3 << 20}
 """The defaults of ``dev`` where they differ from those of ``start``."""
 
 LATER = {
-    "ai": "models", "connectors": "connectors", "env": "further environments", "history": "history in another place",
+    "ai": "models", "connectors": "connectors", "env": "further environments",
+    "events": "events checked by their types at the edge", "history": "history in another place",
     "http": "calls by HTTP", "kafka": "Kafka", "plugins": "plugins", "retention": "retention",
     "app.urls": "apps over HTTP", "server.public_url": "links for others", "server.roles": "roles of a server",
     "auth.dashboard": "the dashboard",
@@ -114,15 +115,6 @@ class EngineTable(_Table, frozen=True, kw_only=True):
     ] = field(default=None, name="retry_interval")  # fmt: skip
 
 
-class EventsTable(_Table, frozen=True, kw_only=True):
-    """How events are taken."""
-
-    validate: Annotated[
-        Literal["accept", "refuse"], _form("choice"),
-        Meta(description="What becomes of an event that does not fit a known type: `refuse` answers 400."),
-    ] = "accept"  # fmt: skip
-
-
 class Config(_Table, frozen=True, kw_only=True):
     """The configuration of ``dev`` or ``start``, read and checked."""
 
@@ -132,7 +124,6 @@ class Config(_Table, frozen=True, kw_only=True):
     auth: AuthTable = AuthTable()
     limits: LimitsTable = LimitsTable()
     engine: EngineTable = EngineTable()
-    events: EventsTable = EventsTable()
 
 
 class Key(msgspec.Struct, frozen=True, kw_only=True):
@@ -145,7 +136,6 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     description: str
     least: int | None = None
     most: int | None = None
-    choices: tuple[str, ...] = ()
 
     @property
     def is_list(self) -> bool:
@@ -180,7 +170,6 @@ def keys() -> Mapping[str, Key]:
                 form=(described.extra or {})["form"], description=(described.extra_json_schema or {})["description"],
                 least=inner.ge if isinstance(inner, types.IntType) else None,
                 most=inner.le if isinstance(inner, types.IntType) else None,
-                choices=tuple(map(str, inner.values)) if isinstance(inner, types.LiteralType) else (),
             )  # fmt: skip
             found[key.name] = key
     return found
@@ -221,7 +210,6 @@ def _described(key: Key) -> dict[str, Any]:
     shapes: dict[Form, dict[str, Any]] = {
         "count": {"type": "integer"},
         "text": text | {"minLength": 1},
-        "choice": {"enum": list(key.choices)},
         "duration": text | {"pattern": DURATION_PATTERN},
         "size": text | {"pattern": SIZE_PATTERN},
         "log": text | {"pattern": "^(sqlite:.+|memory:)$"},
