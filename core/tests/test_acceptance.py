@@ -478,3 +478,30 @@ def test_a_paginated_import() -> None:
         assert sorted(one.output for one in testbed.runs(row)) == rows
 
     tell(app, story)
+
+
+@pytest.mark.spec("FAULT-F6", "STEP-06")
+def test_a_sleep_of_a_year_wakes_once_though_the_server_restarts_every_month() -> None:
+    app = App("a")
+    woken: list[int] = []
+
+    @app.function("f", trigger="go")
+    async def f(ctx: Context) -> datetime:
+        await ctx.step.sleep("year", 365 * DAY)
+        await ctx.step.run("woken", lambda: woken.append(1))
+        return ctx.now()
+
+    async def story(testbed: Testbed) -> None:
+        began = testbed.now()
+        run = await testbed.trigger(f, go())
+        for _ in range(12):
+            await testbed.advance(30 * DAY)
+            await testbed.crash()
+        assert (run.waiting_for, woken) == ("year", [])
+        await testbed.advance(5 * DAY - SECOND)
+        assert woken == []
+        await testbed.advance(2 * SECOND)
+        assert woken == [1]
+        assert await run.result() == began + 365 * DAY
+
+    tell(app, story)

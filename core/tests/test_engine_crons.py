@@ -92,3 +92,26 @@ def test_a_changed_cron_is_planned_anew_and_a_removed_one_is_over() -> None:
 def test_a_zone() -> None:
     partition = Partition(cron(CronTrigger("TZ=Asia/Kolkata 0 18 * * *")))
     assert ticks(all_of(Dispatch, partition.advance(DAY))) == [at(NOON + 30 * MINUTE)]
+
+
+@pytest.mark.spec("FAULT-F2")
+@pytest.mark.parametrize(("catch_up", "runs"), [("skip", 0), ("last", 1), ("all", 36)])
+def test_three_hours_down_over_36_ticks(catch_up: Any, runs: int) -> None:
+    partition = Partition(cron(CronTrigger("*/5 * * * *", 0, catch_up)))
+    partition.settle()
+    partition.now_ms = NOON + 3 * HOUR + 2 * MINUTE
+    assert len(ticks(all_of(Dispatch, partition.crash()))) == runs
+    assert ticks(all_of(Dispatch, partition.advance(3 * MINUTE))) == [at(NOON + 3 * HOUR + 5 * MINUTE)]
+
+
+@pytest.mark.spec("FAULT-F7")
+@pytest.mark.parametrize("late_ms", [-1, 0, 1])
+def test_a_schedule_that_is_edited_at_its_tick_fires_by_the_old_plan_or_the_new_one(late_ms: int) -> None:
+    partition = Partition(cron(CronTrigger("0 * * * *")))
+    partition.settle()
+    partition.now_ms = NOON + HOUR + late_ms
+    fired = ticks(all_of(Dispatch, partition.crash(cron(CronTrigger("0 * * * *"), CronTrigger("30 * * * *")))))
+    fired += ticks(all_of(Dispatch, partition.advance(HOUR - late_ms)))
+    assert fired[-2:] == [at(NOON + 90 * MINUTE), at(NOON + 2 * HOUR)]
+    assert len(fired) == len(set(fired)) <= 3
+    assert set(fired[:-2]) <= {at(NOON + HOUR)}

@@ -389,3 +389,45 @@ def test_a_step_sends_what_another_run_waits_for() -> None:
         payer.run,
     }
     partition.post(ran(run, "pack"))
+
+
+# --- faults
+
+
+@pytest.mark.spec("FAULT-G2")
+@pytest.mark.parametrize("is_event_first", [True, False])
+def test_an_event_and_the_end_of_the_time_give_one_outcome(is_event_first: bool) -> None:
+    partition = Partition(ORDER)
+    run = order(partition, "o1")
+    partition.post(waits(run, "paid", "paid", timeout_ms=MINUTE))
+    partition.now_ms += MINUTE - is_event_first  # at its very end both are due in one turn
+    resumed = all_of(Resume, paid(partition, "o1"))
+    assert len(resumed) == 1
+    assert (value(resumed[0].recorded) is not None) is is_event_first
+    assert all_of(Resume, partition.advance(MINUTE)) == []
+    assert len(partition.of(records.StepCompleted)) == 1
+
+
+@pytest.mark.spec("FAULT-G3")
+@pytest.mark.parametrize("is_parked", [True, False])
+def test_a_crash_after_the_match_and_before_anybody_is_told(is_parked: bool) -> None:
+    partition = Partition(ORDER, limits=SPILLING)
+    run = order(partition, "o1")
+    partition.post(waits(run, "paid", "paid", if_exp=BY_ORDER), *([parked(run, delivered=0)] if is_parked else []))
+    partition.write(partition.decide(partition.event("paid", data=b'{"order":"o1"}')))  # durable, nothing released
+    again = the(Dispatch, partition.crash())
+    assert (again.run, value(again.recorded[0])["data"]) == (run.run, {"order": "o1"})
+
+
+@pytest.mark.spec("FAULT-G8")
+def test_a_parent_that_is_killed_while_its_child_ends_gets_the_result_once() -> None:
+    partition = Partition(ORDER, FunctionSpec(id="a-pack", app="a"), limits=SPILLING)
+    run = order(partition, "o1")
+    child = the(Dispatch, partition.post(invokes(run, "pack", "a-pack")))
+    partition.write(partition.decide(returned(child, b"7")))  # durable, and everybody dies
+    again = the(Dispatch, partition.crash())
+    assert (again.run, value(again.recorded[0])) == (run.run, 7)
+    partition.post(returned(child, b"8"))
+    assert all_of(Dispatch, partition.crash()) == []  # lost for the second time: it waits a little
+    assert the(Dispatch, partition.advance(MINUTE)).recorded == again.recorded
+    assert len(partition.of(records.StepCompleted)) == 1
