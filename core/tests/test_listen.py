@@ -5,7 +5,7 @@ import http.client
 import signal
 import socket
 from collections.abc import Coroutine, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from typing import Any, TypeVar
 
 import pytest
@@ -13,7 +13,7 @@ import uvloop
 
 from steplog.errors import ConfigInvalid, PortInUse
 from steplog.server.http import Receive, Scope, Send, answer_json, read_body
-from steplog.server.listen import serve
+from steplog.server.listen import FIRST_READ_S, serve
 from steplog.server.patience import Patience
 from steplog.server.sockets import bind
 
@@ -92,6 +92,15 @@ class Slow:
         await answer_json(send, 200, b"{}", [])
 
 
+async def go_on_when_it_stops(app: Slow, port: int) -> None:
+    """Let the slow answer come when nobody is accepted any more and what was accepted has been read."""
+    with suppress(OSError):
+        while True:
+            await asyncio.to_thread(get, port, "/")
+    await asyncio.sleep(4 * FIRST_READ_S)
+    app.go_on.set()
+
+
 def get(port: int, path: str) -> tuple[int, http.client.HTTPMessage]:
     with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=5)) as connection:
         connection.request("GET", path)
@@ -111,7 +120,8 @@ def test_a_stop_lets_requests_in_flight_end() -> None:
             assert (await asyncio.to_thread(get, port, "/"))[0] == 200
             slow = asyncio.ensure_future(asyncio.to_thread(get, port, "/slow"))
             await app.begun.wait()
-            asyncio.get_running_loop().call_later(0.15, app.go_on.set)
+            ending = asyncio.ensure_future(go_on_when_it_stops(app, port))
+        await ending
         status, headers = await slow
         assert (status, headers["connection"], stops) == (200, "close", [True])
         with pytest.raises(ConnectionRefusedError):
