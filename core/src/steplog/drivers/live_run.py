@@ -13,7 +13,7 @@ import asyncio
 import contextvars
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, Protocol
 from uuid import UUID
@@ -22,6 +22,7 @@ import msgspec
 
 from steplog.context import Context, ContextSync
 from steplog.drivers.bodies import Bodies
+from steplog.drivers.bodiless import BodilessSteps
 from steplog.drivers.call import BEGIN, Call
 from steplog.drivers.failures import Failure, describe_error
 from steplog.drivers.loop import TENANT, Tenant
@@ -31,23 +32,15 @@ from steplog.engine.ids import hash16
 from steplog.engine.messages import Message, OpReported, RunParked, RunReported
 from steplog.engine.operations import (
     ErrorInfo,
-    InvokeFunction,
     Lost,
     Operation,
-    SendEvent,
-    SendSignal,
-    Sleep,
     StepError,
     StepRun,
-    WaitForEvent,
-    WaitForSignal,
 )
-from steplog.errors import EventDataInvalid, Interrupt, OutputUnserializable, SteplogError
+from steplog.errors import EventDataInvalid, Interrupt, OutputUnserializable
 from steplog.errors import StepError as StepFailed
-from steplog.event import Event
 from steplog.functions import Function
-from steplog.outgoing import outgoing_events
-from steplog.step import STEP, Signal, StepOptions
+from steplog.step import STEP, StepOptions
 from steplog.values import Decode, dump, load, signature_of
 
 logger = logging.getLogger(__name__)
@@ -55,8 +48,6 @@ logger = logging.getLogger(__name__)
 EVICT_AFTER_MS = 30_000
 CLOSE_S = 5.0  # how long a closed function may unwind before it is named
 MOST_INTERRUPTS = 100  # raised in a function that swallows them; then its calls wait for ever, so that it cannot spin
-YEAR_MS = 365 * 86_400_000
-MOST_WAIT_MS = 366 * 86_400_000  # LIM-01; a year, whichever
 
 
 class LocalConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,12 +86,12 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-class LiveRun(Tenant):
+class LiveRun(BodilessSteps, Tenant):
     """A run whose coroutine is alive."""
 
     __slots__ = (
-        "_bodies", "_calls", "_counts", "_deferred", "_delivered", "_dispatch", "_executing", "_function",
-        "_has_warned", "_host", "_interrupts", "_is_poisoned", "_loop", "_now_ms", "_own_attempt",
+        "_bodies", "_calls", "_counts", "_deferred", "_delivered", "_dispatch", "_event_bytes", "_executing",
+        "_function", "_has_warned", "_host", "_interrupts", "_is_poisoned", "_loop", "_now_ms", "_own_attempt",
         "_passed_ms", "_pending", "_post", "_results", "_uuids", "generation", "is_over", "key", "run_id", "task",
     )  # fmt: skip
 
@@ -108,6 +99,7 @@ class LiveRun(Tenant):
         super().__init__()
         self._host, self._function, self._dispatch = host, function, dispatch
         self._bodies, self._post, self._now_ms = host.bodies, host.post, host.now_ms
+        self._event_bytes = host.config.event_bytes
         self._loop = host.bodies.loop
         self.key, self.run_id, self.generation = dispatch.run, dispatch.run_id, dispatch.generation
         self.is_over = False
@@ -187,66 +179,6 @@ class LiveRun(Tenant):
             outcome = await self._outcome(call, operation)
         return outcome
 
-    async def sleep(self, step_id: str, *, until_ms: int | None, for_ms: int | None) -> None:
-        at_ms = self._now_ms()
-        due_ms = until_ms if until_ms is not None else at_ms + max(for_ms or 0, 0)
-        operation = Sleep(until_ms=until_ms, for_ms=max(for_ms or 0, 0))
-        await self._wait(step_id, operation, due_ms - at_ms, msgspec.json.decode)
-
-    async def wait_for_event(
-        self, step_id: str, *, events: tuple[str, ...], all_of: bool, if_exp: str | None, timeout_ms: int,
-        decode: Decode,
-    ) -> Any:  # fmt: skip
-        timeout_ms = max(timeout_ms, 0)
-        operation = WaitForEvent(events=events, all_of=all_of, if_exp=if_exp, timeout_ms=timeout_ms)
-        return await self._wait(step_id, operation, timeout_ms, decode)
-
-    async def wait_for_signal(self, step_id: str, *, signal: str, timeout_ms: int, replace: bool) -> Signal | None:
-        timeout_ms = max(timeout_ms, 0)
-        operation = WaitForSignal(signal=signal, timeout_ms=timeout_ms, replaces=replace)
-        heard: Signal | None = await self._wait(step_id, operation, timeout_ms, _decode_signal)
-        return heard
-
-    async def send_signal(self, step_id: str, *, signal: str, data: object) -> str | None:
-        body = dump(data, step_id, self._host.config.event_bytes)
-        call = self._register(step_id, msgspec.json.decode)
-        outcome: Any = BEGIN if self._may_begin(call) else await call.future
-        if outcome is BEGIN:
-            outcome = await self._outcome(call, SendSignal(signal=signal, data=body))
-        run_id: str | None = outcome
-        return run_id
-
-    async def invoke(
-        self, step_id: str, *, function_id: str, data: object, timeout_ms: int | None, decode: Decode
-    ) -> Any:
-        body = b"{}" if data is None else dump(data, step_id, self._host.config.event_bytes)
-        if not body.startswith(b"{"):
-            raise TypeError(f"step {step_id!r} invokes {function_id} with {body[:40]!r}; data is an object")
-        timeout_ms = YEAR_MS if timeout_ms is None else max(timeout_ms, 0)
-        operation = InvokeFunction(function=function_id, data=body, timeout_ms=timeout_ms)
-        return await self._wait(step_id, operation, timeout_ms, decode)
-
-    async def _wait(self, step_id: str, operation: Operation, most_ms: int, decode: Decode) -> Any:
-        """Call a step that only waits, for so long at the most."""
-        if most_ms > MOST_WAIT_MS:
-            verb = "sleeps" if isinstance(operation, Sleep) else "waits"
-            raise StepFailed(f"step {step_id!r} {verb} for longer than a year", "InngestErrTimeoutTooLong")
-        call = self._register(step_id, decode)
-        outcome: Any = BEGIN if self._may_begin(call) else await call.future
-        if outcome is BEGIN:
-            call.due_ms = self._now_ms() + most_ms
-            self._ask_for_rest()
-            outcome = await self._outcome(call, operation)
-        return outcome
-
-    async def send_event(self, step_id: str, events: Sequence[Event[Any]]) -> list[str]:
-        call = self._register(step_id, msgspec.json.decode)
-        outcome: Any = BEGIN if self._may_begin(call) else await call.future
-        if outcome is BEGIN:
-            outcome = await self._outcome(call, self._send_event(events))
-        ids: list[str] = outcome
-        return ids
-
     def _register(self, step_id: str, decode: Decode) -> Call:
         outer = STEP.get()
         if isinstance(outer, Call):
@@ -282,14 +214,6 @@ class LiveRun(Tenant):
         if call.step not in self._results:
             self._deferred.append(call)
         return False
-
-    def _send_event(self, events: Sequence[Event[Any]]) -> Operation:
-        limit = self._host.config.event_bytes
-        try:
-            return SendEvent(events=tuple(outgoing_events(events, limit)))
-        except SteplogError as error:
-            at_ms = self._now_ms()
-            return StepError(error=describe_error(error, at_ms).error, started_ms=at_ms, ended_ms=at_ms, final=True)
 
     def _outcome(self, call: Call, operation: Operation) -> "asyncio.Future[Any]":
         """Report an operation. What the engine makes of it comes: the recorded result, or another attempt."""
@@ -574,9 +498,6 @@ async def _within(timeout_ms: int, body: Awaitable[Any]) -> Any:
         if limit.expired():
             raise TimeoutError(f"the step ran for longer than {timeout_ms / 1000:g} s") from None
         raise
-
-
-_decode_signal: Decode = msgspec.json.Decoder(Signal | None).decode
 
 
 def _abandon_this_task() -> None:
