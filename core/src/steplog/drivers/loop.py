@@ -62,7 +62,7 @@ class UsersLoop(_Loop):
         self, callback: Callable[..., object], *args: Any, context: Context | None = None
     ) -> asyncio.Handle:
         tenant = TENANT.get() if context is None else context.get(TENANT)
-        if tenant is not None:
+        if tenant is not None:  # what _stamp does, without a call more
             tenant.stamp = self.passes
             self._stamps += 1
             if not self._is_counting:

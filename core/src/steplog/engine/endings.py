@@ -7,11 +7,12 @@ import msgspec
 
 from steplog.engine import effects, keys, records
 from steplog.engine.draft import Draft, encode
-from steplog.engine.events import FAILED_EVENT, FINISHED_EVENT, accept_event, event_seen
+from steplog.engine.events import FAILED_EVENT, FINISHED_EVENT, accept_event
 from steplog.engine.functions import EngineConfig, Registry
 from steplog.engine.ids import hash16, ulid
 from steplog.engine.messages import ChildEnded, EventAccepted, OpReported, RunReported
 from steplog.engine.operations import ErrorInfo, EventOut, StepError, StepRun
+from steplog.engine.records import event_seen
 from steplog.engine.retry import delay_ms
 from steplog.engine.run import COMPLETED, FAILED, QUEUED, WAITING, Run
 from steplog.engine.runs import Runs

@@ -1,7 +1,5 @@
 """The rules of an event, and the message that an accepted one becomes (spec: events.md §2.7)."""
 
-from typing import Any
-
 import msgspec
 
 from steplog.engine import records
@@ -18,7 +16,6 @@ INVOKED_EVENT, TIMER_EVENT = "inngest/function.invoked", "inngest/scheduled.time
 LEAST_TS_MS, MOST_TS_MS = 315_532_800_000, 4_102_444_800_000  # 1980-01-01 to 2100-01-01
 
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 def check_name(name: str) -> None:
@@ -60,9 +57,3 @@ def accept_event(
         is_repeatable=sender_id is not None or is_seeded, ticket=ticket, is_last=is_last, starts=starts,
         origin=origin, parent=parent,
     )  # fmt: skip
-
-
-def event_seen(body: bytes) -> dict[str, Any]:
-    """Read an event's record as functions and expressions see it: without what steplog notes beside it."""
-    record = _decode(body)
-    return {field: record[field] for field in ("id", "name", "data", "ts", "user", "v") if field in record}

@@ -8,6 +8,7 @@ import msgspec
 from steplog.cel import Filter, compile_filter
 from steplog.engine.cron import CatchUp
 from steplog.engine.messages import EventAccepted
+from steplog.engine.records import event_seen
 from steplog.engine.retry import RetryPolicy
 from steplog.errors import EvaluationError
 
@@ -90,7 +91,7 @@ class Registry:
         found: list[FunctionSpec] = []
         for spec, conditions in candidates:
             if conditions:
-                body = body or _decode(event.body)
+                body = body or event_seen(event.body)
                 if not _is_any(spec, conditions, body, on_failure):
                     continue
             found.append(spec)
@@ -132,6 +133,3 @@ def _candidates(name: str, triggers: Iterable[tuple[FunctionSpec, EventTrigger]]
         _Candidate(specs[id_], () if None in found else tuple([compile_filter(text) for text in found if text]))
         for id_, found in conditions.items()
     ]
-
-
-_decode = msgspec.json.Decoder().decode

@@ -3,6 +3,8 @@
 Fields are only added; a reader ignores what it does not know. ``seq`` counts the records of one run without a gap.
 """
 
+from typing import Any
+
 import msgspec
 from msgspec import UNSET, UnsetType
 
@@ -228,3 +230,12 @@ class StoredEvent(msgspec.Struct, frozen=True, kw_only=True):
     slot: int
     user: msgspec.Raw | UnsetType = UNSET
     v: str | UnsetType = UNSET
+
+
+_decode_event = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+def event_seen(body: bytes) -> dict[str, Any]:
+    """Read an event's record as functions and expressions see it: without what steplog notes beside it."""
+    record = _decode_event(body)
+    return {field: record[field] for field in ("id", "name", "data", "ts", "user", "v") if field in record}

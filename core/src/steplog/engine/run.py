@@ -13,10 +13,10 @@ import msgspec
 
 from steplog.engine import keys
 from steplog.engine.effects import Pending, Recorded
-from steplog.engine.events import event_seen
 from steplog.engine.functions import ENVIRONMENTS
 from steplog.engine.ids import encode_ulid
 from steplog.engine.operations import ErrorInfo
+from steplog.engine.records import event_seen
 
 SCHEDULED, QUEUED, RUNNING, WAITING = "scheduled", "queued", "running", "waiting"
 COMPLETED, FAILED = "completed", "failed"
@@ -72,20 +72,8 @@ class Run:
     """A run in memory."""
 
     __slots__ = (
-        "_event",
-        "env",
-        "events",
-        "has_rows",
-        "head",
-        "id",
-        "is_live",
-        "key",
-        "last_turn",
-        "recorded",
-        "retried",
-        "seq",
-        "size_bytes",
-        "steps",
+        "_event", "env", "events", "has_rows", "head", "id", "is_live", "key", "last_turn", "recorded", "retried",
+        "seq", "size_bytes", "steps",
     )  # fmt: skip
 
     def __init__(self, key: bytes, head: RunHead, events: list[bytes], text_id: str | None = None) -> None:

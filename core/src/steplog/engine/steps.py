@@ -9,7 +9,7 @@ from steplog.engine import effects, keys, records
 from steplog.engine.dispatching import Dispatches, worker_lost
 from steplog.engine.draft import Draft, encode
 from steplog.engine.endings import Endings
-from steplog.engine.events import INVOKED_EVENT, accept_event, event_seen
+from steplog.engine.events import INVOKED_EVENT, accept_event
 from steplog.engine.functions import EngineConfig, Registry
 from steplog.engine.ids import encode_ulid, hash16, run_id, ulid
 from steplog.engine.messages import ChildEnded, EventAccepted, OpReported, SignalSent, TimerFired
@@ -26,6 +26,7 @@ from steplog.engine.operations import (
     WaitForEvent,
     WaitForSignal,
 )
+from steplog.engine.records import event_seen
 from steplog.engine.retry import delay_ms
 from steplog.engine.run import EventWait, Run, StepState, recorded
 from steplog.engine.runs import Runs
@@ -275,35 +276,39 @@ class Steps:
     def _wait_for_signal(self, run: Run, key: bytes, step: StepState, op: WaitForSignal, *, is_new: bool) -> None:
         state, now_ms = self._draft.state, self._draft.now_ms
         index_key = keys.signal(keys.env_of(run.key), op.signal)
-        value = state.get(index_key)
-        if value is not None and not op.replaces:
+        waiter = self._waiter(index_key)
+        if waiter is not None and not op.replaces:
             error = ErrorInfo(name="Error", message=f"another step waits for the signal {op.signal!r} already")
             self._fail(run, key, step, error, now_ms, now_ms, is_new=is_new)
             return
-        if value is not None:
-            self._replace(*_waiter_decoder.decode(value), op.signal)
+        if waiter is not None:
+            self._replace(*waiter, op.signal)
         state.put(index_key, encode((run.key, key)))
         step.keys = (index_key,)
         self._wait(run, key, step, now_ms + op.timeout_ms, is_new=is_new, signal=op.signal)
 
-    def _replace(self, run_key: bytes, key: bytes, signal: str) -> None:
-        """Another step takes over what this one waits for."""
+    def _waiter(self, index_key: bytes) -> tuple[Run, bytes, StepState] | None:
+        """The step that waits for a signal."""
+        value = self._draft.state.get(index_key)
+        if value is None:
+            return None
+        run_key, key = _waiter_decoder.decode(value)
         run = self._runs.get(run_key)
         assert run is not None, "the key of a signal goes with its run"
-        step = run.steps[key]
+        return run, key, run.steps[key]
+
+    def _replace(self, run: Run, key: bytes, step: StepState, signal: str) -> None:
+        """Another step takes over what this one waits for."""
         began_ms = self._stop_waiting(run, key, step)
         error = ErrorInfo(name="Error", message=f"another step has taken over the signal {signal!r}")
         self._fail(run, key, step, error, began_ms, self._draft.now_ms, is_new=False)
 
     def _tell(self, env: int, signal: str, data: bytes) -> str | None:
         """Resume the step that waits for a signal; returns its run's id, None where nobody waits."""
-        value = self._draft.state.get(keys.signal(env, signal))
-        if value is None:
+        waiter = self._waiter(keys.signal(env, signal))
+        if waiter is None:
             return None
-        run_key, key = _waiter_decoder.decode(value)
-        run = self._runs.get(run_key)
-        assert run is not None, "the key of a signal goes with its run"
-        step = run.steps[key]
+        run, key, step = waiter
         began_ms = self._stop_waiting(run, key, step)
         heard = encode({"signal": signal, "data": msgspec.Raw(data)})
         self._complete(run, key, step, heard, began_ms, self._draft.now_ms, is_new=False)
