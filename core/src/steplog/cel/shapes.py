@@ -1,6 +1,6 @@
 """The closures themselves, apart from the nodes that they are made of: reading, calling, logic, comprehensions."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeAlias
 
 from steplog.cel.functions import Function
@@ -113,18 +113,7 @@ def logical(parts: list[Code], decides: bool) -> Code:
     if len(parts) > 2:
 
         def chain(frame: Frame) -> bool:
-            failed = None
-            for part in parts:
-                try:
-                    if need_bool(part(frame)) is decides:
-                        return decides
-                except TooMuchWork:
-                    raise
-                except EvaluationError as error:
-                    failed = failed or error
-            if failed is not None:
-                raise failed
-            return not decides
+            return _decided(parts, frame, decides)
 
         return chain
     (left, right), other = parts, not decides
@@ -180,17 +169,22 @@ def decide(source: Code, slot: int, steps: int, body: Code, decides: bool) -> Co
     """``all`` is the ``&&`` of the elements, ``exists`` the ``||``; errors are absorbed likewise."""
 
     def decide(frame: Frame) -> bool:
-        failed = None
-        for _ in walked(frame, source, slot, steps):
-            try:
-                if need_bool(body(frame)) is decides:
-                    return decides
-            except TooMuchWork:
-                raise
-            except EvaluationError as error:
-                failed = failed or error
-        if failed is not None:
-            raise failed
-        return not decides
+        return _decided((body for _ in walked(frame, source, slot, steps)), frame, decides)
 
     return decide
+
+
+def _decided(parts: Iterable[Code], frame: Frame, decides: bool) -> bool:
+    """Evaluate one after the other until one decides; if none does, the first error counts."""
+    failed = None
+    for part in parts:
+        try:
+            if need_bool(part(frame)) is decides:
+                return decides
+        except TooMuchWork:
+            raise
+        except EvaluationError as error:
+            failed = failed or error
+    if failed is not None:
+        raise failed
+    return not decides

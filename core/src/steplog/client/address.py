@@ -1,18 +1,16 @@
 """Where a server is and what it is shown: as given, else as the environment says, else the dev server (EVT-21)."""
 
 import os
-import re
 import urllib.parse
-from hashlib import sha256
 
 import msgspec
 
 from steplog.errors import ConfigInvalid
+from steplog.signing import bare_key, hashed_key
 
 DEFAULT_URL = "http://127.0.0.1:8288"
 ANY_KEY = "dev"  # dev takes any that is not empty
 _LOCAL = ("localhost", "127.0.0.1", "::1")
-_SIGNING_KEY_PREFIX = re.compile(r"signkey-\w+-", re.ASCII)
 
 
 class Address(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,8 +79,4 @@ def _fits(text: str) -> bool:
 
 def _token(signing_key: str) -> str:
     """The key's hash, as the SDKs show it: the key itself signs requests, and need not travel."""
-    bare = _SIGNING_KEY_PREFIX.sub("", signing_key, count=1)
-    try:
-        return sha256(bytes.fromhex(bare)).hexdigest()
-    except ValueError:  # not hex
-        return bare
+    return hashed_key(signing_key) or bare_key(signing_key)

@@ -3,14 +3,11 @@
 Keys are compared in constant time, all of them, so that an answer's time says nothing about them.
 """
 
-import re
 from collections.abc import Iterable
-from hashlib import sha256
 from hmac import compare_digest
 
 from steplog.server.config import ServerConfig
-
-_PREFIX = re.compile(r"signkey-\w+-", re.ASCII)
+from steplog.signing import bare_key, hashed_key
 
 
 class Keys:
@@ -36,20 +33,13 @@ class Keys:
         if self._is_dev:
             return True
         scheme, _, token = (authorization or "").strip().partition(" ")
-        return scheme.lower() == "bearer" and _is_among(_without_prefix(token.strip()), self._tokens)
-
-
-def _without_prefix(key: str) -> str:
-    return _PREFIX.sub("", key, count=1) if _PREFIX.match(key) else key
+        return scheme.lower() == "bearer" and _is_among(bare_key(token.strip()), self._tokens)
 
 
 def _tokens(signing_key: str) -> list[bytes]:
-    """Both forms in which the SDKs send a key: as it is, and hashed. A key that is not hex cannot be hashed."""
-    bare = _without_prefix(signing_key)
-    try:
-        return [bare.encode(), sha256(bytes.fromhex(bare)).hexdigest().encode()]
-    except ValueError:
-        return [bare.encode()]
+    """Both forms in which the SDKs send a key: as it is, and hashed."""
+    forms = (bare_key(signing_key), hashed_key(signing_key))
+    return [form.encode() for form in forms if form is not None]
 
 
 def _is_among(given: str, known: Iterable[bytes]) -> bool:
