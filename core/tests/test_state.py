@@ -32,13 +32,12 @@ class StateModel(RuleBasedStateMachine):
     @initialize(
         pending_keys=st.integers(0, 5),
         pending_turns=st.integers(1, 6),
+        redo_bytes=st.sampled_from((60, 1_000_000)),
         slice_keys=st.integers(1, 3),
         head_keys=st.integers(2, 4),
     )
-    def open(self, pending_keys: int, pending_turns: int, slice_keys: int, head_keys: int) -> None:
-        self.limits = Limits(
-            pending_keys=pending_keys, pending_turns=pending_turns, slice_keys=slice_keys, head_keys=head_keys
-        )
+    def open(self, **limits: int) -> None:
+        self.limits = Limits(**limits)
         self.log = MemoryLog()
         self.current: dict[bytes, bytes] = {}
         self.durable: dict[bytes, bytes] = {}
@@ -267,6 +266,19 @@ def test_a_key_that_waits_too_many_turns_goes_to_the_table() -> None:
     parts = [turn(state, table, number) for number in range(1, 7)]
     assert [part.flush for part in parts] == [[]] * 5 + [[(key, b"1")]]
     assert [part.redo_from for part in parts] == [1] * 5 + [7]
+
+
+def test_a_key_below_too_much_redo_goes_to_the_table() -> None:
+    table = MemoryTable()
+    state = State(table, Limits(redo_bytes=1_000, slice_keys=1))
+    key, other = keys.run(0, bytes(16)), keys.run(0, bytes([1] * 16))
+    state.put(key, b"1", new=True)
+    parts = []
+    for number in range(1, 6):
+        state.put(other, b"x" * 300)
+        parts.append(turn(state, table, number))
+    assert [part.redo_from for part in parts] == [1, 1, 1, 5, 5]
+    assert parts[3].flush == [(key, b"1"), (other, b"x" * 300)]
 
 
 def test_a_key_put_again_after_its_slice_is_not_taken_for_new() -> None:

@@ -25,9 +25,10 @@ import msgspec
 
 from steplog.engine import keys
 
-PENDING_KEYS = 4_000  # beyond it, slices go to the table: what lives longer than a short run
-PENDING_TURNS = 512  # an older key goes to the table too, so that the redo stays short
-SLICE_KEYS = 1_000  # the least that is worth a slice; smaller ones cost more than they save
+PENDING_KEYS = 64_000  # beyond it, slices go to the table: a queue of 50,000 runs need not
+PENDING_TURNS = 4_096  # an older key goes to the table too, so that the redo stays short
+REDO_BYTES = 64 << 20  # likewise; it bounds what is pending as well, and how long a restart takes
+SLICE_KEYS = 1_000  # to the table in one turn: fewer cost more than they save, more hold the turn up
 HEAD_KEYS = 1_000  # read into a head at once
 
 
@@ -60,6 +61,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
     pending_keys: int = PENDING_KEYS
     pending_turns: int = PENDING_TURNS
+    redo_bytes: int = REDO_BYTES
     slice_keys: int = SLICE_KEYS
     head_keys: int = HEAD_KEYS
 
@@ -76,8 +78,10 @@ class Head:
         self._heap: list[bytes] = []  # may hold dead keys; ``_alive`` decides
         self._alive: set[bytes] = set()
         self._beyond: set[bytes] = set()
+        self._least_beyond = bytes([kind + 1])  # no key beyond is less
         self._bound = bytes([kind])
         self._complete = False  # nothing lies at or above the bound
+        self._trim_at = 4 * size
 
     def first(self) -> bytes | None:
         """Return the least key of the family, or None."""
@@ -96,10 +100,11 @@ class Head:
             if key not in self._alive:
                 self._alive.add(key)
                 heappush(self._heap, key)
-                if len(self._heap) > 4 * self._size:
+                if len(self._heap) > self._trim_at:
                     self._trim()
         else:
             self._beyond.add(key)
+            self._least_beyond = min(self._least_beyond, key)
 
     def deleted(self, key: bytes, *, is_gone: bool) -> None:
         self._alive.discard(key)
@@ -115,9 +120,11 @@ class Head:
             self._complete, bound = True, self._stop
         else:
             bound = rows[-1] + b"\0"
-        near = [key for key in self._beyond if key < bound]
-        self._beyond.difference_update(near)
-        self._alive.update(near)
+        if self._least_beyond < bound:
+            near = [key for key in self._beyond if key < bound]
+            self._beyond.difference_update(near)
+            self._least_beyond = min(self._beyond, default=self._stop)
+            self._alive.update(near)
         self._alive.update(row for row in rows if not self._state.is_deleted(row))
         self._bound = bound
         self._heap = list(self._alive)
@@ -126,13 +133,15 @@ class Head:
     def _trim(self) -> None:
         """Give up the far end of a window that has grown; what is pending stays known."""
         self._heap = sorted(self._alive)
-        if len(self._heap) <= 2 * self._size:
-            return
         far = self._heap[self._size :]
+        self._trim_at = max(4 * self._size, 2 * len(self._heap))
+        if 2 * sum(map(self._state.is_pending, far)) >= len(far):
+            return  # most of it would have to stay known
         del self._heap[self._size :]
         self._alive = set(self._heap)
         self._bound, self._complete = far[0], False
         self._beyond.update(key for key in far if self._state.is_pending(key))
+        self._least_beyond = min(self._least_beyond, far[0])
 
 
 class Groups:
@@ -175,8 +184,9 @@ class State:
         self._pending: dict[bytes, bytes | None] = {}
         self._new: set[bytes] = set()  # pending keys that the table cannot have
         self._landing: dict[bytes, bytes | None] = {}  # on their way to the table
-        self._entered: deque[tuple[int, list[bytes]]] = deque()
+        self._entered: deque[tuple[int, int, list[bytes]]] = deque()  # turn, bytes sealed before it, keys
         self._entering: list[bytes] = []
+        self._sealed_bytes = 0
         self.changes: dict[bytes, bytes | None] = {}  # of the turn that is being decided
         self._heads = {kind: Head(self, kind, limits.head_keys) for kind in ordered}
         self._groups = {kind: Groups(size) for kind, size in grouped}
@@ -220,7 +230,9 @@ class State:
     def scan(self, prefix: bytes, limit: int) -> list[tuple[bytes, bytes]]:
         """Read the first ``limit`` pairs with a prefix. Its work grows with the overlay: not for the hot path."""
         stop = keys.after(prefix)
-        overlay = {key: value for key, value in (self._landing | self._pending).items() if prefix <= key < stop}
+        overlay = {
+            key: value for part in (self._landing, self._pending) for key, value in part.items() if prefix <= key < stop
+        }
         merged = {key: value for key, value in overlay.items() if value is not None}
         start, wanted = prefix, limit
         while True:
@@ -264,8 +276,9 @@ class State:
         assert not self._landing, "a slice is on its way; call landed() first"
         changes, self.changes = self.changes, {}
         if self._entering:
-            self._entered.append((turn, self._entering))
+            self._entered.append((turn, self._sealed_bytes, self._entering))
             self._entering = []
+        self._sealed_bytes += sum(map(len, changes)) + sum(map(len, filter(None, changes.values())))
         self._forget_gone()
         flush = self._take_slice(turn)
         return Slice(changes, flush, self._entered[0][0] if self._entered else turn + 1)
@@ -298,7 +311,7 @@ class State:
         """Forget the oldest turns whose keys are all gone, so that the redo reaches back no further than it must."""
         entered, pending = self._entered, self._pending
         while entered:
-            found = entered[0][1]
+            found = entered[0][2]
             while found and found[-1] not in pending:
                 found.pop()
             if found:
@@ -306,15 +319,12 @@ class State:
             entered.popleft()
 
     def _take_slice(self, turn: int) -> list[tuple[bytes, bytes | None]]:
-        limits = self._limits
-        excess = len(self._pending) - limits.pending_keys
-        wanted = max(limits.slice_keys, excess // 2) if excess > 0 else 0
-        horizon = turn - limits.pending_turns // 2 if self._is_overdue(turn) else -1
-        if wanted == 0 and horizon < 0:
+        wanted = self._due(turn)
+        if wanted == 0:
             return []
         flush: list[tuple[bytes, bytes | None]] = []
-        while self._entered and (len(flush) < wanted or self._entered[0][0] < horizon):
-            for key in self._entered.popleft()[1]:
+        while self._entered and len(flush) < wanted:
+            for key in self._entered.popleft()[2]:
                 if key in self._pending:
                     value = self._pending.pop(key)
                     self._new.discard(key)
@@ -328,5 +338,14 @@ class State:
         self._landing.update(flush)
         return flush
 
-    def _is_overdue(self, turn: int) -> bool:
-        return bool(self._entered) and self._entered[0][0] < turn - self._limits.pending_turns
+    def _due(self, turn: int) -> int:
+        """How many keys are to leave the overlay."""
+        limits = self._limits
+        excess = len(self._pending) - limits.pending_keys
+        if excess > 0:
+            return max(limits.slice_keys, excess // 2)
+        if not self._entered:
+            return 0
+        oldest, sealed_bytes, _ = self._entered[0]
+        is_long = oldest < turn - limits.pending_turns or self._sealed_bytes - sealed_bytes > limits.redo_bytes
+        return limits.slice_keys if is_long else 0

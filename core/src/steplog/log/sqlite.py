@@ -128,7 +128,7 @@ class SqliteLog:
         """Replay the redo into the table and hand out what is committed."""
         connection = self._connection
         with _foreign(self.path):
-            rows = connection.execute("SELECT turn, data, crc FROM redo ORDER BY turn").fetchall()
+            rows = connection.execute("SELECT turn, data, crc FROM redo ORDER BY turn")
             now_ms = turn = 0
             last: dict[bytes, bytes | None] = {}
             for turn, data, crc in rows:
