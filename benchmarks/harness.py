@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from steplog import App
-from steplog.drivers.live_run import LocalConfig
+from steplog.drivers.config import LocalConfig
 from steplog.drivers.loop import UsersLoop
 from steplog.engine.functions import EngineConfig
 from steplog.engine.processor import Turn

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from steplog import App, Context, Event
-from steplog.drivers.live_run import LocalConfig
+from steplog.drivers.config import LocalConfig
 from steplog.drivers.loop import UsersLoop
 from steplog.engine import records
 from steplog.engine.functions import EngineConfig

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from steplog.config.load import Configured, Sources, examine, load, secret_values
 from steplog.config.schema import DEV, Config, json_schema, keys, tables
-from steplog.drivers.live_run import LocalConfig
+from steplog.drivers.config import LocalConfig
 from steplog.engine.functions import EngineConfig
 from steplog.errors import ConfigInvalid
 from steplog.server.config import DEV_EVENT_BYTES, ServerConfig

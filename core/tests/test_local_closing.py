@@ -15,7 +15,7 @@ import pytest
 
 from steplog import App, Context, Event, StepError, current_step
 from steplog.drivers import live_run
-from steplog.drivers.live_run import LocalConfig
+from steplog.drivers.config import LocalConfig
 from steplog.drivers.local import LocalDriver
 from steplog.drivers.loop import UsersLoop
 from steplog.engine import effects, records

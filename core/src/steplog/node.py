@@ -14,7 +14,8 @@ from typing import Any, Protocol, Self
 import msgspec
 
 from steplog.app import App
-from steplog.drivers.live_run import LiveRun, LocalConfig, now_ms
+from steplog.drivers.config import LocalConfig
+from steplog.drivers.live_run import LiveRun, now_ms
 from steplog.drivers.local import LocalDriver
 from steplog.drivers.loop import UsersLoop
 from steplog.engine import keys

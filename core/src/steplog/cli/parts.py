@@ -7,7 +7,7 @@ from pathlib import Path
 from steplog.app import App
 from steplog.config.load import secret_values
 from steplog.config.schema import Config
-from steplog.drivers.live_run import LocalConfig
+from steplog.drivers.config import LocalConfig
 from steplog.engine.functions import EngineConfig
 from steplog.engine.retry import RetryPolicy
 from steplog.node import NodeConfig, functions_of

@@ -18,25 +18,18 @@ from contextlib import suppress
 from typing import Any, Protocol
 from uuid import UUID
 
-import msgspec
-
 from steplog.context import Context, ContextSync
 from steplog.drivers.bodies import Bodies
 from steplog.drivers.bodiless import BodilessSteps
 from steplog.drivers.call import BEGIN, Call
+from steplog.drivers.config import LocalConfig
 from steplog.drivers.failures import Failure, describe_error
 from steplog.drivers.loop import TENANT, Tenant
 from steplog.drivers.run_logger import RunLogger
 from steplog.engine.effects import Dispatch, Recorded
 from steplog.engine.ids import hash16
 from steplog.engine.messages import Message, OpReported, RunParked, RunReported
-from steplog.engine.operations import (
-    ErrorInfo,
-    Lost,
-    Operation,
-    StepError,
-    StepRun,
-)
+from steplog.engine.operations import ErrorInfo, Lost, Operation, StepError, StepRun
 from steplog.errors import EventDataInvalid, Interrupt, OutputUnserializable
 from steplog.errors import StepError as StepFailed
 from steplog.functions import Function
@@ -45,20 +38,8 @@ from steplog.values import Decode, dump, load, signature_of
 
 logger = logging.getLogger(__name__)
 
-EVICT_AFTER_MS = 30_000
 CLOSE_S = 5.0  # how long a closed function may unwind before it is named
 MOST_INTERRUPTS = 100  # raised in a function that swallows them; then its calls wait for ever, so that it cannot spin
-
-
-class LocalConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """How the local driver treats its runs."""
-
-    evict_after_ms: int = EVICT_AFTER_MS  # a run whose open operations all wait longer is parked at once
-    replay_every_step: bool = False  # every result comes by a replay, as over HTTP
-    output_bytes: int = 4_000_000  # of a step or function (LIM-03)
-    event_bytes: int = 256_000  # of an event that a step sends
-    threads: int = 16  # for plain ``def`` steps
-    function_threads: int = 64  # for plain ``def`` functions; each holds one while it has a step of its own to run
 
 
 class Host(Protocol):

@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from steplog.drivers.bodies import Bodies
-from steplog.drivers.live_run import CLOSE_S, LiveRun, LocalConfig, now_ms
+from steplog.drivers.config import LocalConfig
+from steplog.drivers.live_run import CLOSE_S, LiveRun, now_ms
 from steplog.drivers.loop import UsersLoop
 from steplog.engine.effects import Answer, Backoff, Dispatch, Effect, MakeRoom, Resume, Retry, RunEnded
 from steplog.engine.messages import Message

@@ -15,7 +15,7 @@ import msgspec
 from typing_extensions import TypeVar
 
 from steplog.context import Context, ContextSync
-from steplog.drivers.live_run import LocalConfig
+from steplog.drivers.config import LocalConfig
 from steplog.engine.events import accept_event
 from steplog.engine.functions import DEFAULT_ENV
 from steplog.engine.ids import step_wire_id, ulid

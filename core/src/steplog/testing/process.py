@@ -12,7 +12,8 @@ import msgspec
 
 from steplog.app import App
 from steplog.context import Context, ContextSync
-from steplog.drivers.live_run import LiveRun, LocalConfig
+from steplog.drivers.config import LocalConfig
+from steplog.drivers.live_run import LiveRun
 from steplog.drivers.loop import REST_PASSES
 from steplog.engine.functions import EngineConfig, Registry
 from steplog.engine.messages import Message

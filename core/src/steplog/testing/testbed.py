@@ -14,7 +14,7 @@ import msgspec
 from typing_extensions import TypeVar
 
 from steplog.app import App
-from steplog.drivers.live_run import LocalConfig
+from steplog.drivers.config import LocalConfig
 from steplog.drivers.loop import UsersLoop
 from steplog.durations import Duration, epoch_ms, milliseconds
 from steplog.engine import records
