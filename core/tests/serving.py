@@ -25,6 +25,7 @@ from steplog.server.app import Application
 from steplog.server.config import DEV_EVENT_BYTES, ServerConfig
 from steplog.server.listen import serve
 from steplog.server.sockets import bind
+from steplog.server.validation import Check, Misfit, nothing_to_say
 from steplog.turns import Log, Turns
 
 T = TypeVar("T")
@@ -88,6 +89,8 @@ class Served:
 class TurnsBackend:
     """The server's backend over turns. ``fail_with`` makes every send fail, as an overloaded node does.
 
+    ``check`` says at once what the functions say of types; ``asked`` has what was asked. ``is_away``: nobody answers.
+
     The history, if there is one, is projected when it is read, unless ``is_behind``.
     """
 
@@ -95,6 +98,9 @@ class TurnsBackend:
         self.turns = turns
         self.fail_with: Exception | None = None
         self.is_behind = False
+        self.check: Check = nothing_to_say
+        self.asked: list[list[EventAccepted]] = []
+        self.is_away = False
         self._projector: Projector | None = None
         if log_path is not None:
             self._projector = Projector(log_path, log_path.with_name("history.db"))
@@ -109,6 +115,13 @@ class TurnsBackend:
             raise self.fail_with
         self.groups.append(events)
         return await self.turns.submit(events)
+
+    def ask(self, events: list[EventAccepted]) -> "asyncio.Future[Misfit | None]":
+        self.asked.append(events)
+        answer: asyncio.Future[Misfit | None] = asyncio.get_running_loop().create_future()
+        if not self.is_away:
+            answer.set_result(self.check(events))
+        return answer
 
     async def signal(self, name: str, data: bytes) -> str | None:
         return await self.turns.signal(name, data)

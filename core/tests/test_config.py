@@ -302,7 +302,7 @@ url = "redis://db"
     [
         ("[servr]\nport = 1", '1  servr  unknown table; did you mean "server"?'),
         ("port = 1", '1  port  unknown key; did you mean "server.port"?'),
-        ("[xyz]", "1  xyz  unknown table; there are app, log, server, auth, limits, engine"),
+        ("[xyz]", "1  xyz  unknown table; there are app, log, server, auth, limits, events, engine"),
         ("[server]\nload = []", '2  server.load  unknown key; did you mean "app.load"?'),
         ("[log]\nx = 1", "2  log.x  unknown key; there are url"),
         ('log = "sqlite:x"', "1  log  a table is expected: [log]"),
@@ -323,6 +323,8 @@ url = "redis://db"
         ("[limits]\nsteps = true", "2  limits.steps = true  expected a whole number of 1 or more"),
         ("[app]\nload = 'o.py'", '2  app.load = "o.py"  expected a list of texts, as ["…", "…"]'),
         ("[auth]\nevent_keys = [1]", '2  auth.event_keys  expected a list of texts, as ["…", "…"]'),
+        ('[events]\nvalidate = "maybe"', '2  events.validate = "maybe"  expected "accept" or "refuse"'),
+        ("[events]\nvalidate = true", '2  events.validate = true  expected "accept" or "refuse"'),
         ("[server]\nhost = ''", '2  server.host = ""  expected text in quotes, as "…"'),
     ],
 )

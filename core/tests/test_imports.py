@@ -11,7 +11,8 @@ ROOT = Path(steplog.__file__).parent
 ORDER = (
     "errors", "clock", "durations", "paths", "signing", "config", "tuning", "cel", "engine", "codec", "event", "values",
     "functions", "group", "step", "step_sync", "context", "app", "outgoing", "client", "__init__", "log", "history",
-    "server", "drivers", "turns", "service", "shells", "node", "testing", "loading", "demo", "cli", "__main__",
+    "server", "drivers", "turns", "service", "shells", "event_types", "node", "testing", "loading", "demo", "cli",
+    "__main__",
 )  # fmt: skip
 SIBLINGS = {"log": set[str](), "history": {"log"}, "server": {"history"}, "drivers": set[str]()}
 SDK = {"codec", "event", "functions", "group", "step", "step_sync", "context", "app"}

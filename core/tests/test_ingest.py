@@ -76,7 +76,7 @@ def test_the_events_of_a_request_are_one_group_in_order() -> None:
 
 @pytest.mark.parametrize("body", [b"", b" \n", b"[]", b" [ ] "])
 def test_no_event_is_no_error(body: bytes) -> None:
-    assert parsed(body) == Parsed()
+    assert msgspec.structs.replace(parsed(body), place="") == Parsed()
 
 
 @pytest.mark.parametrize(

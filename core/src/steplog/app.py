@@ -53,15 +53,22 @@ class App:
     """A named set of functions that are deployed together.
 
     ``app_id`` is part of every function's id: changing it makes them new functions. ``version`` is shown with each run.
-    ``event_types`` are those that its functions' triggers name, by the events' names (EVT-23).
+    ``event_types`` are those that its functions' triggers name, by the events' names (EVT-23), and those that are
+    given: of events that functions wait for, so that ``events.validate = "refuse"`` knows them too.
+
+    Raises ``ConfigInvalid`` with every problem.
     """
 
-    def __init__(self, app_id: str, *, version: str | None = None) -> None:
+    def __init__(self, app_id: str, *, version: str | None = None, event_types: Sequence[EventType[Any]] = ()) -> None:
         if not app_id or not isinstance(app_id, str):
             raise ConfigInvalid("App", [f"app_id is {app_id!r}; give a short name, as in App('shop')"])
+        problems = _listing_problems(event_types)
+        known = {} if problems else _with_types({}, event_types, problems)
+        if problems:
+            raise ConfigInvalid(f"app {app_id}", problems)
         self.id, self.version = app_id, version
         self.functions: dict[str, Function[Any, Any]] = {}
-        self.event_types: dict[str, EventType[Any]] = {}
+        self.event_types: dict[str, EventType[Any]] = known
 
     @overload
     def function(
@@ -137,17 +144,35 @@ class App:
             for function in declared
             if function.id in self.functions
         ]
-        event_types = dict(self.event_types)
-        for each in declared[0].event_types:
-            if each.is_plain or each.name == INVOKED:
-                continue
-            known = event_types.setdefault(each.name, each)
-            if known.data_type != each.data_type:
-                problems.append(
-                    f"event {each.name} has two types: {known.type_name} ({known.source}) and {each.type_name} "
-                    f"({each.source})"
-                )
+        event_types = _with_types(self.event_types, declared[0].event_types, problems)
         if problems:
             raise ConfigInvalid(f"app {self.id}", problems)
         self.functions.update((function.id, function) for function in declared)
         self.event_types = event_types
+
+
+def _listing_problems(event_types: object) -> list[str]:
+    if not isinstance(event_types, Sequence) or isinstance(event_types, str):
+        return [f"event_types is {event_types!r}; give a list of EventType"]
+    return [
+        f"event_types[{index}] is {each!r}; give an EventType whose name is no pattern"
+        for index, each in enumerate(event_types)
+        if not isinstance(each, EventType) or each.is_pattern
+    ]
+
+
+def _with_types(
+    known: dict[str, EventType[Any]], more: Sequence[EventType[Any]], problems: list[str]
+) -> dict[str, EventType[Any]]:
+    """Add the types of events; that one of them has two is added to ``problems``."""
+    every = dict(known)
+    for each in more:
+        if each.is_plain or each.name == INVOKED:
+            continue
+        first = every.setdefault(each.name, each)
+        if first.data_type != each.data_type:
+            problems.append(
+                f"event {each.name} has two types: {first.type_name} ({first.source}) and {each.type_name} "
+                f"({each.source})"
+            )
+    return every

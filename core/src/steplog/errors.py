@@ -141,6 +141,14 @@ class Overloaded(SteplogError):
     exit_code = 3
 
 
+class TypesUnavailable(SteplogError):
+    """Nobody says at the moment whether an event's data fit their type; nothing of the request was accepted."""
+
+    code = "types_unavailable"
+    retryable = True
+    exit_code = 3
+
+
 class PortInUse(SteplogError):
     """The address to listen on is taken."""
 

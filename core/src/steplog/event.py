@@ -70,7 +70,7 @@ class EventType(Triggering[A]):
         user: dict[str, Any] | None = None,
     ) -> Event[A]:  # fmt: skip
         """Make an event with this name. Raises ``EventInvalid`` where the name is a pattern."""
-        if self.name.endswith("*"):
+        if self.is_pattern:
             raise EventInvalid(f"{self.name} is a pattern of names; give an event the name it has")
         return Event(name=self.name, data=data, id=id, ts=ts, v=v, user=user)
 
@@ -78,6 +78,11 @@ class EventType(Triggering[A]):
     def is_plain(self) -> bool:
         """Whether the data is any JSON object."""
         return self.data_type in (_PLAIN, dict)
+
+    @property
+    def is_pattern(self) -> bool:
+        """Whether it covers several names."""
+        return self.name.endswith("*")
 
     @property
     def type_name(self) -> str:
@@ -90,7 +95,7 @@ class EventType(Triggering[A]):
 
     def covers(self, name: str) -> bool:
         """Whether a name is this one, or fits this pattern (FN-08)."""
-        return name == self.name or (self.name.endswith("*") and name.startswith(self.name[:-1]))
+        return name == self.name or (self.is_pattern and name.startswith(self.name[:-1]))
 
     def decode(self, data: bytes) -> A:
         """Read an event's data from JSON. Raises ``EventDataInvalid`` where it does not fit the type."""

@@ -25,8 +25,9 @@ from steplog.engine.functions import DEFAULT_ENV, EngineConfig, Registry
 from steplog.engine.ids import encode_ulid, run_id, ulid
 from steplog.engine.messages import EventAccepted, Message
 from steplog.engine.operations import EventOut
-from steplog.errors import ConfigInvalid, LogUnavailable, NotFound, Overloaded
+from steplog.errors import ConfigInvalid, EventInvalid, LogUnavailable, NotFound, Overloaded
 from steplog.event import Event
+from steplog.event_types import EventTypes
 from steplog.functions import Function
 from steplog.outgoing import outgoing_data, outgoing_event
 from steplog.shells.thread import ThreadEngine
@@ -42,6 +43,7 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     engine: EngineConfig = EngineConfig()
     local: LocalConfig = LocalConfig()
+    refuses_misfits: bool = False  # events that are sent here, whose data do not fit their type
     drain_s: float = DRAIN_S  # how long bodies may go on after a stop
 
 
@@ -95,7 +97,9 @@ class Node:
 
         ``clock`` is the time of events that are sent here and of the driver, in ms.
         """
+        apps = list(apps)
         self.functions = functions_of(apps)
+        self._types = EventTypes(apps) if config.refuses_misfits else None
         self._registry = Registry(function.spec for function in self.functions.values())
         self._engine: Engine = ThreadEngine(engine, self._registry, config.engine) if callable(engine) else engine
         self._config, self._clock = config, clock
@@ -171,6 +175,7 @@ class Node:
             ulid(accepted_ms, os.urandom(10)), env=DEFAULT_ENV, received_ms=accepted_ms, source="process",
             starts=function,
         )  # fmt: skip
+        self._check_types([message])
         (ended,) = await self._follow(message, [function])
         return ended
 
@@ -196,13 +201,20 @@ class Node:
         accepted_ms = self._clock()
         limit = self._config.local.event_bytes
         last = len(events) - 1
-        return [
+        accepted = [
             accept_event(
                 event, ulid(accepted_ms, os.urandom(10)), env=DEFAULT_ENV, received_ms=accepted_ms, source="process",
                 is_last=index == last,
             )
             for index, event in enumerate([outgoing_event(event, limit) for event in events])
         ]  # fmt: skip
+        self._check_types(accepted)
+        return accepted
+
+    def _check_types(self, events: Sequence[EventAccepted]) -> None:
+        misfit = None if self._types is None else self._types.misfit(events)
+        if misfit is not None:
+            raise EventInvalid(f"event {events[misfit.index].name}: {misfit.problem}")
 
     async def _submit(self, events: list[EventAccepted]) -> None:
         if not events:

@@ -12,6 +12,7 @@ from steplog.history.queries import History
 from steplog.server.app import Application
 from steplog.server.config import ServerConfig
 from steplog.server.listen import serve
+from steplog.server.validation import Ask, Misfit
 from steplog.turns import Turns
 
 T = TypeVar("T")
@@ -21,14 +22,17 @@ HISTORY_OPENS_S = 10.0
 class NodeBackend:
     """A node, as the server sees it."""
 
-    def __init__(self, turns: Turns, history: HistoryProcess) -> None:
-        self._turns, self._history = turns, history
+    def __init__(self, turns: Turns, history: HistoryProcess, ask: Ask) -> None:
+        self._turns, self._history, self._ask = turns, history, ask
 
     def now_ms(self) -> int:
         return self._turns.now_ms()
 
     async def submit(self, events: list[EventAccepted]) -> int:
         return await self._turns.submit(events)
+
+    def ask(self, events: list[EventAccepted]) -> "asyncio.Future[Misfit | None]":
+        return self._ask(events)
 
     async def signal(self, name: str, data: bytes) -> str | None:
         return await self._turns.signal(name, data)
@@ -57,14 +61,14 @@ class HttpService:
         self._log_path, self._history_path = log_path, history_path
         self._on_serving = on_serving
 
-    async def __call__(self, turns: Turns) -> None:
+    async def __call__(self, turns: Turns, ask: Ask) -> None:
         """Run on the node's loop."""
         history = HistoryProcess(self._log_path, self._history_path)
         async with asyncio.TaskGroup() as tasks:
             projecting = tasks.create_task(history.run())
             try:
                 await history.opened(HISTORY_OPENS_S)
-                app = Application(NodeBackend(turns, history), self._config)
+                app = Application(NodeBackend(turns, history, ask), self._config)
                 async with serve(app, self._sockets, on_stop=app.stop):
                     self._on_serving()
                     await asyncio.Event().wait()

@@ -275,6 +275,6 @@ def _milliseconds(duration: Duration | None) -> int | None:
 def _event_type(event: AnyEvent) -> EventType[Any]:
     """Raises ``ConfigInvalid`` for what is no name, ``ValueError`` for a pattern of names."""
     event_type = event if isinstance(event, EventType) else EventType(event)
-    if event_type.name.endswith("*"):
+    if event_type.is_pattern:
         raise ValueError(f"a step waits for events of one name, {event_type.name!r} is a pattern")
     return event_type

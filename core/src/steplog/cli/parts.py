@@ -10,6 +10,7 @@ from steplog.config.schema import Config
 from steplog.drivers.config import LocalConfig
 from steplog.engine.functions import EngineConfig
 from steplog.engine.retry import RetryPolicy
+from steplog.event_types import EventTypes
 from steplog.node import NodeConfig, functions_of
 from steplog.paths import history_path
 from steplog.server.config import ServerConfig
@@ -22,7 +23,7 @@ def engine_of(
     connection: socket.socket | None = None,
 ) -> ProcessEngine:  # fmt: skip
     """Make the engine of a log, with HTTP and history. ``connection``: to its process, where that runs already."""
-    limits = config.limits
+    limits, types = config.limits, EventTypes(apps)
     return ProcessEngine(
         [function.spec for function in functions_of(apps).values()],
         EngineConfig(
@@ -30,10 +31,12 @@ def engine_of(
             retry=RetryPolicy(interval_ms=config.engine.retry_interval_ms),
         ),
         log_path=path, history_path=history_path(path), sockets=sockets, on_serving=on_serving, connection=connection,
+        check=types.misfit,
         server=ServerConfig(
             is_dev=is_dev, event_keys=secret_values(config.auth.event_keys),
             signing_keys=secret_values(config.auth.signing_keys), allow_hosts=config.server.allow_hosts,
             event_size_bytes=limits.event_size_bytes, request_size_bytes=limits.request_size_bytes,
+            typed=types.typed() if config.events.validate == "refuse" else None,
         ),
     )  # fmt: skip
 
@@ -44,4 +47,4 @@ def node_config(config: Config) -> NodeConfig:
         evict_after_ms=config.engine.evict_after_ms, output_bytes=config.limits.step_output_bytes,
         event_bytes=config.limits.event_size_bytes,
     )  # fmt: skip
-    return NodeConfig(local=local)
+    return NodeConfig(local=local, refuses_misfits=config.events.validate == "refuse")

@@ -19,6 +19,8 @@ def read(setting: Setting) -> Any:
             return _count(key, value)
         case "text":
             return _text(value)
+        case "word":
+            return _word(key, value)
         case "duration":
             if _is_number(value):
                 raise ValueError(f'a duration needs its unit: "{value}{_unit(key)}"')
@@ -56,6 +58,12 @@ def _count(key: Key, value: object) -> int:
 def _text(value: object) -> str:
     if not isinstance(value, str) or not value:
         raise ValueError('expected text in quotes, as "…"')
+    return value
+
+
+def _word(key: Key, value: object) -> str:
+    if not isinstance(value, str) or value not in key.words:
+        raise ValueError("expected " + " or ".join(f'"{word}"' for word in key.words))
     return value
 
 

@@ -15,15 +15,15 @@ from steplog.config.secrets import Secret
 from steplog.config.units import DURATION_PATTERN, SIZE_PATTERN, format_duration, format_size
 from steplog.paths import DEV_LOG, START_LOG
 
-Form = Literal["count", "text", "duration", "size", "log", "targets", "texts", "secrets"]
+Form = Literal["count", "text", "word", "duration", "size", "log", "targets", "texts", "secrets"]
 
 DEV = {"log.url": DEV_LOG, "limits.event_size": 3 << 20}
 """The defaults of ``dev`` where they differ from those of ``start``."""
 
 LATER = {
     "ai": "models", "connectors": "connectors", "env": "further environments",
-    "events": "events checked by their types at the edge", "history": "history in another place",
-    "http": "calls by HTTP", "kafka": "Kafka", "plugins": "plugins", "retention": "retention",
+    "history": "history in another place", "http": "calls by HTTP", "kafka": "Kafka",
+    "plugins": "plugins", "retention": "retention",
     "app.urls": "apps over HTTP", "server.public_url": "links for others", "server.roles": "roles of a server",
     "auth.dashboard": "the dashboard",
 }  # fmt: skip
@@ -100,6 +100,15 @@ class LimitsTable(_Table, frozen=True, kw_only=True):
     steps: Annotated[int, _form("count"), Meta(ge=1, description="How many one run makes.")] = 1_000
 
 
+class EventsTable(_Table, frozen=True, kw_only=True):
+    """What is asked of events."""
+
+    validate: Annotated[
+        Literal["accept", "refuse"], _form("word"),
+        Meta(description="`refuse`: an event whose data do not fit a type that the functions declare for it gets 400."),
+    ] = "accept"  # fmt: skip
+
+
 class EngineTable(_Table, frozen=True, kw_only=True):
     """How runs are carried out."""
 
@@ -123,6 +132,7 @@ class Config(_Table, frozen=True, kw_only=True):
     server: ServerTable = ServerTable()
     auth: AuthTable = AuthTable()
     limits: LimitsTable = LimitsTable()
+    events: EventsTable = EventsTable()
     engine: EngineTable = EngineTable()
 
 
@@ -134,6 +144,7 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     form: Form
     default: Any  # the parsed value, of the form's type
     description: str
+    words: tuple[str, ...] = ()  # those that it may be
     least: int | None = None
     most: int | None = None
 
@@ -168,6 +179,7 @@ def keys() -> Mapping[str, Key]:
             key = Key(
                 name=f"{table}.{each.encode_name}", field=each.name, default=each.default,
                 form=(described.extra or {})["form"], description=(described.extra_json_schema or {})["description"],
+                words=tuple(map(str, inner.values)) if isinstance(inner, types.LiteralType) else (),
                 least=inner.ge if isinstance(inner, types.IntType) else None,
                 most=inner.le if isinstance(inner, types.IntType) else None,
             )  # fmt: skip
@@ -210,6 +222,7 @@ def _described(key: Key) -> dict[str, Any]:
     shapes: dict[Form, dict[str, Any]] = {
         "count": {"type": "integer"},
         "text": text | {"minLength": 1},
+        "word": {"enum": list(key.words)},
         "duration": text | {"pattern": DURATION_PATTERN},
         "size": text | {"pattern": SIZE_PATTERN},
         "log": text | {"pattern": "^(sqlite:.+|memory:)$"},

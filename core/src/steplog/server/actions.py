@@ -14,6 +14,7 @@ from steplog.server.backend import Backend
 from steplog.server.config import ServerConfig
 from steplog.server.http import BodyTooLarge, encode, read_body
 from steplog.server.ingest import ENTROPY_BYTES, InternalIds
+from steplog.server.validation import Validation
 
 MOST_SIGNAL_CHARACTERS = 256
 _NULL = msgspec.Raw(b"null")
@@ -45,8 +46,8 @@ _decode_call = msgspec.json.Decoder(_Call).decode
 class Actions:
     """Endpoints of the REST API that change something."""
 
-    def __init__(self, backend: Backend, config: ServerConfig) -> None:
-        self._backend, self._config = backend, config
+    def __init__(self, backend: Backend, config: ServerConfig, validation: Validation | None) -> None:
+        self._backend, self._config, self._validation = backend, config, validation
 
     async def signal(self, request: Request) -> Response:
         """``POST /v1/signals {signal, data}``: 200 with the run that goes on, 404 where nobody waits (REST-16)."""
@@ -83,6 +84,9 @@ class Actions:
             EventOut(name=INVOKED_EVENT, data=data, user=None if call.user == _NULL else bytes(call.user)), ids.nth(0),
             env=DEFAULT_ENV, received_ms=now_ms, source="api", starts=function, is_seeded=ids.is_seeded,
         )  # fmt: skip
+        misfit = None if self._validation is None else await self._validation.misfit([event])
+        if misfit is not None:
+            raise HTTPException(400, misfit.problem)
         await self._backend.submit([event])
         return Response(encode(_Invoked(event.internal_text)), media_type="application/json")
 

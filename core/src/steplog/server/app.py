@@ -24,6 +24,7 @@ from steplog.server.http import (
     preflight_headers,
 )
 from steplog.server.rest import RestApi
+from steplog.server.validation import Validation
 
 logger = logging.getLogger(__name__)
 
@@ -39,8 +40,9 @@ class Application:
 
     def __init__(self, backend: Backend, config: ServerConfig) -> None:
         keys = Keys(config)
-        self._event_api = EventApi(backend, config, keys)
-        self._rest = RestApi(backend, keys, Actions(backend, config))
+        validation = None if config.typed is None else Validation(config.typed, backend.ask)
+        self._event_api = EventApi(backend, config, keys, validation)
+        self._rest = RestApi(backend, keys, Actions(backend, config, validation))
         self._rest_app = self._rest.application(self._event_api)
         self._headers = common_headers(is_dev=config.is_dev)
         self._names = {name.lower().encode() for name in (*LOCAL_NAMES, *config.allow_hosts)} if config.is_dev else None

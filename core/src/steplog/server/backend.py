@@ -1,10 +1,12 @@
 """What the server needs of a node; ``node.py`` has it."""
 
+import asyncio
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 from steplog.engine.messages import EventAccepted
 from steplog.history.queries import History
+from steplog.server.validation import Misfit
 
 T = TypeVar("T")
 
@@ -21,6 +23,10 @@ class Backend(Protocol):
 
         Raises ``Overloaded`` or ``LogUnavailable``; then none of them was accepted, or it is not known.
         """
+        ...
+
+    def ask(self, events: list[EventAccepted]) -> "asyncio.Future[Misfit | None]":
+        """Have the functions say which of some events is the first whose data do not fit its type."""
         ...
 
     async def signal(self, name: str, data: bytes) -> str | None:

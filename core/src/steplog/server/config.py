@@ -2,6 +2,8 @@
 
 import msgspec
 
+from steplog.server.validation import Typed
+
 DEV_EVENT_BYTES = 3 << 20  # 3 MiB: what the SDKs' own dev server takes
 START_EVENT_BYTES = 256 << 10
 REQUEST_BYTES = 32 << 20
@@ -16,3 +18,4 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     allow_hosts: tuple[str, ...] = ()  # names besides localhost that a request to ``dev`` may be addressed to
     event_size_bytes: int = START_EVENT_BYTES
     request_size_bytes: int = REQUEST_BYTES
+    typed: Typed | None = None  # what is checked by its type; None: nothing is, every event is accepted

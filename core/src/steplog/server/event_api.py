@@ -6,7 +6,7 @@ import os
 import msgspec
 
 from steplog.engine.functions import DEFAULT_ENV
-from steplog.errors import LogUnavailable, Overloaded
+from steplog.errors import LogUnavailable, Overloaded, TypesUnavailable
 from steplog.server.auth import Keys
 from steplog.server.backend import Backend
 from steplog.server.config import ServerConfig
@@ -20,7 +20,8 @@ from steplog.server.http import (
     encode,
     read_body,
 )
-from steplog.server.ingest import ENTROPY_BYTES, InternalIds, Parsed, parse
+from steplog.server.ingest import ENTROPY_BYTES, InternalIds, Parsed, parse, refuse_from
+from steplog.server.validation import Validation
 
 PATH = "/e/"
 RETRY_AFTER: Headers = [(b"retry-after", b"1")]  # seconds; with it the SDKs' own back-off is enough
@@ -38,14 +39,14 @@ class Accepted(msgspec.Struct, frozen=True, omit_defaults=True):
 class EventApi:
     """Accepts events."""
 
-    def __init__(self, backend: Backend, config: ServerConfig, keys: Keys) -> None:
-        self._backend, self._config, self._keys = backend, config, keys
+    def __init__(self, backend: Backend, config: ServerConfig, keys: Keys, validation: Validation | None) -> None:
+        self._backend, self._config, self._keys, self._validation = backend, config, keys, validation
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request. Raises ``Disconnected`` where nobody is left to be answered."""
         try:
             answer = await self._accept(scope, receive)
-        except (Overloaded, LogUnavailable) as error:
+        except (Overloaded, LogUnavailable, TypesUnavailable) as error:
             answer = Accepted([], 503, str(error))
         await answer_json(send, answer.status, encode(answer), RETRY_AFTER if answer.status == 503 else [])
 
@@ -70,6 +71,10 @@ class EventApi:
         parsed = (
             await asyncio.to_thread(self._parse, body, seed) if len(body) > _LARGE_BYTES else self._parse(body, seed)
         )
+        if self._validation is not None:
+            misfit = await self._validation.misfit(parsed.accepted)
+            if misfit is not None:
+                parsed = refuse_from(parsed, misfit.index, misfit.problem)
         if parsed.accepted:
             await self._backend.submit(parsed.accepted)
         return Accepted(parsed.ids, parsed.status, parsed.error)

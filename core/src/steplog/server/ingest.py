@@ -71,6 +71,7 @@ class Parsed(msgspec.Struct, frozen=True, kw_only=True):
     ids: list[str] = []  # internal ids, one for each accepted event
     status: int = 200
     error: str | None = None
+    place: str = ""  # how an error names the event; its number goes between the braces
 
 
 def parse(body: bytes, internal_ids: InternalIds, *, received_ms: int, event_size_bytes: int, env: int) -> Parsed:
@@ -78,9 +79,9 @@ def parse(body: bytes, internal_ids: InternalIds, *, received_ms: int, event_siz
     body = body.strip(json_text.WHITESPACE)
     if body.startswith(b"["):
         texts, malformed = json_text.elements(body, MOST_EVENTS)
-        where = "events[{}]: "
+        place = "events[{}]: "
     elif body.startswith(b"{") or not body:
-        texts, malformed, where = [body] if body else [], None, ""
+        texts, malformed, place = [body] if body else [], None, ""
     else:
         return _refused("Request body must contain an event object or an array of event objects")
     if len(texts) > MOST_EVENTS:
@@ -95,7 +96,7 @@ def parse(body: bytes, internal_ids: InternalIds, *, received_ms: int, event_siz
             event = read_event(text, event_size_bytes)
         except (EventInvalid, EventTooLarge) as refusal:
             status = 413 if isinstance(refusal, EventTooLarge) else 400
-            error = where.format(len(accepted)) + str(refusal)
+            error = place.format(len(accepted)) + str(refusal)
             break
         internal_id = internal_ids.nth(len(accepted) + 1)
         message = accept_event(
@@ -106,10 +107,21 @@ def parse(body: bytes, internal_ids: InternalIds, *, received_ms: int, event_siz
         ids.append(message.id if event.id is None else encode_ulid(internal_id))
     else:
         if malformed is not None:
-            status, error = 400, where.format(len(accepted)) + malformed
+            status, error = 400, place.format(len(accepted)) + malformed
+    return Parsed(accepted=_as_group(accepted), ids=ids, status=status, error=error, place=place)
+
+
+def refuse_from(parsed: Parsed, index: int, problem: str) -> Parsed:
+    """Accept what stands before an event that was well-formed, and not that one: it has another problem."""
+    error = parsed.place.format(index) + problem
+    return Parsed(accepted=_as_group(parsed.accepted[:index]), ids=parsed.ids[:index], status=400, error=error)
+
+
+def _as_group(accepted: list[EventAccepted]) -> list[EventAccepted]:
+    """The events of one request, whose last is marked."""
     if accepted:
         accepted[-1] = msgspec.structs.replace(accepted[-1], is_last=True)
-    return Parsed(accepted=accepted, ids=ids, status=status, error=error)
+    return accepted
 
 
 def read_event(text: bytes, limit_bytes: int) -> EventOut:

@@ -18,7 +18,7 @@ from starlette.routing import Route
 
 from steplog import __version__
 from steplog.engine.ids import decode_ulid, encode_ulid
-from steplog.errors import LogUnavailable, NotFound, Overloaded
+from steplog.errors import LogUnavailable, NotFound, Overloaded, TypesUnavailable
 from steplog.history.queries import History
 from steplog.history.views import RUN_STATES, RunFilter, RunState
 from steplog.server import answers
@@ -67,6 +67,7 @@ class RestApi:
                 NotFound: _not_found,
                 Overloaded: _unavailable,
                 LogUnavailable: _unavailable,
+                TypesUnavailable: _unavailable,
             },
         )
         app.router.redirect_slashes = False

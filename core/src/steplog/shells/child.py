@@ -4,6 +4,7 @@ It ends in order when its functions' process says so, or, where that one cannot,
 """
 
 import asyncio
+import itertools
 import os
 import signal
 import socket
@@ -12,12 +13,16 @@ from collections.abc import Sequence
 
 from steplog.engine.effects import Effect
 from steplog.engine.functions import Registry
+from steplog.engine.messages import EventAccepted
 from steplog.errors import LogLocked, LogUnavailable, SteplogError
 from steplog.history.process import HistoryProcess
 from steplog.log.sqlite import SqliteLog
+from steplog.server.validation import Misfit
 from steplog.shells.engine import Service, engine_loop, only, run_engine
 from steplog.shells.frames import (
+    AnswerFit,
     AnswerOpen,
+    AskFit,
     AskOpen,
     Available,
     Down,
@@ -51,6 +56,8 @@ class Child:
         self._turns: Turns | None = None
         self._stream: FrameStream[Down]
         self._tasks: set[asyncio.Task[None]] = set()
+        self._questions: dict[int, asyncio.Future[Misfit | None]] = {}
+        self._numbers = itertools.count(1)
 
     async def run(self, connection: socket.socket) -> None:
         """Do what the first frame says, until it is told to stop."""
@@ -92,10 +99,12 @@ class Child:
             )  # fmt: skip
         elif history_path is not None:
             history = HistoryProcess(log_path, history_path)
-            services.append(lambda _: history.run())
+            services.append(lambda _, __: history.run())
         self._turns = turns
         tune_process()
-        await run_engine(turns, services, on_open=lambda: self._stream.send(Opened()), stop=self._stop)
+        await run_engine(
+            turns, services, ask=self._ask, on_open=lambda: self._stream.send(Opened()), stop=self._stop
+        )  # fmt: skip
 
     async def _open_log(self, frame: Open) -> SqliteLog:
         deadline_s = self._loop.time() + LOCK_S
@@ -118,8 +127,16 @@ class Child:
                 task = self._loop.create_task(self._answer(question, runs))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
+            case AnswerFit(question=question, misfit=misfit):
+                self._questions.pop(question).set_result(misfit)
             case Stop():
                 self._stop.set()
+
+    def _ask(self, events: list[EventAccepted]) -> "asyncio.Future[Misfit | None]":
+        number = next(self._numbers)
+        answer = self._questions[number] = self._loop.create_future()
+        self._stream.send(AskFit(number, events))
+        return answer
 
     async def _answer(self, question: int, runs: Sequence[bytes]) -> None:
         assert self._turns is not None, "nobody asks before the engine is open"

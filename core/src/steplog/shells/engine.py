@@ -4,23 +4,25 @@ import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
+from steplog.server.validation import Ask
 from steplog.turns import Turns
 
-Service = Callable[[Turns], Coroutine[Any, Any, None]]
+Service = Callable[[Turns, Ask], Coroutine[Any, Any, None]]
 
 
 async def run_engine(
-    turns: Turns, services: Sequence[Service], *, on_open: Callable[[], None], stop: asyncio.Event
+    turns: Turns, services: Sequence[Service], *, ask: Ask, on_open: Callable[[], None], stop: asyncio.Event
 ) -> None:
     """Run until ``stop`` is set; the log is closed when this returns or raises.
 
     ``services`` run beside the turns, as the HTTP server does; they end first, because they may wait for answers.
+    ``ask`` is how they reach the functions.
     """
     try:
         await turns.open()
         async with asyncio.TaskGroup() as tasks:
             turning = tasks.create_task(turns.run())
-            serving = [tasks.create_task(service(turns)) for service in services]
+            serving = [tasks.create_task(service(turns, ask)) for service in services]
             on_open()
             await stop.wait()
             for task in serving:

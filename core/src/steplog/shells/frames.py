@@ -9,8 +9,9 @@ import msgspec
 
 from steplog.engine.effects import Effect
 from steplog.engine.functions import EngineConfig, FunctionSpec
-from steplog.engine.messages import Message
+from steplog.engine.messages import EventAccepted, Message
 from steplog.server.config import ServerConfig
+from steplog.server.validation import Misfit
 
 LENGTH_BYTES = 4
 
@@ -39,6 +40,13 @@ class AskOpen(msgspec.Struct, frozen=True, tag=True, array_like=True):
     runs: list[bytes]
 
 
+class AnswerFit(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """The answer to ``AskFit``."""
+
+    question: int
+    misfit: Misfit | None
+
+
 class Stop(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """Hand back what is in flight, and end."""
 
@@ -64,6 +72,13 @@ class AnswerOpen(msgspec.Struct, frozen=True, tag=True, array_like=True):
     is_open: list[bool]
 
 
+class AskFit(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Do the data of these events fit their types?"""
+
+    question: int
+    events: list[EventAccepted]
+
+
 class Unavailable(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """The log cannot be written; what was in flight is dropped."""
 
@@ -85,8 +100,8 @@ class Ended(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """The engine ended in order."""
 
 
-Down = Open | Post | AskOpen | Stop
-Up = Opened | Serving | Release | AnswerOpen | Unavailable | Available | Failed | Ended
+Down = Open | Post | AskOpen | AnswerFit | Stop
+Up = Opened | Serving | Release | AnswerOpen | AskFit | Unavailable | Available | Failed | Ended
 
 T = TypeVar("T")
 _encode = msgspec.msgpack.Encoder().encode

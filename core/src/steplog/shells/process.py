@@ -17,8 +17,11 @@ from steplog.engine.functions import EngineConfig, FunctionSpec
 from steplog.engine.messages import Message
 from steplog.errors import EngineEnded, LogUnavailable, SteplogError, error_of
 from steplog.server.config import ServerConfig
+from steplog.server.validation import Check, nothing_to_say
 from steplog.shells.frames import (
+    AnswerFit,
     AnswerOpen,
+    AskFit,
     AskOpen,
     Available,
     Down,
@@ -46,13 +49,14 @@ class ProcessEngine:
 
     The child ends at once when this process dies: the connection between them tells it. ``connection`` leads to an
     engine's process that is another's child (shells/spawn.py), with ``sockets`` as that one has inherited them.
+    ``check`` is asked about events where ``server`` has types.
     """
 
     def __init__(
         self, functions: Sequence[FunctionSpec], config: EngineConfig, *, log_path: Path,
         history_path: Path | None = None, server: ServerConfig | None = None,
         sockets: "Sequence[socket.socket] | Sequence[int]" = (), on_serving: Callable[[], None] = lambda: None,
-        connection: socket.socket | None = None,
+        connection: socket.socket | None = None, check: Check = nothing_to_say,
     ) -> None:  # fmt: skip
         self._sockets = [sock for sock in sockets if isinstance(sock, socket.socket)]
         self._open_frame = Open(
@@ -60,7 +64,7 @@ class ProcessEngine:
             functions=list(functions), config=config, server=server,
             sockets=[sock if isinstance(sock, int) else sock.fileno() for sock in sockets],
         )  # fmt: skip
-        self._connection, self._on_serving = connection, on_serving
+        self._connection, self._on_serving, self._check = connection, on_serving, check
         self._questions: dict[int, asyncio.Future[list[bool]]] = {}
         self._numbers = itertools.count(1)
         self._stream: FrameStream[Up]
@@ -143,6 +147,8 @@ class ProcessEngine:
                 answer = self._questions.pop(question)
                 if not answer.done():
                     answer.set_result(is_open)
+            case AskFit(question=question, events=events):
+                self.send(AnswerFit(question, self._check(events)))
             case Opened():
                 self._opened.set_result(None)
             case Serving():

@@ -9,19 +9,25 @@ from steplog.drivers.loop import UsersLoop
 from steplog.drivers.watchdog import Watchdog
 from steplog.engine.effects import Effect
 from steplog.engine.functions import EngineConfig, Registry
-from steplog.engine.messages import Message
+from steplog.engine.messages import EventAccepted, Message
 from steplog.errors import LogUnavailable
+from steplog.server.validation import Check, Misfit, nothing_to_say
 from steplog.shells.engine import Service, engine_loop, only, run_engine
 from steplog.turns import Log, Turns
 
 
 class ThreadEngine:
-    """Turns over a log, in a thread with a loop of its own. Only batches cross."""
+    """Turns over a log, in a thread with a loop of its own. Only batches cross.
+
+    ``check`` is asked about events where a service has types.
+    """
 
     def __init__(
-        self, open_log: Callable[[], Log], registry: Registry, config: EngineConfig, services: Sequence[Service] = ()
-    ) -> None:
+        self, open_log: Callable[[], Log], registry: Registry, config: EngineConfig, services: Sequence[Service] = (),
+        *, check: Check = nothing_to_say,
+    ) -> None:  # fmt: skip
         self._open_log, self._registry, self._config, self._services = open_log, registry, config, services
+        self._check = check
         self._users: UsersLoop
         self._loop: asyncio.AbstractEventLoop
         self._turns: Turns
@@ -75,12 +81,19 @@ class ThreadEngine:
         )
         watchdog = Watchdog(self._users, self._users_thread)
         try:
-            await run_engine(self._turns, self._services, on_open=lambda: opened.set_result(None), stop=self._stop)
+            await run_engine(
+                self._turns, self._services, ask=self._ask, on_open=lambda: opened.set_result(None), stop=self._stop
+            )  # fmt: skip
         finally:
             watchdog.stop()
 
     def _deliver(self, effects: list[Effect]) -> None:
         self._users.call_soon_threadsafe(self._receive, effects)
+
+    def _ask(self, events: list[EventAccepted]) -> "asyncio.Future[Misfit | None]":
+        answer: ThreadFuture[Misfit | None] = ThreadFuture()
+        self._users.call_soon_threadsafe(lambda: answer.set_result(self._check(events)))
+        return asyncio.wrap_future(answer)
 
     def _tell_lost(self, error: LogUnavailable) -> None:
         self._users.call_soon_threadsafe(self._lost, error)
