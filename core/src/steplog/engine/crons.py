@@ -76,7 +76,7 @@ class Crons:
         now_ms, origin = self._draft.now_ms, tick_origin(planned_ms)
         cron = next(c for c in tick.crons if self._schedule(c).next_after(planned_ms - 1000) == planned_ms)
         data = {"cron": cron.cron, "scheduledAt": _rfc3339(planned_ms), "fireAt": _rfc3339(now_ms)}
-        self._draft.messages.append(
+        self._draft.accept(
             accept_event(
                 EventOut(name=TIMER_EVENT, data=encode(data), id=_rfc3339(planned_ms), ts=now_ms),
                 ulid(now_ms, hash16(tick.function.encode(), origin)[:10]), env=env, received_ms=now_ms, source="cron",

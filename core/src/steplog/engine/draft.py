@@ -5,7 +5,9 @@ from collections import deque
 import msgspec
 
 from steplog.engine.effects import Effect
-from steplog.engine.messages import Message
+from steplog.engine.ids import run_slot
+from steplog.engine.keys import run_id_of
+from steplog.engine.messages import EventAccepted, Message
 from steplog.engine.records import Record
 from steplog.engine.state import State
 
@@ -13,24 +15,50 @@ encode = msgspec.json.Encoder().encode
 
 
 class Draft:
-    """Gathers a turn. Nothing of it is visible outside before it is committed."""
+    """Gathers a turn. Nothing of it is visible outside before it is committed.
 
-    __slots__ = ("effects", "events", "follow_ups", "messages", "now_ms", "number", "records", "state")
+    ``partition`` is the one of ``partitions`` whose owners decide here.
+    """
 
-    def __init__(self, state: State) -> None:
-        self.state = state
+    __slots__ = (
+        "effects", "events", "follow_ups", "messages", "now_ms", "number", "outbox", "partition", "partitions",
+        "records", "state",
+    )  # fmt: skip
+
+    def __init__(self, state: State, partition: int = 0, partitions: int = 1) -> None:
+        self.state, self.partition, self.partitions = state, partition, partitions
         self.number = 0
         self.now_ms = 0
         self.records: list[bytes] = []  # journal, JSON
         self.events: list[bytes] = []  # accepted, JSON
         self.effects: list[Effect] = []
         self.messages: deque[Message] = deque()  # between owners, decided before the turn ends
+        self.outbox: list[tuple[int, Message]] = []  # for owners in other partitions
         self.follow_ups: list[Message] = []  # to be decided by a later turn
 
     def begin(self, number: int, now_ms: int) -> None:
         """Start a turn with what nobody has taken from the last."""
         self.number, self.now_ms = number, now_ms
-        self.records, self.events, self.effects, self.follow_ups = [], [], [], []
+        self.records, self.events, self.effects, self.follow_ups, self.outbox = [], [], [], [], []
+
+    def is_here(self, slot: int) -> bool:
+        """Whether the owners of a slot decide in this partition."""
+        return slot % self.partitions == self.partition
+
+    def send(self, slot: int, message: Message) -> None:
+        """Send a message to an owner: it is decided in this turn, or goes to another partition's inbox with it."""
+        if self.is_here(slot):
+            self.messages.append(message)
+        else:
+            self.outbox.append((slot % self.partitions, message))
+
+    def tell_run(self, run_key: bytes, message: Message) -> None:
+        """Send a message to a run."""
+        self.send(run_slot(run_id_of(run_key)), message)
+
+    def accept(self, event: EventAccepted) -> None:
+        """Have an event written and routed."""
+        self.send(event.slot, event)
 
     def journal(self, record: Record) -> None:
         """Write a record of what was decided."""

@@ -16,7 +16,6 @@ from steplog.engine.endings import Endings
 from steplog.engine.functions import ENVIRONMENTS, EngineConfig, Registry
 from steplog.engine.messages import (
     Adopt,
-    ChildEnded,
     DispatchLost,
     Drain,
     EventAccepted,
@@ -25,12 +24,18 @@ from steplog.engine.messages import (
     PlanCrons,
     RunParked,
     RunReported,
+    SignalAnswered,
+    SignalAwaited,
+    SignalHeard,
     SignalSent,
     SweepSeen,
     TimerFired,
+    WaitEnded,
+    WaitForgotten,
 )
 from steplog.engine.routing import Routing
 from steplog.engine.runs import Runs
+from steplog.engine.signals import Signals
 from steplog.engine.state import State
 from steplog.engine.steps import Steps
 from steplog.engine.waits import Waits
@@ -44,11 +49,12 @@ class Engine:
         self.draft = draft = Draft(state)
         self.runs = runs = Runs(draft)
         self._waits = waits = Waits(draft)
-        self._endings = Endings(draft, runs, waits, registry, config)
+        self._signals = signals = Signals(draft)
+        self._endings = Endings(draft, runs, waits, signals, registry, config)
         self._dispatches = Dispatches(draft, runs, self._endings, registry, config)
         self._routing = Routing(draft, runs, self._dispatches, registry)
         self._crons = Crons(draft, registry)
-        self._steps = Steps(draft, runs, waits, self._endings, self._dispatches, registry, config)
+        self._steps = Steps(draft, runs, waits, signals, self._endings, self._dispatches, registry, config)
 
     @property
     def live_runs(self) -> int:
@@ -96,10 +102,18 @@ class Engine:
                 self._crons.fire(message)
             case TimerFired():
                 self._steps.fire(message)
-            case ChildEnded():
-                self._steps.end_child(message)
+            case WaitEnded():
+                self._steps.end_wait(message)
+            case WaitForgotten():
+                self._signals.forgotten(message)
+            case SignalAwaited():
+                self._signals.wait(message)
             case SignalSent():
+                self._signals.send(message)
+            case SignalHeard():
                 self._steps.hear(message)
+            case SignalAnswered():
+                self._signals.answered(message)
             case RunParked():
                 self._dispatches.park(message)
             case DispatchLost():

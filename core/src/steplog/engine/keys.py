@@ -154,6 +154,16 @@ def signal(env: int, name: str) -> bytes:
     return _SIGNAL + env.to_bytes(4, "big") + hash16(name.encode("utf8", "surrogatepass"))
 
 
+def is_signal(key: bytes) -> bool:
+    """Whether a key is of a signal."""
+    return key[0] == SIGNAL
+
+
+def signal_hash(key: bytes) -> bytes:
+    """Read the hash of ``signal/…``."""
+    return key[5:]
+
+
 def cron(env: int, function: str) -> bytes:
     """``cron/<env>/<hash of function>``."""
     return _CRON + env.to_bytes(4, "big") + hash16(function.encode())
