@@ -14,43 +14,57 @@ from steplog.engine.state import State
 encode = msgspec.json.Encoder().encode
 
 
+class Home(msgspec.Struct, frozen=True, kw_only=True):
+    """Which owners decide in a partition: those of the slots that leave ``partition`` when divided by ``partitions``.
+
+    ``events_return``: an event is written first and routed when the log brings it, as on Kafka; otherwise the turn that
+    accepts an event routes it.
+    """
+
+    partition: int = 0
+    partitions: int = 1
+    events_return: bool = False
+
+
 class Draft:
     """Gathers a turn. Nothing of it is visible outside before it is committed.
 
-    ``partition`` is the one of ``partitions`` whose owners decide here.
+    ``home`` says which owners decide here.
     """
 
     __slots__ = (
-        "effects", "events", "follow_ups", "messages", "now_ms", "number", "outbox", "partition", "partitions",
-        "records", "state",
+        "effects", "events", "follow_ups", "home", "messages", "now_ms", "number", "outbox", "records", "registered",
+        "state",
     )  # fmt: skip
 
-    def __init__(self, state: State, partition: int = 0, partitions: int = 1) -> None:
-        self.state, self.partition, self.partitions = state, partition, partitions
+    def __init__(self, state: State, home: Home = Home()) -> None:
+        self.state, self.home = state, home
         self.number = 0
         self.now_ms = 0
         self.records: list[bytes] = []  # journal, JSON
         self.events: list[bytes] = []  # accepted, JSON
         self.effects: list[Effect] = []
         self.messages: deque[Message] = deque()  # between owners, decided before the turn ends
-        self.outbox: list[tuple[int, Message]] = []  # for owners in other partitions
+        self.outbox: list[tuple[int, Message]] = []  # by the log, to a partition
+        self.registered: list[tuple[bytes, bytes]] = []  # what every partition has to know before this is committed
         self.follow_ups: list[Message] = []  # to be decided by a later turn
 
     def begin(self, number: int, now_ms: int) -> None:
         """Start a turn with what nobody has taken from the last."""
         self.number, self.now_ms = number, now_ms
-        self.records, self.events, self.effects, self.follow_ups, self.outbox = [], [], [], [], []
+        self.records, self.events, self.effects, self.follow_ups = [], [], [], []
+        self.outbox, self.registered = [], []
 
     def is_here(self, slot: int) -> bool:
         """Whether the owners of a slot decide in this partition."""
-        return slot % self.partitions == self.partition
+        return slot % self.home.partitions == self.home.partition
 
     def send(self, slot: int, message: Message) -> None:
         """Send a message to an owner: it is decided in this turn, or goes to another partition's inbox with it."""
         if self.is_here(slot):
             self.messages.append(message)
         else:
-            self.outbox.append((slot % self.partitions, message))
+            self.outbox.append((slot % self.home.partitions, message))
 
     def tell_run(self, run_key: bytes, message: Message) -> None:
         """Send a message to a run."""
@@ -58,7 +72,10 @@ class Draft:
 
     def accept(self, event: EventAccepted) -> None:
         """Have an event written and routed."""
-        self.send(event.slot, event)
+        if self.home.events_return:
+            self.outbox.append((event.slot % self.home.partitions, event))
+        else:
+            self.send(event.slot, event)
 
     def journal(self, record: Record) -> None:
         """Write a record of what was decided."""

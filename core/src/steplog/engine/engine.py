@@ -11,7 +11,7 @@ from typing import assert_never
 from steplog.engine import keys
 from steplog.engine.crons import Crons
 from steplog.engine.dispatching import Dispatches
-from steplog.engine.draft import Draft
+from steplog.engine.draft import Draft, Home
 from steplog.engine.endings import Endings
 from steplog.engine.functions import ENVIRONMENTS, EngineConfig, Registry
 from steplog.engine.messages import (
@@ -44,9 +44,9 @@ from steplog.engine.waits import Waits
 class Engine:
     """The owners of one partition."""
 
-    def __init__(self, state: State, registry: Registry, config: EngineConfig) -> None:
+    def __init__(self, state: State, registry: Registry, config: EngineConfig, home: Home = Home()) -> None:
         self.state, self._registry = state, registry
-        self.draft = draft = Draft(state)
+        self.draft = draft = Draft(state, home)
         self.runs = runs = Runs(draft)
         self._waits = waits = Waits(draft)
         self._signals = signals = Signals(draft)

@@ -9,6 +9,7 @@ from collections import deque
 import msgspec
 
 from steplog.engine import keys
+from steplog.engine.draft import Home
 from steplog.engine.effects import Effect
 from steplog.engine.engine import Engine
 from steplog.engine.functions import ENVIRONMENTS, EngineConfig, Registry
@@ -28,6 +29,16 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
     state: Slice
     records: list[bytes]  # journal, JSON
     events: list[bytes]  # accepted, JSON
+    outbox: list[tuple[int, Message]] = []  # messages for other partitions, and events for any
+    registered: list[tuple[bytes, bytes]] = []  # keys and values that every partition has to know first
+
+
+class Input(msgspec.Struct, frozen=True):
+    """A message that a log brings, and where it stands: the turn that decides it keeps how far it has come."""
+
+    topic: str
+    offset: int
+    message: Message
 
 
 class LoadedState(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,11 +58,13 @@ class Processor:
         registry: Registry,
         config: EngineConfig,
         limits: Limits = Limits(),
+        home: Home = Home(),
     ) -> None:
-        self.engine = Engine(State(loaded.table, limits), registry, config)
+        self.engine = Engine(State(loaded.table, limits), registry, config, home)
         self._turn = loaded.turn
         self._now_ms = loaded.now_ms
-        self._inbox: deque[Message] = deque()
+        self._inbox: deque[Message | Input] = deque()
+        self._taken_up_to: dict[str, int] = {}  # of each input that the open turn has taken from
         self._is_open = False
         self._is_group_open = False
         self._is_committing = False
@@ -67,7 +80,7 @@ class Processor:
         """
         self._inbox.extend(self.engine.recover(is_counted=is_counted))
 
-    def post(self, *messages: Message) -> None:
+    def post(self, *messages: Message | Input) -> None:
         """Put messages in the mailbox."""
         self._inbox.extend(messages)
 
@@ -101,7 +114,11 @@ class Processor:
             if not inbox or (not self._is_group_open and self._is_full()):
                 break
             message = inbox.popleft()
-            apply(message)
+            if isinstance(message, Input):
+                self._taken_up_to[message.topic] = message.offset + 1
+                apply(message.message)
+            else:
+                apply(message)
             while between_owners:
                 apply(between_owners.popleft())
             self._taken += 1
@@ -115,9 +132,12 @@ class Processor:
         engine = self.engine
         self._has_more = engine.pump()
         draft = engine.draft
+        for topic, offset in self._taken_up_to.items():
+            engine.state.put(keys.position(topic), keys.number(offset))
+        self._taken_up_to = {}
         turn = Turn(
             number=self._turn, now_ms=self._now_ms, state=engine.state.seal(self._turn), records=draft.records,
-            events=draft.events,
+            events=draft.events, outbox=draft.outbox, registered=draft.registered,
         )  # fmt: skip
         self._effects = draft.effects
         self._inbox.extend(draft.follow_ups)
