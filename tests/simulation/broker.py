@@ -62,6 +62,7 @@ class Cluster:
         self.chance, self.partitions, self.troubles, self.fired = chance, partitions, troubles, fired
         self.logs: dict[Place, list[Entry]] = {}
         self.is_calm = False
+        self.appended: Callable[[Sequence[Produced]], None] = lambda _: None  # told of what is written outside them
         self.committed: Callable[[Transaction], None] = lambda _: None  # told of each commit
         self._epochs: dict[str, int] = {}
         self._open: dict[str, Transaction] = {}
@@ -86,6 +87,8 @@ class Cluster:
             log.append(entry)
             if transaction is not None:
                 self._records.setdefault(id(transaction), []).append((record.place, entry))
+        if transaction is None:
+            self.appended(records)
         return first
 
     def stable_end(self, place: Place) -> int:
@@ -213,9 +216,13 @@ class Connection:
     def __init__(self, cluster: Cluster, name: str) -> None:
         self._cluster, self._name = cluster, name
         self._epoch = 0
+        self._has_joined = False
 
     async def poll(self) -> Assigned | None:
         await self._way("poll")
+        if not self._has_joined:  # a new process of an old name, too
+            self._has_joined = True
+            self._cluster.join(self._name)
         return self._cluster.poll(self._name)
 
     async def read(self, place: Place, offset: int) -> tuple[list[Fetched], int]:

@@ -30,15 +30,17 @@ _decode_owner = msgspec.msgpack.Decoder(str).decode
 
 
 class Cache(Protocol):
-    """A partition's table, in a file of this machine: a copy of the ``state`` topic up to an offset."""
+    """A partition's table, in a file of this machine: a copy of the ``state`` topic up to an offset.
+
+    ``as_of_ms`` is when the topic ended there. Later deletions are still in the topic for as long as it keeps
+    tombstones: a copy that is older than that would bring deleted keys back.
+    """
 
     table: Table
+    offset: int  # of the first record of ``state`` that the table may not have
+    as_of_ms: int  # 0: it is not whole
 
-    @property
-    def offset(self) -> int:
-        """Of the first record of ``state`` that the table may not have; 0 for an empty one, or one not to be used."""
-
-    def write(self, pairs: list[tuple[bytes, bytes | None]], offset: int) -> None:
+    def write(self, pairs: list[tuple[bytes, bytes | None]], offset: int, as_of_ms: int) -> None:
         """Bring the table up to date."""
 
     def clear(self) -> None:
@@ -52,14 +54,21 @@ class _Owned:
 
     def __init__(self, cache: Cache, positions: dict[str, int]) -> None:
         self.cache, self.positions = cache, positions
-        self.starts: deque[tuple[int, int]] = deque()  # turn, and the first offset that it has in ``state``
+        self.starts: deque[tuple[int, int, int]] = deque()  # turn, the first offset that it has in ``state``, when
 
 
 class KafkaLog:
-    """The partitions that one process owns. ``name`` is the process's, stable over restarts."""
+    """The partitions that one process owns.
 
-    def __init__(self, broker: Broker, name: str, cache: Callable[[int], Cache]) -> None:
-        self._broker, self._name, self._new_cache = broker, name, cache
+    ``name`` is the process's, stable over restarts; ``tombstones_ms`` is for how long the ``state`` topic keeps them.
+    """
+
+    def __init__(
+        self, broker: Broker, name: str, cache: Callable[[int], Cache], *, now_ms: Callable[[], int],
+        tombstones_ms: int,
+    ) -> None:  # fmt: skip
+        self._broker, self._name, self._open_cache = broker, name, cache
+        self._now_ms, self._tombstones_ms = now_ms, tombstones_ms
         self._owned: dict[int, _Owned] = {}
         self._token: object = None
         self._registered = 0  # the registry is read up to here
@@ -80,9 +89,13 @@ class KafkaLog:
     async def load(self, partition: int) -> LoadedState:
         """Read a partition's state, to its true end."""
         broker, state = self._broker, Place(STATE, partition)
+        asked_ms = self._now_ms()
         end = await broker.end(state)  # of everything written: what is committed lags behind
-        cache = self._new_cache(partition)
+        cache = self._open_cache(partition)
+        if asked_ms - cache.as_of_ms > self._tombstones_ms // 2:
+            cache.clear()
         await self._read_state(cache, state, end)
+        cache.write([], cache.offset, asked_ms)
         await broker.append([Produced(Place(REGISTRY, 0), b"owner/%d" % partition, _encode(self._name))])
         head = cache.table.get(keys.HEAD)
         turn, now_ms = (0, 0) if head is None else _decode_head(head)
@@ -128,7 +141,7 @@ class KafkaLog:
             await self._broker.append([Produced(Place(REGISTRY, 0), key, value) for key, value in registered])
         first = await self._broker.transact(records, positions, self._token)
         for partition, turn in turns.items():
-            self._written(self._owned[partition], turn, first[Place(STATE, partition)])
+            _written(self._owned[partition], turn, first[Place(STATE, partition)])
 
     async def append(self, events: list[EventAccepted], partitions: int) -> None:
         """Write events for their partitions to route."""
@@ -159,7 +172,7 @@ class KafkaLog:
         while position < end:
             fetched, after = await self._broker.read(place, position)
             if after > position:
-                cache.write([(f.key, f.value) for f in fetched], after)
+                cache.write([(f.key, f.value) for f in fetched], after, 0)
                 position, stuck_s = after, 0.0
                 continue
             if stuck_s >= HANGING_S:
@@ -176,13 +189,15 @@ class KafkaLog:
             name = _decode_owner(owner)
             await (self._broker.renew() if name == self._name else self._broker.fence(name))
 
-    def _written(self, owned: _Owned, turn: Turn, offset: int) -> None:
-        """The table may know of a turn, now that it is committed."""
-        owned.starts.append((turn.number, offset))
-        while owned.starts[0][0] < min(turn.state.redo_from, turn.number):
-            owned.starts.popleft()
-        if turn.state.flush:
-            owned.cache.write(turn.state.flush, owned.starts[0][1])
+
+def _written(owned: _Owned, turn: Turn, offset: int) -> None:
+    """The table may know of a turn, now that it is committed."""
+    owned.starts.append((turn.number, offset, turn.now_ms))
+    while owned.starts[0][0] < min(turn.state.redo_from, turn.number):
+        owned.starts.popleft()
+    if turn.state.flush:
+        _, offset, as_of_ms = owned.starts[0]
+        owned.cache.write(turn.state.flush, offset, as_of_ms)
 
 
 def _records(partition: int, turn: Turn) -> list[Produced]:
