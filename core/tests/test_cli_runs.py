@@ -209,6 +209,18 @@ def test_without_a_server_the_log_is_read_and_that_is_said(place: Place) -> None
     assert shown.stdout.splitlines()[0].split()[1] == known[0]["run_id"]
 
 
+@pytest.mark.spec("FN-22")
+def test_a_function_whose_configuration_has_changed_has_a_new_version(tmp_path: Path) -> None:
+    seen = []
+    for declared in ("fail", "fail", 'fail", retries=0, name="Fail'):  # as it was, restarted, changed
+        with placed(tmp_path, FUNCTIONS.replace('"fail"', f'"{declared}"')) as place:
+            (run,) = place.send("test/fail", "--wait", "10s")["runs"]
+            shown = place.steplog("runs", "show", run["run_id"]).stdout.splitlines()[1]
+            seen.append((run["function_version"], shown.split(" · ")[:2]))
+            place.stop()
+    assert seen == [(n, ["  app test 7", f"function version {n}"]) for n in (1, 1, 2)]
+
+
 def test_damage_to_the_log_is_found_by_the_audit(place: Place) -> None:
     place.stop()
     with sqlite3.connect(place.directory / ".steplog" / "dev.db") as connection:

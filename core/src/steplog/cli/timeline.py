@@ -40,6 +40,7 @@ def short_function(run: Run) -> str:
 def draw(run: Run, steps: Steps, url: str | None) -> str:
     """Draw a run: what it is at, then a line for each step."""
     version = f" {run.version}" if run.version else ""
+    version += f" · function version {run.function_version}"
     event = f" · event {shown_id(run.event_id)}" if run.event_id else ""
     place = f" · {url}/v1/runs/{run.run_id}" if url else ""
     lines = [

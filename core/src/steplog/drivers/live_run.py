@@ -408,7 +408,7 @@ class LiveRun(BodilessSteps, Tenant):
 
         A strict function fails (CON-35).
         """
-        if self._function.is_strict and not self.is_over:
+        if self._function.spec.is_strict and not self.is_over:
             where = "at its end" if step_id is None else f"at step {step_id!r}"
             message = f"the steps of the function have changed since the run began, seen {where}; it is strict"
             error = ErrorInfo(name="StepsChanged", message=message)

@@ -61,7 +61,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     state: RunState
     function_id: str
     function: str
-    function_version: int = 1
+    function_version: int  # counts the function's configurations (FN-22)
     environment_id: str = ENVIRONMENT_ID
     event_id: str | None
     batch_id: None = None
@@ -69,7 +69,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     cron: None = None
     output: msgspec.Raw | None
     app: str
-    version: str | None
+    version: str | None  # the app's
     due_at: str | None  # it starts then, where its event lies in the future
     started_at: str | None  # when it was dispatched first
     retry_at: str | None  # of the function's own code
@@ -151,9 +151,9 @@ def run(view: RunView) -> Run:
     return Run(
         run_id=view.id, run_started_at=rfc3339(view.scheduled_ms), ended_at=_time(view.ended_ms),
         status=_STATUS[view.state], state=view.state, function_id=function_uuid(view.function), function=view.function,
-        event_id=view.events[0] if view.events else None, output=output, app=view.app, version=view.version,
-        due_at=_time(view.due_ms), started_at=_time(view.started_ms), retry_at=_time(view.retry_at_ms),
-        next_step=view.next_step, next_at=_time(view.next_ms),
+        function_version=view.function_version, event_id=view.events[0] if view.events else None, output=output,
+        app=view.app, version=view.version, due_at=_time(view.due_ms), started_at=_time(view.started_ms),
+        retry_at=_time(view.retry_at_ms), next_step=view.next_step, next_at=_time(view.next_ms),
     )  # fmt: skip
 
 
