@@ -110,8 +110,23 @@ class StepSync:
         return self._blocking(self._step.send_signal(step_id, signal, data))
 
     @overload
-    def invoke(self, step_id: str, *, function: Function[A, R], data: A, timeout: Duration | None = None) -> R: ...
+    def invoke(
+        self, step_id: str, *, function: Function[A, R], data: A, user: Any = None, timeout: Duration | None = None,
+        v: str | None = None,
+    ) -> R: ...  # fmt: skip
     @overload
-    def invoke(self, step_id: str, *, function: str, data: Any = None, timeout: Duration | None = None) -> Any: ...
+    def invoke(
+        self, step_id: str, *, function: str, data: Any = None, user: Any = None, timeout: Duration | None = None,
+        v: str | None = None,
+    ) -> Any: ...  # fmt: skip
     def invoke(self, step_id: str, **options: Any) -> Any:
         return self._blocking(self._step.invoke(step_id, **options))
+
+    def invoke_by_id(
+        self, step_id: str, *, function_id: str, app_id: str | None = None, data: Any = None, user: Any = None,
+        timeout: Duration | None = None, v: str | None = None,
+    ) -> Any:  # fmt: skip
+        call = self._step.invoke_by_id(
+            step_id, function_id=function_id, app_id=app_id, data=data, user=user, timeout=timeout, v=v
+        )
+        return self._blocking(call)

@@ -134,6 +134,10 @@ class LiveRun(BodilessSteps, Tenant):
         return UUID(bytes=hash16(self.key, self._uuids.to_bytes(8, "big")), version=4)
 
     @property
+    def app_id(self) -> str:
+        return self._function.spec.app
+
+    @property
     def logger(self) -> logging.Logger:
         """Silent while results wait that were recorded before: what the function says then it has said already."""
         return RunLogger(self._function.handler.__module__, self.run_id, lambda: bool(self._results))

@@ -59,7 +59,8 @@ def trigger(
 
     Raises ``UnstubbedStepError`` for a step that waits for somebody else (an event, another function) and has no stub.
     """
-    run = _OneShot(Stubs(function.id, step_stubs or {}), getLogger(function.handler.__module__))
+    stubs = Stubs(function.id, step_stubs or {})
+    run = _OneShot(function.spec.app, stubs, getLogger(function.handler.__module__))
     bodies = _bodies([event] if isinstance(event, Event) else event)
     with ThreadPoolExecutor(1) as thread:  # of its own, because the caller's may run an event loop
         call = thread.submit(copy_context().run, _call, function, run, bodies)
@@ -120,8 +121,8 @@ class _Body(CurrentStep):
 class _OneShot:
     """Carries out the steps of one call (``steplog.step.StepRunner``)."""
 
-    def __init__(self, stubs: Stubs, logger: Logger) -> None:
-        self.run_id, self.attempt, self.logger = RUN_ID, 0, logger
+    def __init__(self, app_id: str, stubs: Stubs, logger: Logger) -> None:
+        self.app_id, self.run_id, self.attempt, self.logger = app_id, RUN_ID, 0, logger
         self.problem: SteplogError | None = None  # of the test itself, whatever the function makes of it
         self._stubs = stubs
         self._counts: Counter[str] = Counter()
