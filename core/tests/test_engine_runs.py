@@ -300,7 +300,7 @@ def test_a_run_with_too_many_steps_fails() -> None:
     partition.post(ran(run, "a"), ran(run, "b"))
     end = the(RunEnded, partition.post(ran(run, "c")))
     assert end.error is not None
-    assert (end.status, end.error.name) == ("failed", "InngestErrFunctionOverflowed")
+    assert (end.status, end.error.name) == ("failed", "StepLimitExceeded")
     assert partition.stored() == []
 
 
@@ -314,7 +314,7 @@ def test_a_run_that_records_too_much_fails(is_output: bool) -> None:
     effects: list[Effect] = partition.post(returned(run, more) if is_output else ran(run, "b", more))
     end = the(RunEnded, effects)
     assert end.error is not None
-    assert (end.status, end.error.name) == ("failed", "InngestErrStateOverflowed")
+    assert (end.status, end.error.name) == ("failed", "StateSizeExceeded")
     assert partition.stored() == []
 
 

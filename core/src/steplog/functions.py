@@ -14,7 +14,7 @@ from steplog.durations import Duration, milliseconds
 from steplog.engine.cron import parse_cron
 from steplog.engine.functions import CronTrigger, EventTrigger, FunctionSpec, Trigger
 from steplog.engine.operations import ErrorInfo
-from steplog.errors import ConfigInvalid, CronInvalid, ExpressionInvalid
+from steplog.errors import ConfigInvalid, CronInvalid, ExpressionInvalid, native_name
 from steplog.event import INVOKED, A, Event, EventType, Triggering, data_problem, name_problem
 
 MOST_RETRIES = 20  # LIMW-02
@@ -71,6 +71,8 @@ class FunctionFailed(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if not self.events:
             msgspec.structs.force_setattr(self, "events", [self.event])
+        error = msgspec.structs.replace(self.error, name=native_name(self.error.name))
+        msgspec.structs.force_setattr(self, "error", error)
 
 
 FAILED = EventType("inngest/function.failed", FunctionFailed)

@@ -7,6 +7,7 @@ import msgspec
 from steplog.cli.output import clock, duration, is_terminal, shown_id, styled, width
 from steplog.cli.views import Run, Step, Steps
 from steplog.engine.operations import ErrorInfo
+from steplog.errors import native_name
 
 COLUMNS = 24  # of the waterfall
 SHOWN_OUTPUT = 60  # characters, on a terminal
@@ -146,7 +147,10 @@ def _state(run: Run) -> str:
 
 def failure(run: Run) -> ErrorInfo:
     """The error of a failed run, which is its output."""
-    return ErrorInfo(name="unknown", message="") if run.output is None else msgspec.convert(run.output, ErrorInfo)
+    if run.output is None:
+        return ErrorInfo(name="unknown", message="")
+    error = msgspec.convert(run.output, ErrorInfo)
+    return msgspec.structs.replace(error, name=native_name(error.name))
 
 
 def brief_error(error: "ErrorInfo | None") -> str:
