@@ -70,7 +70,7 @@ def test_a_function_takes_ctx_or_ctx_and_step() -> None:
     assert ctx.events == [event]
 
 
-@pytest.mark.spec("STEP-02", "DUR-04", "PY-26", "PAR-03", "PAR-09")
+@pytest.mark.spec("STEP-02", "DUR-04", "PY-26", "PAR-03", "PAR-09", "FAULT-D5")
 def test_the_same_id_again_is_another_step() -> None:
     async def body(ctx: Context) -> list[int]:
         found = [await ctx.step.run("page", plus_one, n) for n in range(3)]

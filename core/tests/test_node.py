@@ -1,15 +1,17 @@
 """A node, as a program in its process uses it."""
 
+import time
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from steplog import App, Context, NotFound
+from steplog import App, Context, Event, NotFound
 from steplog.engine import records
 from steplog.errors import EventInvalid
 from steplog.log.memory import MemoryLog
 
-from .running import of, on_users_loop, running
+from .running import config, go, of, on_users_loop, running, until
 
 
 def shop() -> App:
@@ -51,3 +53,40 @@ def test_what_cannot_be_invoked_starts_nothing() -> None:
 
     on_users_loop(body())
     assert log.events == []
+
+
+@pytest.mark.spec("FAULT-F4")
+@pytest.mark.parametrize("moved_s", [-86_400, 86_400], ids=["a day back", "a day ahead"])
+def test_a_wall_clock_that_is_moved_neither_holds_runs_up_nor_hurries_them(
+    moved_s: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app, log, moved = App("a"), MemoryLog(), [0]
+    wall_s, wall_ns = time.time, time.time_ns
+    monkeypatch.setattr(time, "time", lambda: wall_s() + moved[0])
+    monkeypatch.setattr(time, "time_ns", lambda: wall_ns() + moved[0] * 1_000_000_000)
+
+    @app.function("f", trigger="go")
+    async def f(ctx: Context) -> str:
+        await ctx.step.sleep("before", timedelta(milliseconds=20))
+        moved[0] = moved_s
+        await ctx.step.sleep("after", timedelta(milliseconds=20))
+        await ctx.step.sleep_until("soon", datetime.fromtimestamp(time.time() + 0.02, UTC))
+        await ctx.step.sleep_until("long", datetime.fromtimestamp(time.time() + 3_600, UTC))
+        return "an hour later"
+
+    @app.function("other", trigger="other")
+    async def other(ctx: Context) -> str:
+        return "at once"
+
+    async def body() -> None:
+        async with running(app, log, config(drain_s=0)) as node:
+            await node.send(go())
+            await until(lambda: len(of(log, records.StepWaiting)) == 4, "the last sleep")
+            (ended,) = await node.run(Event(name="other", data={}))
+            assert ended.output == "at once"
+
+    on_users_loop(body())
+    before, after, soon, long = [r.until - r.at for r in of(log, records.StepWaiting)]
+    assert (before, after) == (20, 20)
+    assert soon <= 25
+    assert 3_000_000 < long <= 3_600_005
