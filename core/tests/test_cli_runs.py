@@ -66,11 +66,12 @@ def test_an_event_is_sent_and_its_run_awaited(place: Place) -> None:
     assert re.fullmatch(r'  ship-order  [0-9A-Z]{26}  completed in [\d.]+ m?s → {"receipt":"charge-o1".*}', second)
 
 
+@pytest.mark.spec("DUR-15")
 def test_a_run_is_shown_with_its_steps(place: Place) -> None:
     run_id = place.send("shop/order.placed", ORDER, "--wait", "10s")["runs"][0]["run_id"]
     shown = place.steplog("runs", "show", run_id[-8:])
     assert shown.code == 0
-    head, _, queued, *steps = shown.stdout.splitlines()
+    head, _, queued, *steps, finalization = shown.stdout.splitlines()
     assert head.startswith(f"ship-order {run_id}  completed in ")
     assert queued.split()[0] == "queued"
     assert [(row.split()[0], row.split()[-1]) for row in steps] == [
@@ -80,6 +81,7 @@ def test_a_run_is_shown_with_its_steps(place: Place) -> None:
     ]
     assert all("█" in row for row in steps)
     assert steps[1].index("█") > steps[0].index("█")
+    assert re.fullmatch(r"  finalization +▕ +█ +\d+ ms", finalization), "from the last step to the end"
 
 
 def test_a_run_as_json_has_the_fields_of_the_rest_api(place: Place) -> None:
@@ -95,7 +97,7 @@ def test_a_run_as_json_has_the_fields_of_the_rest_api(place: Place) -> None:
 def test_attempts_that_failed_are_shown_with_their_place(place: Place) -> None:
     sent = place.send("test/print", "--wait", "15s")
     assert [run["state"] for run in sent["runs"]] == ["completed"]
-    row = place.steplog("runs", "show", sent["runs"][0]["run_id"]).stdout.splitlines()[-1]
+    row = place.steplog("runs", "show", sent["runs"][0]["run_id"]).stdout.splitlines()[-2]
     assert re.search(r'^  pack .*✗░+.* "printed"   attempt 1: OSError: printer is off \(functions\.py:11\)$', row)
 
 
@@ -106,6 +108,22 @@ def test_a_run_that_failed_is_the_answer_no(place: Place) -> None:
     listed = place.steplog("runs", "list", "--status", "failed", "--function", "test-fail").stdout.splitlines()
     assert len(listed) == 2
     assert "no such card" in listed[1]
+
+
+@pytest.mark.spec("DUR-15")
+def test_what_a_function_does_after_its_last_step_is_shown(tmp_path: Path) -> None:
+    slow = FUNCTIONS.replace("import timedelta", "import timedelta\nimport asyncio") + (
+        '\n\n@app.function("slow", trigger="test/slow")\nasync def slow(ctx: Context) -> None:\n'
+        '    await ctx.step.run("first", lambda: 1)\n    await asyncio.sleep(0.3)\n'
+    )
+    with placed(tmp_path, slow) as place:
+        (run,) = place.send("test/slow", "--wait", "10s")["runs"]
+        first, finalization = place.steplog("runs", "show", run["run_id"]).stdout.splitlines()[-2:]
+        (waiting,) = place.send("test/wait", "--wait", "100ms")["runs"]
+        assert "finalization" not in place.steplog("runs", "show", waiting["run_id"]).stdout, "it has not ended"
+    assert first.split()[0] == "first"
+    assert finalization.count("█") > first.count("█"), "most of the time"
+    assert int(finalization.split()[-2]) >= 299
 
 
 def test_a_run_that_waits_says_for_what(place: Place) -> None:

@@ -160,69 +160,81 @@ class Step:
 
     @overload
     async def wait_for_event(
-        self, step_id: str, *, event: EventType[A], timeout: Duration, if_exp: str | None = None
-    ) -> Event[A] | None: ...
+        self, step_id: str, *, event: EventType[A], timeout: Duration, if_exp: str | None = None,
+        match: str | None = None,
+    ) -> Event[A] | None: ...  # fmt: skip
     @overload
     async def wait_for_event(
-        self, step_id: str, *, event: str, timeout: Duration, if_exp: str | None = None
+        self, step_id: str, *, event: str, timeout: Duration, if_exp: str | None = None, match: str | None = None
     ) -> Event[dict[str, Any]] | None: ...
     @overload
     async def wait_for_event(
-        self, step_id: str, *, any_of: tuple[EventType[A], EventType[B]], timeout: Duration, if_exp: str | None = None
-    ) -> Event[A] | Event[B] | None: ...
+        self, step_id: str, *, any_of: tuple[EventType[A], EventType[B]], timeout: Duration, if_exp: str | None = None,
+        match: str | None = None,
+    ) -> Event[A] | Event[B] | None: ...  # fmt: skip
     @overload
     async def wait_for_event(
         self, step_id: str, *, any_of: tuple[EventType[A], EventType[B], EventType[C]], timeout: Duration,
-        if_exp: str | None = None,
+        if_exp: str | None = None, match: str | None = None,
     ) -> Event[A] | Event[B] | Event[C] | None: ...  # fmt: skip
     @overload
     async def wait_for_event(
         self, step_id: str, *, any_of: tuple[EventType[A], EventType[B], EventType[C], EventType[D]],
-        timeout: Duration, if_exp: str | None = None,
+        timeout: Duration, if_exp: str | None = None, match: str | None = None,
     ) -> Event[A] | Event[B] | Event[C] | Event[D] | None: ...  # fmt: skip
     @overload
     async def wait_for_event(
-        self, step_id: str, *, any_of: tuple[EventType[A], ...], timeout: Duration, if_exp: str | None = None
-    ) -> Event[A] | None: ...
+        self, step_id: str, *, any_of: tuple[EventType[A], ...], timeout: Duration, if_exp: str | None = None,
+        match: str | None = None,
+    ) -> Event[A] | None: ...  # fmt: skip
     @overload
     async def wait_for_event(
-        self, step_id: str, *, any_of: tuple[str, ...], timeout: Duration, if_exp: str | None = None
-    ) -> Event[dict[str, Any]] | None: ...
+        self, step_id: str, *, any_of: tuple[str, ...], timeout: Duration, if_exp: str | None = None,
+        match: str | None = None,
+    ) -> Event[dict[str, Any]] | None: ...  # fmt: skip
     @overload
     async def wait_for_event(
-        self, step_id: str, *, all_of: tuple[EventType[A], EventType[B]], timeout: Duration, if_exp: str | None = None
-    ) -> tuple[Event[A], Event[B]] | None: ...
+        self, step_id: str, *, all_of: tuple[EventType[A], EventType[B]], timeout: Duration, if_exp: str | None = None,
+        match: str | None = None,
+    ) -> tuple[Event[A], Event[B]] | None: ...  # fmt: skip
     @overload
     async def wait_for_event(
         self, step_id: str, *, all_of: tuple[EventType[A], EventType[B], EventType[C]], timeout: Duration,
-        if_exp: str | None = None,
+        if_exp: str | None = None, match: str | None = None,
     ) -> tuple[Event[A], Event[B], Event[C]] | None: ...  # fmt: skip
     @overload
     async def wait_for_event(
         self, step_id: str, *, all_of: tuple[EventType[A], EventType[B], EventType[C], EventType[D]],
-        timeout: Duration, if_exp: str | None = None,
+        timeout: Duration, if_exp: str | None = None, match: str | None = None,
     ) -> tuple[Event[A], Event[B], Event[C], Event[D]] | None: ...  # fmt: skip
     @overload
     async def wait_for_event(
-        self, step_id: str, *, all_of: tuple[EventType[A], ...], timeout: Duration, if_exp: str | None = None
-    ) -> tuple[Event[A], ...] | None: ...
+        self, step_id: str, *, all_of: tuple[EventType[A], ...], timeout: Duration, if_exp: str | None = None,
+        match: str | None = None,
+    ) -> tuple[Event[A], ...] | None: ...  # fmt: skip
     @overload
     async def wait_for_event(
-        self, step_id: str, *, all_of: tuple[str, ...], timeout: Duration, if_exp: str | None = None
-    ) -> tuple[Event[dict[str, Any]], ...] | None: ...
+        self, step_id: str, *, all_of: tuple[str, ...], timeout: Duration, if_exp: str | None = None,
+        match: str | None = None,
+    ) -> tuple[Event[dict[str, Any]], ...] | None: ...  # fmt: skip
     async def wait_for_event(
         self, step_id: str, *, event: AnyEvent | None = None, any_of: tuple[AnyEvent, ...] | None = None,
         all_of: tuple[AnyEvent, ...] | None = None, timeout: Duration, if_exp: str | None = None,
+        match: str | None = None,
     ) -> Any:  # fmt: skip
         """Wait for an event that arrives from now on; None when the time is up, which is no error (STEP-08, STEP-11).
 
         ``any_of`` waits for the first of several, ``all_of`` for one of each and returns them in this order. ``if_exp``
-        is CEL over ``event``, which started the run, and ``async``, the one that arrived. A name is the same as
-        ``EventType(name)``.
+        is CEL over ``event``, which started the run, and ``async``, the one that arrived; ``match="data.id"`` is short
+        for ``"event.data.id == async.data.id"`` (STEP-09). A name is the same as ``EventType(name)``.
         """
         given = [each for each in (None if event is None else (event,), any_of, all_of) if each is not None]
         if len(given) != 1 or not given[0]:
             raise TypeError("a wait is for event=, any_of= or all_of=: give one of them")
+        if match is not None:
+            if if_exp is not None:
+                raise TypeError("a wait has if_exp= or match=: give one of them")
+            if_exp = f"event.{match} == async.{match}"
         types = tuple(_event_type(each) for each in given[0])
         decode = partial(read_match if all_of is None else read_matches, types=types)
         return await self._runner.wait_for_event(
