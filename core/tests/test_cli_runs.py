@@ -58,6 +58,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         yield place
 
 
+@pytest.mark.spec("TEST-01")
 def test_an_event_is_sent_and_its_run_awaited(place: Place) -> None:
     sent = steplog_process("send", "shop/order.placed", ORDER, "--wait", "10s", "--url", place.url)
     assert sent.code == 0
@@ -101,6 +102,7 @@ def test_attempts_that_failed_are_shown_with_their_place(place: Place) -> None:
     assert re.search(r'^  pack .*✗░+.* "printed"   attempt 1: OSError: printer is off \(functions\.py:11\)$', row)
 
 
+@pytest.mark.spec("TEST-01")
 def test_a_run_that_failed_is_the_answer_no(place: Place) -> None:
     sent = place.steplog("send", "test/fail", "--wait", "10s")
     assert sent.code == 1

@@ -40,7 +40,7 @@ def test_a_cron_starts_its_function_at_every_tick() -> None:
     ]
 
 
-@pytest.mark.spec("FN-06", "FN-07", "ATV-10")
+@pytest.mark.spec("FN-06", "FN-07", "ATV-08")
 def test_crons_of_a_function_that_fire_together_start_one_run() -> None:
     partition = Partition(cron(CronTrigger("0 * * * *"), CronTrigger("*/30 * * * *")))
     found = ticks(all_of(Dispatch, partition.advance(2 * HOUR)))

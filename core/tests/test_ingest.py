@@ -132,7 +132,7 @@ def test_a_malformed_end_leaves_what_was_complete(tail: bytes, reason: str) -> N
 # --- fields
 
 
-@pytest.mark.spec("CONV-07", "EVT-05", "EVTW-08", "TRP-20", "FAULT-F5")
+@pytest.mark.spec("CONV-07", "EVT-05", "EVTW-08", "TRP-20", "FAULT-F5", "PY-09")
 def test_unset_id_and_time_are_filled_in() -> None:
     unset: dict[str, Any]
     for unset in ({}, {"id": "", "ts": 0}, {"id": None, "ts": None}):
@@ -163,7 +163,7 @@ def test_names() -> None:
         assert refused({"name": reserved}) == f"event name is reserved for internal use: {reserved}"
 
 
-@pytest.mark.spec("EVT-01", "EVTW-07")
+@pytest.mark.spec("EVT-01", "EVTW-07", "PY-09")
 def test_data_is_an_object() -> None:
     absent: dict[str, Any]
     wrong: Any

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from steplog import App, Context, Event, NotFound
+from steplog import App, Context, ContextSync, Event, NotFound
 from steplog.engine import records
 from steplog.errors import EventInvalid
 from steplog.log.memory import MemoryLog
@@ -53,6 +53,54 @@ def test_what_cannot_be_invoked_starts_nothing() -> None:
 
     on_users_loop(body())
     assert log.events == []
+
+
+@pytest.mark.spec("PY-09")
+def test_an_event_needs_a_name_alone() -> None:
+    app = App("a")
+
+    @app.function("f", trigger="go")
+    async def f(ctx: Context) -> list[Any]:
+        return [ctx.event.data, ctx.event.id, ctx.event.ts]
+
+    async def body() -> list[Any]:
+        async with running(app) as node:
+            bare, empty = await node.run(Event(name="go")), await node.run(Event(name="go", data={}, id="", ts=0))
+            named = await node.run(Event(name="go", data={"n": 1}, id="once", ts=1_700_000_000_000))
+            assert await node.run(Event(name="go", data={"n": 2}, id="once")) == []
+            return [ended.output for (ended,) in (bare, empty, named)]
+
+    before_ms = int(time.time() * 1000)
+    (first, second, named) = on_users_loop(body())
+    for data, event_id, ts in (first, second):
+        assert (data, len(event_id)) == ({}, 26)
+        assert ts >= before_ms
+    assert first[1] != second[1], "an empty id is none"
+    assert named == [{"n": 1}, "once", 1_700_000_000_000]
+
+
+@pytest.mark.spec("PY-12")
+@pytest.mark.parametrize("fn_id", ["plain", "a/b", "../x", " ", "é🦆", "a-b-c", "x" * 500, "'; DROP", "a\nb"])
+def test_a_functions_id_may_be_any_text(fn_id: str) -> None:
+    app, log = App("shop"), MemoryLog()
+
+    @app.function(fn_id, trigger="go")
+    async def one(ctx: Context) -> str:
+        return "async"
+
+    @app.function(f"{fn_id} too", trigger="too", name="Two")
+    def two(ctx: ContextSync) -> str:
+        return "plain"
+
+    assert (one.id, one.name, two.id, two.name) == (f"shop-{fn_id}", fn_id, f"shop-{fn_id} too", "Two")
+
+    async def body() -> list[Any]:
+        async with running(app, log) as node:
+            (ended,), (other,) = await node.run(Event(name="go")), await node.run(Event(name="too"))
+            return [ended.output, other.output, (await node.invoke(one.id, {})).output]
+
+    assert on_users_loop(body()) == ["async", "plain", "async"]
+    assert [r.function for r in of(log, records.RunScheduled)] == [one.id, two.id, one.id]
 
 
 @pytest.mark.spec("FAULT-F4")

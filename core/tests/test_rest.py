@@ -393,7 +393,7 @@ def test_reads_need_the_signing_key_outside_dev(tmp_path: Path) -> None:
         assert at.server.get("/health").status == 200
 
 
-@pytest.mark.spec("REST-01")
+@pytest.mark.spec("REST-01", "TEST-04")
 def test_dev_reads_need_no_key(at: Shop) -> None:
     for token in ("Bearer ", "Bearer undefined", "Bearer anything", ""):
         assert at.server.get("/v1/runs", headers={"authorization": token}).status == 200

@@ -98,6 +98,8 @@ async def ship_order(ctx: Context[Order]) -> str:
         "paid", any_of=(paid, placed), timeout=3 * DAY, if_exp="async.data.order == event.data.id"
     )
     assert_type(first, Event[Paid] | Event[Order] | None)
+    assert_type(await step.wait_for_event("same", event=paid, timeout=DAY, match="data.order"), Event[Paid] | None)
+    assert_type(Event(name="shop/bare"), Event[dict[str, Any]])
     if first is None or placed.matches(first):
         raise NonRetriableError("not paid")
     assert_type(first.data, Paid)
