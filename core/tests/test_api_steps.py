@@ -40,7 +40,7 @@ async def count(ctx: Context[Order]) -> Order:
 class Recorded:
     """A run whose steps have results already: it notes what is asked, and gives each the next result, as JSON."""
 
-    run_id, attempt, logger = "r1", 0, getLogger("test")
+    app_id, run_id, attempt, logger = "shop", "r1", 0, getLogger("test")
 
     def __init__(self, *results: bytes) -> None:
         self.asked: list[tuple[Any, ...]] = []
@@ -85,9 +85,10 @@ class Recorded:
         return "r2"
 
     async def invoke(
-        self, step_id: str, *, function_id: str, data: object, timeout_ms: int | None, decode: Decode
-    ) -> Any:
-        self.asked.append((step_id, function_id, data, timeout_ms))
+        self, step_id: str, *, function_id: str, data: object, user: object, v: str | None, timeout_ms: int | None,
+        decode: Decode,
+    ) -> Any:  # fmt: skip
+        self.asked.append((step_id, function_id, data, user, v, timeout_ms))
         return self._next(decode)
 
 
@@ -157,7 +158,32 @@ def test_an_invoked_functions_result_is_read_by_its_annotation() -> None:
         ]
 
     assert asyncio.run(body()) == [Order("o2"), {"id": "o2"}]
-    assert run.asked == [("known", "shop-count", Order("o1"), DAY_MS), ("name", "stock-count", {}, None)]
+    assert run.asked == [
+        ("known", "shop-count", Order("o1"), None, None, DAY_MS),
+        ("name", "stock-count", {}, None, None, None),
+    ]
+
+
+@pytest.mark.spec("PY-29", "PY-30", "FN-20")
+def test_a_function_is_invoked_by_the_ids_of_it_and_of_its_app() -> None:
+    run = Recorded(b"1", b"2", b'{"id":"o2"}', b"4")
+    step, plain = Step(run), ContextSync(run, (), blocking=asyncio.run).step  # type: ignore[arg-type] # of coroutines
+
+    async def body() -> list[Any]:
+        return [
+            await step.invoke_by_id("own", function_id="count"),
+            await step.invoke_by_id("other", app_id="stock", function_id="count", data={"n": 1}, timeout=DAY),
+            await step.invoke("all", function=count, data=Order("o1"), user={"id": "u1"}, v="2"),
+        ]
+
+    assert asyncio.run(body()) == [1, 2, Order("o2")]
+    assert plain.invoke_by_id("plain", function_id="count", user={"id": "u1"}, v="3") == 4
+    assert run.asked == [
+        ("own", "shop-count", {}, None, None, None),
+        ("other", "stock-count", {"n": 1}, None, None, DAY_MS),
+        ("all", "shop-count", Order("o1"), {"id": "u1"}, "2", None),
+        ("plain", "shop-count", {}, {"id": "u1"}, "3", None),
+    ]
 
 
 def test_signals_are_sent_and_waited_for() -> None:

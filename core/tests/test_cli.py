@@ -19,6 +19,7 @@ COMMANDS = (
 )  # fmt: skip
 
 
+@pytest.mark.spec("ARCH-10")
 def test_help_lists_every_command_and_imports_none_of_them() -> None:
     shown = steplog_process("--help")
     assert shown.code == 0

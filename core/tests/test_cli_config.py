@@ -184,7 +184,7 @@ def test_dev_runs_what_the_file_above_names_within_its_limits(tmp_path: Path) ->
         big = steplog("send", "more/big", "--wait", "10s", cwd=below, environment=url)
         assert '"more-big" returned 202 bytes, the limit is 100;' in big.stdout
         two = steplog("send", "shop/order.placed", '{"id": "o1", "total": 5}', "--wait", "10s", environment=url)
-        assert "InngestErrFunctionOverflowed" in two.stdout
+        assert "StepLimitExceeded: The function run exceeded the step limit of 1 steps" in two.stdout
 
 
 def test_start_takes_its_keys_from_where_the_file_says(tmp_path: Path) -> None:

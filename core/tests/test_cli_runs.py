@@ -58,6 +58,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         yield place
 
 
+@pytest.mark.spec("TEST-01")
 def test_an_event_is_sent_and_its_run_awaited(place: Place) -> None:
     sent = steplog_process("send", "shop/order.placed", ORDER, "--wait", "10s", "--url", place.url)
     assert sent.code == 0
@@ -66,11 +67,12 @@ def test_an_event_is_sent_and_its_run_awaited(place: Place) -> None:
     assert re.fullmatch(r'  ship-order  [0-9A-Z]{26}  completed in [\d.]+ m?s → {"receipt":"charge-o1".*}', second)
 
 
+@pytest.mark.spec("DUR-15")
 def test_a_run_is_shown_with_its_steps(place: Place) -> None:
     run_id = place.send("shop/order.placed", ORDER, "--wait", "10s")["runs"][0]["run_id"]
     shown = place.steplog("runs", "show", run_id[-8:])
     assert shown.code == 0
-    head, _, queued, *steps = shown.stdout.splitlines()
+    head, _, queued, *steps, finalization = shown.stdout.splitlines()
     assert head.startswith(f"ship-order {run_id}  completed in ")
     assert queued.split()[0] == "queued"
     assert [(row.split()[0], row.split()[-1]) for row in steps] == [
@@ -80,6 +82,7 @@ def test_a_run_is_shown_with_its_steps(place: Place) -> None:
     ]
     assert all("█" in row for row in steps)
     assert steps[1].index("█") > steps[0].index("█")
+    assert re.fullmatch(r"  finalization +▕ +█ +\d+ ms", finalization), "from the last step to the end"
 
 
 def test_a_run_as_json_has_the_fields_of_the_rest_api(place: Place) -> None:
@@ -95,10 +98,11 @@ def test_a_run_as_json_has_the_fields_of_the_rest_api(place: Place) -> None:
 def test_attempts_that_failed_are_shown_with_their_place(place: Place) -> None:
     sent = place.send("test/print", "--wait", "15s")
     assert [run["state"] for run in sent["runs"]] == ["completed"]
-    row = place.steplog("runs", "show", sent["runs"][0]["run_id"]).stdout.splitlines()[-1]
+    row = place.steplog("runs", "show", sent["runs"][0]["run_id"]).stdout.splitlines()[-2]
     assert re.search(r'^  pack .*✗░+.* "printed"   attempt 1: OSError: printer is off \(functions\.py:11\)$', row)
 
 
+@pytest.mark.spec("TEST-01")
 def test_a_run_that_failed_is_the_answer_no(place: Place) -> None:
     sent = place.steplog("send", "test/fail", "--wait", "10s")
     assert sent.code == 1
@@ -106,6 +110,22 @@ def test_a_run_that_failed_is_the_answer_no(place: Place) -> None:
     listed = place.steplog("runs", "list", "--status", "failed", "--function", "test-fail").stdout.splitlines()
     assert len(listed) == 2
     assert "no such card" in listed[1]
+
+
+@pytest.mark.spec("DUR-15")
+def test_what_a_function_does_after_its_last_step_is_shown(tmp_path: Path) -> None:
+    slow = FUNCTIONS.replace("import timedelta", "import timedelta\nimport asyncio") + (
+        '\n\n@app.function("slow", trigger="test/slow")\nasync def slow(ctx: Context) -> None:\n'
+        '    await ctx.step.run("first", lambda: 1)\n    await asyncio.sleep(0.3)\n'
+    )
+    with placed(tmp_path, slow) as place:
+        (run,) = place.send("test/slow", "--wait", "10s")["runs"]
+        first, finalization = place.steplog("runs", "show", run["run_id"]).stdout.splitlines()[-2:]
+        (waiting,) = place.send("test/wait", "--wait", "100ms")["runs"]
+        assert "finalization" not in place.steplog("runs", "show", waiting["run_id"]).stdout, "it has not ended"
+    assert first.split()[0] == "first"
+    assert finalization.count("█") > first.count("█"), "most of the time"
+    assert int(finalization.split()[-2]) >= 299
 
 
 def test_a_run_that_waits_says_for_what(place: Place) -> None:
@@ -207,6 +227,18 @@ def test_without_a_server_the_log_is_read_and_that_is_said(place: Place) -> None
     assert place.steplog("runs", "tail").code == 3
     shown = place.steplog("runs", "show", known[0]["run_id"][-6:], "--log", "sqlite:.steplog/dev.db")
     assert shown.stdout.splitlines()[0].split()[1] == known[0]["run_id"]
+
+
+@pytest.mark.spec("FN-22")
+def test_a_function_whose_configuration_has_changed_has_a_new_version(tmp_path: Path) -> None:
+    seen = []
+    for declared in ("fail", "fail", 'fail", retries=0, name="Fail'):  # as it was, restarted, changed
+        with placed(tmp_path, FUNCTIONS.replace('"fail"', f'"{declared}"')) as place:
+            (run,) = place.send("test/fail", "--wait", "10s")["runs"]
+            shown = place.steplog("runs", "show", run["run_id"]).stdout.splitlines()[1]
+            seen.append((run["function_version"], shown.split(" · ")[:2]))
+            place.stop()
+    assert seen == [(n, ["  app test 7", f"function version {n}"]) for n in (1, 1, 2)]
 
 
 def test_damage_to_the_log_is_found_by_the_audit(place: Place) -> None:

@@ -44,7 +44,7 @@ def backend(node: tuple[Served, TurnsBackend, MemoryLog]) -> Iterator[TurnsBacke
     backend.fail_with = None
 
 
-@pytest.mark.spec("EVTW-01", "EVT-10")
+@pytest.mark.spec("EVTW-01", "EVT-10", "ARCH-01")
 def test_a_200_means_that_the_events_are_on_the_log(node: tuple[Served, TurnsBackend, MemoryLog]) -> None:
     server, _, log = node
     commits = len(log.events)
@@ -94,7 +94,7 @@ def test_a_seed_gives_the_same_ids_again(server: Served) -> None:
 # --- keys
 
 
-@pytest.mark.spec("EVTW-03")
+@pytest.mark.spec("EVTW-03", "TEST-04")
 def test_dev_takes_any_key(server: Served) -> None:
     for key in ("test", "123", "NO_EVENT_KEY_SET", "a%20b%2Fc", "%00"):
         assert server.request("POST", f"/e/{key}", NAMED).status == 200

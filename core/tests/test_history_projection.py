@@ -267,3 +267,11 @@ def test_what_a_step_waits_for_is_shown_and_stays(world: World, at_once: bool) -
     assert (steps[0].ended_ms, steps[1].ended_ms, steps[2].error.name) == (
         NOON + DAY, NOON, "InngestInvokeTimeoutError"
     )  # fmt: skip
+
+
+@pytest.mark.spec("FN-22")
+def test_a_run_keeps_the_version_of_its_function_that_it_began_with(world: World) -> None:
+    first = world.log.start("h")
+    world.log.crash(function("h", retries=0))
+    second = world.log.start("h")
+    assert (world.run(first).function_version, world.run(second).function_version) == (1, 2)

@@ -52,6 +52,7 @@ any_key = st.one_of(
     *[st.builds(lambda parts, build=build: build(*parts), components) for build, components in LAYOUTS.values()],
     st.builds(keys.seen, envs, numbers, functions, functions),
     st.builds(keys.orphan, functions, runs),
+    st.builds(keys.function, envs, functions),
     st.just(keys.DRAINED),
 )
 

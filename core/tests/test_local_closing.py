@@ -448,7 +448,7 @@ def sequence(*names: str) -> Body:
 CHANGED = "steps of a function have changed"
 
 
-@pytest.mark.spec("DUR-09", "DUR-10", "DUR-11", "FAULT-D5", "FAULT-H1")
+@pytest.mark.spec("DUR-09", "DUR-10", "DUR-11", "FAULT-D5", "FAULT-H1", "DUR-19", "TRP-13")
 @pytest.mark.parametrize(
     ("then", "ran"),
     [
@@ -470,6 +470,15 @@ def test_a_changed_function_goes_on_with_a_warning_and_no_step_gets_another_ones
     assert len({r.id for r in of(log, records.StepCompleted)}) == len(ran.split())
     (fields,) = heard.fields(CHANGED)
     assert fields["function"] == "a-f"
+
+
+@pytest.mark.spec("ATV-11", "DUR-10", "DUR-11", "TRP-13")
+def test_a_deployment_between_two_steps(heard: Heard) -> None:
+    output, log = changed(sequence("a", "b", "nap", "c"), sequence("a", "z", "b", "nap", "c"))
+    assert (output, steps(log)) == ({name: f"{name}!" for name in "azbc"}, ["a", "b", "z", "nap", "c"])
+    assert len(heard.fields(CHANGED)) == 1
+    output, log = changed(sequence("a", "b", "nap", "c"), sequence("a", "b", "nap", "e"))
+    assert (output, steps(log)) == ({name: f"{name}!" for name in "abe"}, ["a", "b", "nap", "e"])
 
 
 @pytest.mark.spec("DUR-09")

@@ -1,6 +1,7 @@
 """Errors of steps and functions: tried again, caught, final, hostile; each is recorded, and the worker survives."""
 
 import asyncio
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -100,6 +101,27 @@ def test_a_step_that_has_no_attempt_left_fails_the_run() -> None:
     assert stack.startswith(f'  File "{__file__}"'), "from the user's own code on"
     assert "in declined" in stack
     assert of(log, records.RunErrored) == [], "the function is not tried again"
+
+
+@pytest.mark.spec("ERR-20", "ERR-18")
+@pytest.mark.parametrize("is_plain", [True, False])
+def test_a_stack_leads_from_the_steps_body_to_where_it_broke(is_plain: bool) -> None:
+    def broken() -> None:
+        raise ValueError("here")
+
+    def outer() -> None:
+        broken()
+
+    async def awaits() -> None:
+        await asyncio.sleep(0)
+        outer()
+
+    async def body(ctx: Context) -> None:
+        await ctx.step.run("fails", outer if is_plain else awaits)
+
+    failed, _ = fail(body, retries=0)
+    frames = re.findall(r", in (\w+)$", failed.error.stack or "", re.MULTILINE)
+    assert frames == (["outer", "broken"] if is_plain else ["awaits", "outer", "broken"])
 
 
 @pytest.mark.spec("ERR-09", "ERR-11", "ERR-12", "PY-38")

@@ -205,7 +205,7 @@ def test_an_output_near_the_limit_is_warned_of_and_one_beyond_it_fails_at_once(
         assert ended.error == (
             f'"{name}" returned 1010 bytes, the limit is 1000; store it elsewhere and return its address'
         )
-        assert of(log, records.RunFailed)[0].error.name == "output_too_large"
+        assert of(log, records.RunFailed)[0].error.name == "OutputTooLarge"
         assert not [*of(log, records.StepErrored), *of(log, records.RunErrored), *warned]
     else:
         assert ended.status == "completed"

@@ -131,6 +131,7 @@ def test_an_empty_log_is_loaded_empty(store: Store) -> None:
     assert load(store.log).turn == 0
 
 
+@pytest.mark.spec("ARCH-13")
 def test_what_was_committed_is_loaded_after_a_crash(store: Store) -> None:
     load(store.log)
     commit(store.log, 1, {A: b"1", B: b"1"})

@@ -62,6 +62,7 @@ def shop() -> App:
     return app
 
 
+@pytest.mark.spec("ARCH-13")
 def test_a_run_from_its_event_to_its_end(where: Where, tmp_path: Path) -> None:
     app = shop()
 

@@ -65,6 +65,7 @@ def fits(lines: list[str], patterns: list[str]) -> None:
         assert re.fullmatch(wanted, line), f"{line!r} does not fit {pattern!r}"
 
 
+@pytest.mark.spec("ARCH-09")
 def test_the_start_and_a_small_run(tmp_path: Path) -> None:
     (tmp_path / "orders.py").write_text(SHOP)
     with DevServer(tmp_path, "orders.py", "--retry-interval", "1") as dev:

@@ -355,10 +355,10 @@ class Watch:
     # --- the end
 
     def at_rest(self) -> None:
-        """Nothing is left to do: every run has ended, and nothing but ids is left of them."""
+        """Nothing is left to do: every run has ended, and nothing but ids is left of them, and the functions."""
         open_runs = [run_id for run_id, run in self.runs.items() if run.ended is None]
         self.expect(not open_runs, "P7", f"{open_runs} have not ended")
-        left = [keys.printed(key) for key in self.state if key[0] not in (keys.SEEN, keys.PATH)]
+        left = [keys.printed(key) for key in self.state if key[0] not in (keys.SEEN, keys.PATH, keys.FUNCTION)]
         self.expect(not left, "P7", f"left in the state: {left}")
         for run_id, run in self.runs.items():
             is_linear = len({r.step for r in run.recorded}) == len(run.recorded)

@@ -106,7 +106,7 @@ class Simulation:
         self.watch.at_rest()
         self._outside(3 * DAY, lambda: self._post(SweepSeen(env=DEFAULT_ENV)))
         self._come_to_rest()
-        left = [key for key in self.watch.state if key[0] != keys.PATH]
+        left = [key for key in self.watch.state if key[0] not in (keys.PATH, keys.FUNCTION)]
         self.watch.expect(not left, "state", f"{len(left)} ids outlive their window")
         return Report(self._seed, self._turns, len(self.watch.runs), self._fired, self.watch.kinds)
 

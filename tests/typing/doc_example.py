@@ -91,10 +91,15 @@ async def ship_order(ctx: Context[Order]) -> str:
         boxes = await step.invoke("stock", function=check_stock, data=order, timeout=DAY)
     assert_type(boxes, int)
     assert_type(await step.invoke("elsewhere", function="stock-count", data={"id": order.id}), Any)
+    assert_type(await step.invoke("for-user", function=check_stock, data=order, user={"id": order.user}, v="2"), int)
+    assert_type(await step.invoke_by_id("here", function_id="count", data={"id": order.id}, timeout=DAY), Any)
+    assert_type(await step.invoke_by_id("there", app_id="stock", function_id="count", user={"id": "u1"}, v="2"), Any)
     first = await step.wait_for_event(
         "paid", any_of=(paid, placed), timeout=3 * DAY, if_exp="async.data.order == event.data.id"
     )
     assert_type(first, Event[Paid] | Event[Order] | None)
+    assert_type(await step.wait_for_event("same", event=paid, timeout=DAY, match="data.order"), Event[Paid] | None)
+    assert_type(Event(name="shop/bare"), Event[dict[str, Any]])
     if first is None or placed.matches(first):
         raise NonRetriableError("not paid")
     assert_type(first.data, Paid)
@@ -216,6 +221,8 @@ def declare_plain_functions() -> None:
         assert_type(both, tuple[Event[Paid], Event[Order]] | None)
         assert_type(step.wait_for_signal("go", signal="go", timeout=DAY), Signal | None)
         assert_type(step.options(retries=0).invoke("stock", function=check_stock, data=ctx.event.data), int)
+        assert_type(step.invoke("mine", function=check_stock, data=ctx.event.data, user={"id": "u1"}, v="2"), int)
+        assert_type(step.invoke_by_id("there", app_id="stock", function_id="count", data={}, timeout=DAY), Any)
         assert_type(step.send_event("tell", paid(Paid("o1"))), list[str])
         return boxes
 

@@ -27,7 +27,7 @@ class Event(msgspec.Struct, Generic[D], frozen=True, kw_only=True):
     """
 
     name: str
-    data: D
+    data: D = msgspec.field(default_factory=dict)  # type: ignore[assignment] # an object without fields
     id: str | None = None
     ts: int | None = None
     v: str | None = None

@@ -46,6 +46,11 @@ class StepRunner(Protocol):
     as functions see it, with ``all_of`` an array of these in the order of ``events``.
     """
 
+    @property
+    def app_id(self) -> str:
+        """The app of the function."""
+        raise NotImplementedError
+
     async def run_step(
         self, step_id: str, handler: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any],
         options: StepOptions | None = None,
@@ -65,8 +70,9 @@ class StepRunner(Protocol):
     async def send_signal(self, step_id: str, *, signal: str, data: object) -> str | None: ...
 
     async def invoke(
-        self, step_id: str, *, function_id: str, data: object, timeout_ms: int | None, decode: Decode
-    ) -> Any: ...
+        self, step_id: str, *, function_id: str, data: object, user: object, v: str | None, timeout_ms: int | None,
+        decode: Decode,
+    ) -> Any: ...  # fmt: skip
 
 
 class CurrentStep:
@@ -154,69 +160,81 @@ class Step:
 
     @overload
     async def wait_for_event(
-        self, step_id: str, *, event: EventType[A], timeout: Duration, if_exp: str | None = None
-    ) -> Event[A] | None: ...
+        self, step_id: str, *, event: EventType[A], timeout: Duration, if_exp: str | None = None,
+        match: str | None = None,
+    ) -> Event[A] | None: ...  # fmt: skip
     @overload
     async def wait_for_event(
-        self, step_id: str, *, event: str, timeout: Duration, if_exp: str | None = None
+        self, step_id: str, *, event: str, timeout: Duration, if_exp: str | None = None, match: str | None = None
     ) -> Event[dict[str, Any]] | None: ...
     @overload
     async def wait_for_event(
-        self, step_id: str, *, any_of: tuple[EventType[A], EventType[B]], timeout: Duration, if_exp: str | None = None
-    ) -> Event[A] | Event[B] | None: ...
+        self, step_id: str, *, any_of: tuple[EventType[A], EventType[B]], timeout: Duration, if_exp: str | None = None,
+        match: str | None = None,
+    ) -> Event[A] | Event[B] | None: ...  # fmt: skip
     @overload
     async def wait_for_event(
         self, step_id: str, *, any_of: tuple[EventType[A], EventType[B], EventType[C]], timeout: Duration,
-        if_exp: str | None = None,
+        if_exp: str | None = None, match: str | None = None,
     ) -> Event[A] | Event[B] | Event[C] | None: ...  # fmt: skip
     @overload
     async def wait_for_event(
         self, step_id: str, *, any_of: tuple[EventType[A], EventType[B], EventType[C], EventType[D]],
-        timeout: Duration, if_exp: str | None = None,
+        timeout: Duration, if_exp: str | None = None, match: str | None = None,
     ) -> Event[A] | Event[B] | Event[C] | Event[D] | None: ...  # fmt: skip
     @overload
     async def wait_for_event(
-        self, step_id: str, *, any_of: tuple[EventType[A], ...], timeout: Duration, if_exp: str | None = None
-    ) -> Event[A] | None: ...
+        self, step_id: str, *, any_of: tuple[EventType[A], ...], timeout: Duration, if_exp: str | None = None,
+        match: str | None = None,
+    ) -> Event[A] | None: ...  # fmt: skip
     @overload
     async def wait_for_event(
-        self, step_id: str, *, any_of: tuple[str, ...], timeout: Duration, if_exp: str | None = None
-    ) -> Event[dict[str, Any]] | None: ...
+        self, step_id: str, *, any_of: tuple[str, ...], timeout: Duration, if_exp: str | None = None,
+        match: str | None = None,
+    ) -> Event[dict[str, Any]] | None: ...  # fmt: skip
     @overload
     async def wait_for_event(
-        self, step_id: str, *, all_of: tuple[EventType[A], EventType[B]], timeout: Duration, if_exp: str | None = None
-    ) -> tuple[Event[A], Event[B]] | None: ...
+        self, step_id: str, *, all_of: tuple[EventType[A], EventType[B]], timeout: Duration, if_exp: str | None = None,
+        match: str | None = None,
+    ) -> tuple[Event[A], Event[B]] | None: ...  # fmt: skip
     @overload
     async def wait_for_event(
         self, step_id: str, *, all_of: tuple[EventType[A], EventType[B], EventType[C]], timeout: Duration,
-        if_exp: str | None = None,
+        if_exp: str | None = None, match: str | None = None,
     ) -> tuple[Event[A], Event[B], Event[C]] | None: ...  # fmt: skip
     @overload
     async def wait_for_event(
         self, step_id: str, *, all_of: tuple[EventType[A], EventType[B], EventType[C], EventType[D]],
-        timeout: Duration, if_exp: str | None = None,
+        timeout: Duration, if_exp: str | None = None, match: str | None = None,
     ) -> tuple[Event[A], Event[B], Event[C], Event[D]] | None: ...  # fmt: skip
     @overload
     async def wait_for_event(
-        self, step_id: str, *, all_of: tuple[EventType[A], ...], timeout: Duration, if_exp: str | None = None
-    ) -> tuple[Event[A], ...] | None: ...
+        self, step_id: str, *, all_of: tuple[EventType[A], ...], timeout: Duration, if_exp: str | None = None,
+        match: str | None = None,
+    ) -> tuple[Event[A], ...] | None: ...  # fmt: skip
     @overload
     async def wait_for_event(
-        self, step_id: str, *, all_of: tuple[str, ...], timeout: Duration, if_exp: str | None = None
-    ) -> tuple[Event[dict[str, Any]], ...] | None: ...
+        self, step_id: str, *, all_of: tuple[str, ...], timeout: Duration, if_exp: str | None = None,
+        match: str | None = None,
+    ) -> tuple[Event[dict[str, Any]], ...] | None: ...  # fmt: skip
     async def wait_for_event(
         self, step_id: str, *, event: AnyEvent | None = None, any_of: tuple[AnyEvent, ...] | None = None,
         all_of: tuple[AnyEvent, ...] | None = None, timeout: Duration, if_exp: str | None = None,
+        match: str | None = None,
     ) -> Any:  # fmt: skip
         """Wait for an event that arrives from now on; None when the time is up, which is no error (STEP-08, STEP-11).
 
         ``any_of`` waits for the first of several, ``all_of`` for one of each and returns them in this order. ``if_exp``
-        is CEL over ``event``, which started the run, and ``async``, the one that arrived. A name is the same as
-        ``EventType(name)``.
+        is CEL over ``event``, which started the run, and ``async``, the one that arrived; ``match="data.id"`` is short
+        for ``"event.data.id == async.data.id"`` (STEP-09). A name is the same as ``EventType(name)``.
         """
         given = [each for each in (None if event is None else (event,), any_of, all_of) if each is not None]
         if len(given) != 1 or not given[0]:
             raise TypeError("a wait is for event=, any_of= or all_of=: give one of them")
+        if match is not None:
+            if if_exp is not None:
+                raise TypeError("a wait has if_exp= or match=: give one of them")
+            if_exp = f"event.{match} == async.{match}"
         types = tuple(_event_type(each) for each in given[0])
         decode = partial(read_match if all_of is None else read_matches, types=types)
         return await self._runner.wait_for_event(
@@ -244,18 +262,22 @@ class Step:
 
     @overload
     async def invoke(
-        self, step_id: str, *, function: Function[A, R], data: A, timeout: Duration | None = None
-    ) -> R: ...
+        self, step_id: str, *, function: Function[A, R], data: A, user: Any = None, timeout: Duration | None = None,
+        v: str | None = None,
+    ) -> R: ...  # fmt: skip
     @overload
     async def invoke(
-        self, step_id: str, *, function: str, data: Any = None, timeout: Duration | None = None
-    ) -> Any: ...
+        self, step_id: str, *, function: str, data: Any = None, user: Any = None, timeout: Duration | None = None,
+        v: str | None = None,
+    ) -> Any: ...  # fmt: skip
     async def invoke(
-        self, step_id: str, *, function: Function[Any, Any] | str, data: Any = None, timeout: Duration | None = None
-    ) -> Any:
+        self, step_id: str, *, function: Function[Any, Any] | str, data: Any = None, user: Any = None,
+        timeout: Duration | None = None, v: str | None = None,
+    ) -> Any:  # fmt: skip
         """Run another function and return what it returned; the run is one of its own (STEP-13).
 
-        ``function`` is the function, or its full id ``<app>-<function>`` where it cannot be imported (FN-20).
+        ``function`` is the function, of whatever app, or its full id ``<app>-<function>`` (CNT-25). ``data``, ``user``
+        and ``v`` are those of the event that it is called with.
 
         Raises ``StepError`` if the function fails, is not known, or does not end in time (STEP-15).
         """
@@ -263,9 +285,20 @@ class Step:
             (function, decode_plain) if isinstance(function, str) else (function.id, function.decode_output)
         )
         return await self._runner.invoke(
-            step_id, function_id=called, data={} if data is None else data, timeout_ms=_milliseconds(timeout),
-            decode=decode,
+            step_id, function_id=called, data={} if data is None else data, user=user, v=v,
+            timeout_ms=_milliseconds(timeout), decode=decode,
         )  # fmt: skip
+
+    async def invoke_by_id(
+        self, step_id: str, *, function_id: str, app_id: str | None = None, data: Any = None, user: Any = None,
+        timeout: Duration | None = None, v: str | None = None,
+    ) -> Any:  # fmt: skip
+        """Run a function that cannot be imported here, as ``invoke`` does, and return its result as plain JSON (FN-20).
+
+        ``function_id`` is its id without the app's, ``app_id`` its app: the caller's unless given (PY-30).
+        """
+        full_id = f"{self._runner.app_id if app_id is None else app_id}-{function_id}"
+        return await self.invoke(step_id, function=full_id, data=data, user=user, timeout=timeout, v=v)
 
 
 def _milliseconds(duration: Duration | None) -> int | None:

@@ -14,12 +14,13 @@ from typing import Protocol
 
 import msgspec
 
-from steplog.clock import REPORTED_DRIFT_MS, PartitionClock
+from steplog.clock import REPORTED_DRIFT_MS, PartitionClock, read_clocks
 from steplog.engine import keys
 from steplog.engine.effects import Answer, Effect, RunEnded
 from steplog.engine.functions import DEFAULT_ENV, EngineConfig, Registry
 from steplog.engine.ids import decode_ulid
-from steplog.engine.messages import Drain, EventAccepted, Message, SignalSent
+from steplog.engine.messages import Drain, EventAccepted, Message, OpReported, SignalSent
+from steplog.engine.operations import Sleep
 from steplog.engine.processor import LoadedState, Processor, Turn
 from steplog.errors import LogUnavailable, Overloaded
 
@@ -47,16 +48,18 @@ class Turns:
 
     ``deliver`` gets the effects of each committed turn that are meant for the users' loop, ``on_lost`` is told when
     what was in memory had to be dropped, ``on_found`` when it was read back. ``watch_s`` is how long it looks for the
-    answer to a small turn before it sleeps, for an engine whose process is its own.
+    answer to a small turn before it sleeps, for an engine whose process is its own. ``clocks`` reads the wall clock and
+    a monotonic one, in ms.
     """
 
     def __init__(
         self, log: Log, registry: Registry, config: EngineConfig, *, deliver: Callable[[list[Effect]], None],
         on_lost: Callable[[LogUnavailable], None], on_found: Callable[[], None] = lambda: None, watch_s: float = 0,
+        clocks: Callable[[], tuple[float, float]] = read_clocks,
     ) -> None:  # fmt: skip
         self._log, self._registry, self._config = log, registry, config
         self._deliver, self._on_lost, self._on_found = deliver, on_lost, on_found
-        self._watch_s = watch_s
+        self._watch_s, self._clocks = watch_s, clocks
         self._processor: Processor | None = None
         self._clock: PartitionClock | None = None
         self._wake: asyncio.Future[None] | None = None
@@ -71,7 +74,7 @@ class Turns:
         """Read the log, and queue what was in flight when it was last written; at a start, as lost."""
         loaded = await self._log.load()
         if self._clock is None:  # it goes on over an outage: reading it anew could make it jump
-            wall_ms, monotonic_ms = _clocks()
+            wall_ms, monotonic_ms = self._clocks()
             self._clock = PartitionClock(stored_ms=loaded.now_ms, wall_ms=wall_ms, monotonic_ms=monotonic_ms)
         self._processor = Processor(loaded, self._registry, self._config)
         self._processor.recover(is_counted=is_start)
@@ -80,7 +83,7 @@ class Turns:
     def now_ms(self) -> int:
         """The partition's time."""
         assert self._clock is not None, "open() comes first"
-        wall_ms, monotonic_ms = _clocks()
+        wall_ms, monotonic_ms = self._clocks()
         return self._clock.now_ms(wall_ms=wall_ms, monotonic_ms=monotonic_ms)
 
     @property
@@ -91,6 +94,10 @@ class Turns:
         """Put messages in the mailbox. Answers for a state that was dropped are dropped with it."""
         if self._processor is None:
             return
+        self.now_ms()  # the wall clock may have moved since it was read last
+        clock = self._clock
+        if clock is not None and clock.is_adrift:
+            messages = [_translated(message, clock) for message in messages]
         self._processor.post(*messages)
         self._wake_up()
 
@@ -263,5 +270,12 @@ class Turns:
         self._has_reported_drift = is_adrift
 
 
-def _clocks() -> tuple[float, float]:
-    return time.time() * 1000, time.monotonic() * 1000
+def _translated(message: Message, clock: PartitionClock) -> Message:
+    """Put the times of the wall clock that a message asks for in the partition's: nothing starts early or late."""
+    match message:
+        case EventAccepted(ts_ms=ts_ms, received_ms=received_ms):  # without a time of its own it starts at once
+            return msgspec.structs.replace(message, ts_ms=0 if ts_ms == received_ms else clock.told_ms(ts_ms))
+        case OpReported(op=Sleep(until_ms=int(until_ms))):
+            return msgspec.structs.replace(message, op=Sleep(until_ms=clock.told_ms(until_ms)))
+        case _:
+            return message

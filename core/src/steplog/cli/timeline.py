@@ -7,8 +7,10 @@ import msgspec
 from steplog.cli.output import clock, duration, is_terminal, shown_id, styled, width
 from steplog.cli.views import Run, Step, Steps
 from steplog.engine.operations import ErrorInfo
+from steplog.errors import native_name
 
 COLUMNS = 24  # of the waterfall
+FINALIZATION = "finalization"
 SHOWN_OUTPUT = 60  # characters, on a terminal
 
 _COLORS = {"completed": "green", "failed": "red", "waiting": "yellow", "running": "cyan"}
@@ -40,6 +42,7 @@ def short_function(run: Run) -> str:
 def draw(run: Run, steps: Steps, url: str | None) -> str:
     """Draw a run: what it is at, then a line for each step."""
     version = f" {run.version}" if run.version else ""
+    version += f" · function version {run.function_version}"
     event = f" · event {shown_id(run.event_id)}" if run.event_id else ""
     place = f" · {url}/v1/runs/{run.run_id}" if url else ""
     lines = [
@@ -48,16 +51,26 @@ def draw(run: Run, steps: Steps, url: str | None) -> str:
     ]
     scale = _Scale(_ms(run.due_at or run.run_started_at), _ms(run.ended_at or _now()))
     names = [step.name for step in steps.steps]
-    name_width = max(map(len, [*names, "queued"]))
+    last_ms = _last_step_ms(run, steps)
+    name_width = max(map(len, [*names, "queued" if last_ms is None else FINALIZATION]))
     queued_ms = (scale.start_ms, _ms(run.started_at) if run.started_at else scale.end_ms)
     lines.append(_row("queued", name_width, scale.cells([(*queued_ms, "░")]), queued_ms[1] - queued_ms[0], ""))
     for step in steps.steps:
         cells, took_ms = _draw_step(step, scale)
         lines.append(_row(step.name, name_width, cells, took_ms, _result(step)))
+    if last_ms is not None:  # the code between the last step and the end (DUR-15)
+        cells = scale.cells([(last_ms, scale.end_ms, "█")])
+        lines.append(_row(FINALIZATION, name_width, cells, scale.end_ms - last_ms, ""))
     for attempt in steps.function_attempts:
         again = f"; again at {clock(attempt.retry_at)}" if attempt.retry_at else ""
         lines.append(f"  the function's own code, attempt {attempt.attempt + 1}: {brief_error(attempt.error)}{again}")
     return "\n".join(lines)
+
+
+def _last_step_ms(run: Run, steps: Steps) -> int | None:
+    """When the last step of a run ended that has ended itself."""
+    ends_ms = [_ms(step.ended_at) for step in steps.steps if step.ended_at]
+    return min(max(ends_ms), _ms(run.ended_at)) if run.ended_at and ends_ms else None
 
 
 class _Scale(msgspec.Struct, frozen=True):
@@ -145,7 +158,10 @@ def _state(run: Run) -> str:
 
 def failure(run: Run) -> ErrorInfo:
     """The error of a failed run, which is its output."""
-    return ErrorInfo(name="unknown", message="") if run.output is None else msgspec.convert(run.output, ErrorInfo)
+    if run.output is None:
+        return ErrorInfo(name="unknown", message="")
+    error = msgspec.convert(run.output, ErrorInfo)
+    return msgspec.structs.replace(error, name=native_name(error.name))
 
 
 def brief_error(error: "ErrorInfo | None") -> str:

@@ -80,13 +80,19 @@ class BodilessSteps:
         return run_id
 
     async def invoke(
-        self, step_id: str, *, function_id: str, data: object, timeout_ms: int | None, decode: Decode
-    ) -> Any:
+        self, step_id: str, *, function_id: str, data: object, user: object, v: str | None, timeout_ms: int | None,
+        decode: Decode,
+    ) -> Any:  # fmt: skip
         body = b"{}" if data is None else dump(data, step_id, self._event_bytes)
         if not body.startswith(b"{"):
             raise TypeError(f"step {step_id!r} invokes {function_id} with {body[:40]!r}; data is an object")
+        if v is not None and not isinstance(v, str):
+            raise TypeError(f"step {step_id!r} invokes {function_id} with v={v!r}; it is text")
         timeout_ms = YEAR_MS if timeout_ms is None else max(timeout_ms, 0)
-        operation = InvokeFunction(function=function_id, data=body, timeout_ms=timeout_ms)
+        operation = InvokeFunction(
+            function=function_id, data=body, timeout_ms=timeout_ms, v=v,
+            user=None if user is None else dump(user, step_id, self._event_bytes),
+        )  # fmt: skip
         return await self._wait(step_id, operation, timeout_ms, decode)
 
     async def _wait(self, step_id: str, operation: Operation, most_ms: int, decode: Decode) -> Any:

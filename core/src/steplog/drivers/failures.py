@@ -54,8 +54,7 @@ def _info(error: BaseException) -> ErrorInfo:
 
 
 def _name(error: BaseException) -> str:
-    """The class's name; what the wire's suites compare for an error that has a name there (GAP-20)."""
-    return error.code if isinstance(error, OutputTooLarge) else _text(type(error).__name__)
+    return _text(type(error).__name__)
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:

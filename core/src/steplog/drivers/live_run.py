@@ -115,6 +115,10 @@ class LiveRun(BodilessSteps, Tenant):
         return UUID(bytes=hash16(self.key, self._uuids.to_bytes(8, "big")), version=4)
 
     @property
+    def app_id(self) -> str:
+        return self._function.spec.app
+
+    @property
     def logger(self) -> logging.Logger:
         """Silent while results wait that were recorded before: what the function says then it has said already."""
         return RunLogger(self._function.handler.__module__, self.run_id, lambda: bool(self._results))
@@ -389,7 +393,7 @@ class LiveRun(BodilessSteps, Tenant):
 
         A strict function fails (CON-35).
         """
-        if self._function.is_strict and not self.is_over:
+        if self._function.spec.is_strict and not self.is_over:
             where = "at its end" if step_id is None else f"at step {step_id!r}"
             message = f"the steps of the function have changed since the run began, seen {where}; it is strict"
             error = ErrorInfo(name="StepsChanged", message=message)

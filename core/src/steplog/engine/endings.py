@@ -11,12 +11,13 @@ from steplog.engine.events import FAILED_EVENT, FINISHED_EVENT, accept_event
 from steplog.engine.functions import EngineConfig, Registry
 from steplog.engine.ids import hash16, ulid
 from steplog.engine.messages import ChildEnded, EventAccepted, OpReported, RunReported
-from steplog.engine.operations import ErrorInfo, EventOut, StepError, StepRun
+from steplog.engine.operations import ErrorInfo, EventOut, StepError, StepRun, error_info
 from steplog.engine.records import event_seen
 from steplog.engine.retry import delay_ms
 from steplog.engine.run import COMPLETED, FAILED, QUEUED, WAITING, Run
 from steplog.engine.runs import Runs
 from steplog.engine.waits import Waits
+from steplog.errors import StateSizeExceeded, wire_name
 
 OUTLIVED_MS = 7_200_000  # the longest execution of a step (LIM-02)
 
@@ -51,7 +52,7 @@ class Endings:
 
     def fail_too_large(self, run: Run, size_bytes: int, executing: tuple[bytes, ...] = ()) -> None:
         """End a run whose state has outgrown its limit."""
-        self.fail(run, _state_too_large(size_bytes, self._config.run_state_bytes), executing)
+        self.fail(run, error_info(StateSizeExceeded(size_bytes, self._config.run_state_bytes)), executing)
 
     def keep_late(self, run: Run, message: OpReported) -> None:
         """Keep an answer that came too late in the journal; it changes nothing (P4, P10)."""
@@ -180,14 +181,8 @@ class Endings:
 
 
 def _told(error: ErrorInfo | None) -> dict[str, Any] | None:
-    """An error as system events carry it (ERR-14)."""
+    """An error as system events carry it (ERR-14), which is as the wire does."""
     if error is None:
         return None
-    return {"error": f"{error.name}: {error.message}", **msgspec.to_builtins(error), "__serialized": True}
-
-
-def _state_too_large(size_bytes: int, limit_bytes: int) -> ErrorInfo:
-    return ErrorInfo(
-        name="InngestErrStateOverflowed",
-        message=f"The run's state is {size_bytes} bytes, the limit is {limit_bytes}; store large results elsewhere.",
-    )
+    name = wire_name(error.name)
+    return {"error": f"{name}: {error.message}", **msgspec.to_builtins(error), "name": name, "__serialized": True}

@@ -2,8 +2,8 @@
 
 One ``apply`` handles one message. It changes the state, appends journal records and asks for effects (``draft.py``);
 nothing of that is visible outside before the turn that holds it is committed. Each kind of owner has a module, which
-knows the ones before it in this order: runs, waits, endings, dispatching, routing, steps. One that wants something of a
-later one leaves a message in the draft, which is decided before the turn ends.
+knows the ones before it in this order: runs, versions, waits, endings, dispatching, routing, steps. One that wants
+something of a later one leaves a message in the draft, which is decided before the turn ends.
 """
 
 from typing import assert_never
@@ -33,6 +33,7 @@ from steplog.engine.routing import Routing
 from steplog.engine.runs import Runs
 from steplog.engine.state import State
 from steplog.engine.steps import Steps
+from steplog.engine.versions import Versions
 from steplog.engine.waits import Waits
 
 
@@ -43,10 +44,11 @@ class Engine:
         self.state, self._registry = state, registry
         self.draft = draft = Draft(state)
         self.runs = runs = Runs(draft)
+        self._versions = versions = Versions(draft)
         self._waits = waits = Waits(draft)
         self._endings = Endings(draft, runs, waits, registry, config)
         self._dispatches = Dispatches(draft, runs, self._endings, registry, config)
-        self._routing = Routing(draft, runs, self._dispatches, registry)
+        self._routing = Routing(draft, runs, versions, self._dispatches, registry)
         self._crons = Crons(draft, registry)
         self._steps = Steps(draft, runs, waits, self._endings, self._dispatches, registry, config)
 
@@ -73,7 +75,8 @@ class Engine:
                 runs.live += 1
                 found.append(DispatchLost(run=run.key, counted=is_counted and not was_drained))
         for env in ENVIRONMENTS:
-            for function in self._registry.by_id:
+            for function, spec in self._registry.by_id.items():
+                self._versions.of(env, spec)
                 orphans = state.owned(keys.orphans(env, function))
                 found.extend(Adopt(run=keys.run_of(key), function=function) for key, _ in orphans)
             self._routing.recover(env)

@@ -39,14 +39,19 @@ Trigger = EventTrigger | CronTrigger
 
 
 class FunctionSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """A registered function. ``id`` is qualified: ``<app>-<function>`` (CONV-03)."""
+    """A registered function. ``id`` is qualified: ``<app>-<function>`` (CONV-03).
+
+    All but ``version``, which is the app's, is its configuration: a change of it raises the number in ``versions.py``.
+    """
 
     id: str
     app: str
+    name: str = ""
     triggers: tuple[Trigger, ...] = ()  # none: it is only invoked
     version: str | None = None
     retries: int = 4
     failure_of: str | None = None  # the function whose failures it handles (ERR-13)
+    is_strict: bool = False  # a run whose recorded steps no longer fit fails (CON-35)
 
 
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):

@@ -17,6 +17,7 @@ WAIT = 0x80  # wait/<env>/<name>/<path>/<value>/<run>/<step>: hashes; a step tha
 PATH = 0x90  # path/<env>/<name>/<path>: hashes; where the events of a name are looked into for waits
 SIGNAL = 0xA0  # signal/<env>/<hash>: the step that waits for a signal
 CRON = 0xB0  # cron/<env>/<hash of function>: the tick that is planned next
+FUNCTION = 0xC0  # function/<env>/<hash>: its version, and the configuration that has it
 NODE = 0x70  # node/<name>: facts of the processor itself
 
 _EVENT, _STEP = b"\x01", b"\x02"
@@ -30,6 +31,7 @@ _WAIT = bytes([WAIT])
 _PATH = bytes([PATH])
 _SIGNAL = bytes([SIGNAL])
 _CRON = bytes([CRON])
+_FUNCTION = bytes([FUNCTION])
 
 WAIT_PREFIX_BYTES = 53  # of wait/<env>/<name>/<path>/<value>
 NO_PATH = bytes(16)  # stands for path and value of a wait for any event of a name
@@ -169,6 +171,11 @@ def cron_of(owner: bytes) -> bytes:
     return _CRON + owner[1:]
 
 
+def function(env: int, function_id: str) -> bytes:
+    """``function/<env>/<hash>``."""
+    return _FUNCTION + env.to_bytes(4, "big") + hash16(function_id.encode())
+
+
 def run_of(key: bytes) -> bytes:
     """Read the run key that a ``queue``, ``live`` or ``orphan`` key ends with."""
     match key[0]:
@@ -227,6 +234,8 @@ def printed(key: bytes) -> str:
             return f"signal/{int.from_bytes(key[1:5], 'big')}/{key[5:].hex()}"
         case 0xB0:
             return f"cron/{int.from_bytes(key[1:5], 'big')}/{key[5:].hex()}"
+        case 0xC0:
+            return f"function/{int.from_bytes(key[1:5], 'big')}/{key[5:].hex()}"
         case 0x70:
             return f"node/{key[1:].decode(errors='replace')}"
         case kind:

@@ -13,7 +13,7 @@ class EventAccepted(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_l
     internal_text: str  # the same, printed
     id: str  # the sender's, else the internal one
     name: str
-    ts_ms: int
+    ts_ms: int  # it starts runs then, by the partition's clock, where that lies in the future
     received_ms: int
     slot: int
     body: bytes  # the event's record, JSON

@@ -2,6 +2,8 @@
 
 import msgspec
 
+from steplog.errors import SteplogError
+
 
 class ErrorInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """An error as it is recorded and shown (ERR-18)."""
@@ -10,6 +12,11 @@ class ErrorInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     message: str
     stack: str | None = None
     cause: "ErrorInfo | None" = None
+
+
+def error_info(error: SteplogError) -> ErrorInfo:
+    """An error of steplog's own, as it is recorded."""
+    return ErrorInfo(name=type(error).__name__, message=str(error))
 
 
 class EventOut(msgspec.Struct, frozen=True, kw_only=True, array_like=True):

@@ -60,7 +60,8 @@ class RunScheduled(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", 
     function: str
     app: str
     events: tuple[str, ...]  # internal ids
-    version: str | UnsetType = UNSET
+    version: str | UnsetType = UNSET  # the app's
+    function_version: int = 1  # raised whenever the function's configuration has changed (FN-22)
     due: int | UnsetType = UNSET  # ms; starts then, where the event lies in the future
     parent: str | UnsetType = UNSET  # the run that has invoked it
     started: bool | UnsetType = UNSET  # dispatched in the same turn: no ``run.started`` follows

@@ -12,6 +12,7 @@ from steplog.engine.ids import decode_ulid, encode_ulid, run_id
 from steplog.engine.messages import EventAccepted, SweepSeen
 from steplog.engine.run import SCHEDULED, Run, RunHead
 from steplog.engine.runs import Runs
+from steplog.engine.versions import Versions
 from steplog.errors import EvaluationError
 
 SWEPT_PER_TURN = 500
@@ -25,8 +26,11 @@ _seen_decoder = msgspec.json.Decoder(tuple[str, int])  # run id, when first seen
 class Routing:
     """Writes events down, and starts what they trigger."""
 
-    def __init__(self, draft: Draft, runs: Runs, dispatches: Dispatches, registry: Registry) -> None:
-        self._draft, self._runs, self._dispatches, self._registry = draft, runs, dispatches, registry
+    def __init__(
+        self, draft: Draft, runs: Runs, versions: Versions, dispatches: Dispatches, registry: Registry
+    ) -> None:
+        self._draft, self._runs, self._versions = draft, runs, versions
+        self._dispatches, self._registry = dispatches, registry
         self._failed_ms: dict[tuple[str, str], int] = {}  # when a function's condition was last told to have failed
         self._failures: list[records.ExpressionFailure] = []  # of the event that is being routed
         self._unswept: dict[int, int] = {}  # environment → the first day whose ids no sweep has met yet
@@ -122,7 +126,8 @@ class Routing:
         draft.journal(
             records.RunScheduled(
                 at=draft.now_ms, env=run.env, run=run_text, seq=run.next_seq(), function=function.id,
-                app=function.app, version=function.version or msgspec.UNSET, events=(event.internal_text,),
+                app=function.app, version=function.version or msgspec.UNSET,
+                function_version=self._versions.of(event.env, function), events=(event.internal_text,),
                 due=event.ts_ms if is_future else msgspec.UNSET, started=True if starts else msgspec.UNSET,
                 parent=msgspec.UNSET if parent is None else encode_ulid(keys.run_id_of(parent[0])),
             )

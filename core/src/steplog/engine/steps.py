@@ -25,13 +25,14 @@ from steplog.engine.operations import (
     StepRun,
     WaitForEvent,
     WaitForSignal,
+    error_info,
 )
 from steplog.engine.records import event_seen
 from steplog.engine.retry import delay_ms
 from steplog.engine.run import EventWait, Run, StepState, recorded
 from steplog.engine.runs import Runs
 from steplog.engine.waits import Waits
-from steplog.errors import ExpressionInvalid
+from steplog.errors import ExpressionInvalid, StepLimitExceeded
 
 
 class Steps:
@@ -61,7 +62,7 @@ class Steps:
         is_new = step is None
         if step is None:
             if len(run.steps) >= self._config.steps_per_run:
-                self._endings.fail(run, _too_many_steps(self._config.steps_per_run))
+                self._endings.fail(run, error_info(StepLimitExceeded(self._config.steps_per_run)))
                 return
             step = run.steps[key] = StepState(
                 id=message.wire_id, name=message.step_id, op="", state="due", attempt=message.attempt
@@ -363,10 +364,3 @@ _INVOKE_TIMED_OUT = ErrorInfo(
     name="InngestInvokeTimeoutError", message="Timed out waiting for invoked function to complete"
 )
 _waiter_decoder = msgspec.json.Decoder(tuple[bytes, bytes])
-
-
-def _too_many_steps(limit: int) -> ErrorInfo:
-    return ErrorInfo(
-        name="InngestErrFunctionOverflowed",
-        message=f"The function run exceeded the step limit of {limit} steps.",
-    )

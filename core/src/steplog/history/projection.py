@@ -251,8 +251,8 @@ def _begun(r: RunScheduled, run: RunChange) -> Row:
     retry_at_ms = max(run.retry_at_ms, 0)
     state = "waiting" if retry_at_ms else run.state
     return (
-        r.run, r.env, r.function, r.app, version, _encode(r.events).decode(), state, r.at, due_ms, run.started_ms,
-        run.ended_ms, run.generation, retry_at_ms, run.output, run.error, _whole(run),
+        r.run, r.env, r.function, r.app, version, r.function_version, _encode(r.events).decode(), state, r.at, due_ms,
+        run.started_ms, run.ended_ms, run.generation, retry_at_ms, run.output, run.error, _whole(run),
     )  # fmt: skip
 
 
@@ -274,9 +274,9 @@ _RETRY_AT = f"nullif(iif(?6 = {UNCHANGED}, retry_at_ms, ?6), 0)"
 
 _INSERT_RUN = f"""
     INSERT INTO runs VALUES (
-        ?1, ?2, ?3, ?4, nullif(?5, ''), ?6,
-        CASE WHEN ?7 <> 'running' THEN ?7 WHEN {_HAS_WAITING_STEP} THEN 'waiting' ELSE ?7 END,
-        ?8, nullif(?9, 0), nullif(?10, 0), nullif(?11, 0), ?12, nullif(?13, 0), nullif(?14, ''), nullif(?15, ''), ?16
+        ?1, ?2, ?3, ?4, nullif(?5, ''), ?6, ?7,
+        CASE WHEN ?8 <> 'running' THEN ?8 WHEN {_HAS_WAITING_STEP} THEN 'waiting' ELSE ?8 END,
+        ?9, nullif(?10, 0), nullif(?11, 0), nullif(?12, 0), ?13, nullif(?14, 0), nullif(?15, ''), nullif(?16, ''), ?17
     )"""  # noqa: S608 - ours
 _UPDATE_RUN = f"""
     UPDATE runs SET

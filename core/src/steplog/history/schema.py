@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from steplog.errors import LogUnavailable
 
-VERSION = 3  # of the tables and of what is projected into them; raised with either, and the history is made again
+VERSION = 4  # of the tables and of what is projected into them; raised with either, and the history is made again
 BUSY_S = 5.0
 PAGE_BYTES = 8192  # a tenth less CPU time than 4096: rows are large
 
@@ -25,7 +25,8 @@ TABLES = {
         env TEXT NOT NULL,
         function TEXT NOT NULL,
         app TEXT NOT NULL,
-        version TEXT,
+        version TEXT,                 -- the app's
+        function_version INTEGER NOT NULL,
         events TEXT NOT NULL,         -- JSON: internal ids of what triggered it
         state TEXT NOT NULL,          -- scheduled | queued | running | waiting | completed | failed
         scheduled_ms INTEGER NOT NULL,

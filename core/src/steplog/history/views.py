@@ -21,7 +21,8 @@ class RunView(msgspec.Struct, frozen=True, kw_only=True):
     env: str
     function: str
     app: str
-    version: str | None
+    version: str | None  # the app's
+    function_version: int  # counts the configurations of the function (FN-22)
     events: tuple[str, ...]  # internal ids of what triggered it
     state: RunState
     scheduled_ms: int

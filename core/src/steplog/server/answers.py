@@ -10,6 +10,7 @@ import msgspec
 
 from steplog.engine.operations import ErrorInfo
 from steplog.engine.records import RunRef, Skip
+from steplog.errors import wire_name
 from steplog.history.views import AttemptView, EventView, RunState, RunView, StepView, WaitsFor
 
 ACCOUNT_ID = "00000000-0000-4000-a000-000000000000"
@@ -52,7 +53,7 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
-    """A run. ``output`` of a failed one is its error."""
+    """A run. ``output`` of a failed one is its error, with the wire's name (GAP-20)."""
 
     run_id: str
     run_started_at: str  # when it was scheduled (REST-12)
@@ -61,7 +62,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     state: RunState
     function_id: str
     function: str
-    function_version: int = 1
+    function_version: int  # counts the function's configurations (FN-22)
     environment_id: str = ENVIRONMENT_ID
     event_id: str | None
     batch_id: None = None
@@ -69,7 +70,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     cron: None = None
     output: msgspec.Raw | None
     app: str
-    version: str | None
+    version: str | None  # the app's
     due_at: str | None  # it starts then, where its event lies in the future
     started_at: str | None  # when it was dispatched first
     retry_at: str | None  # of the function's own code
@@ -147,13 +148,13 @@ def function_uuid(function: str) -> str:
 
 def run(view: RunView) -> Run:
     """Show a run."""
-    output = view.output if view.error is None else msgspec.Raw(_encode(view.error))
+    output = view.output if view.error is None else _as_output(view.error)
     return Run(
         run_id=view.id, run_started_at=rfc3339(view.scheduled_ms), ended_at=_time(view.ended_ms),
         status=_STATUS[view.state], state=view.state, function_id=function_uuid(view.function), function=view.function,
-        event_id=view.events[0] if view.events else None, output=output, app=view.app, version=view.version,
-        due_at=_time(view.due_ms), started_at=_time(view.started_ms), retry_at=_time(view.retry_at_ms),
-        next_step=view.next_step, next_at=_time(view.next_ms),
+        function_version=view.function_version, event_id=view.events[0] if view.events else None, output=output,
+        app=view.app, version=view.version, due_at=_time(view.due_ms), started_at=_time(view.started_ms),
+        retry_at=_time(view.retry_at_ms), next_step=view.next_step, next_at=_time(view.next_ms),
     )  # fmt: skip
 
 
@@ -171,6 +172,10 @@ def event(view: EventView) -> Event:
         name=view.name, data=view.data, user=view.user, ts=view.ts_ms, v=view.v, duplicate=view.is_duplicate,
         runs=view.runs, skipped=view.skipped,
     )  # fmt: skip
+
+
+def _as_output(error: ErrorInfo) -> msgspec.Raw:
+    return msgspec.Raw(_encode(msgspec.structs.replace(error, name=wire_name(error.name))))
 
 
 def _step(view: StepView) -> Step:
