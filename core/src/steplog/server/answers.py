@@ -9,7 +9,7 @@ from uuid import UUID, uuid5
 import msgspec
 
 from steplog.engine.operations import ErrorInfo
-from steplog.engine.records import RunRef, Skip
+from steplog.engine.records import RunRef, Skip, StepRef
 from steplog.history.views import AttemptView, EventView, RunState, RunView, StepView, WaitsFor
 
 ACCOUNT_ID = "00000000-0000-4000-a000-000000000000"
@@ -75,6 +75,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     retry_at: str | None  # of the function's own code
     next_step: str | None  # what it waits for soonest, and until when
     next_at: str | None
+    next_state: str | None  # waiting; errored: it tries it again
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,6 +87,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     started_at: str | None
     ended_at: str | None
     retry_at: str | None
+    max_attempts: int | None  # where another one follows
     output: msgspec.Raw | None
     error: ErrorInfo | None
 
@@ -133,6 +135,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     duplicate: bool
     runs: tuple[RunRef, ...]
     skipped: tuple[Skip, ...]
+    resumed: tuple[StepRef, ...]  # whose wait it has ended
 
 
 def rfc3339(at_ms: int) -> str:
@@ -154,6 +157,7 @@ def run(view: RunView) -> Run:
         event_id=view.events[0] if view.events else None, output=output, app=view.app, version=view.version,
         due_at=_time(view.due_ms), started_at=_time(view.started_ms), retry_at=_time(view.retry_at_ms),
         next_step=view.next_step, next_at=_time(view.next_ms),
+        next_state=view.next_state,
     )  # fmt: skip
 
 
@@ -169,7 +173,7 @@ def event(view: EventView) -> Event:
     return Event(
         internal_id=view.internal_id, source=view.source, received_at=rfc3339(view.received_ms), id=view.id,
         name=view.name, data=view.data, user=view.user, ts=view.ts_ms, v=view.v, duplicate=view.is_duplicate,
-        runs=view.runs, skipped=view.skipped,
+        runs=view.runs, skipped=view.skipped, resumed=view.resumed,
     )  # fmt: skip
 
 
@@ -185,7 +189,8 @@ def _step(view: StepView) -> Step:
 def _attempt(view: AttemptView) -> Attempt:
     return Attempt(
         attempt=view.attempt, outcome=view.outcome, at=rfc3339(view.at_ms), started_at=_time(view.started_ms),
-        ended_at=_time(view.ended_ms), retry_at=_time(view.retry_at_ms), output=view.output, error=view.error,
+        ended_at=_time(view.ended_ms), retry_at=_time(view.retry_at_ms), max_attempts=view.max_attempts,
+        output=view.output, error=view.error,
     )  # fmt: skip
 
 

@@ -22,6 +22,10 @@ class OpenLog(msgspec.Struct, frozen=True, tag=True):
     """Open the log, and serve."""
 
 
+class Retry(msgspec.Struct, frozen=True, tag=True):
+    """Try again at once what waits for its next attempt."""
+
+
 class Stop(msgspec.Struct, frozen=True, tag=True):
     """Let the bodies that run end for a while, hand back the rest, and end."""
 
@@ -71,7 +75,7 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
     text: str
 
 
-Told = Load | OpenLog | Stop
+Told = Load | OpenLog | Retry | Stop
 Said = Loaded | Refused | Serving | Stopping | Failed
 
 decode_told: Callable[[bytes], Told] = msgspec.msgpack.Decoder(Told).decode

@@ -20,6 +20,7 @@ from steplog.cli.dev.frames import (
     LoadedApp,
     OpenLog,
     Refused,
+    Retry,
     Said,
     Serving,
     Stop,
@@ -68,6 +69,7 @@ class _Functions:
         self._load, self._apps = load, apps
         self._opened, self._stopped = asyncio.Event(), asyncio.Event()
         self._drain_s = 0.0
+        self._node: Node | None = None  # while it runs
         self._stream: FrameStream[Told]
 
     async def run(self, parent: socket.socket, connection: socket.socket) -> int:
@@ -91,6 +93,7 @@ class _Functions:
             connection=connection, on_serving=lambda: self._say(Serving()),
         )  # fmt: skip
         async with Node(self._apps, engine, node_config(self._load.config)) as node:
+            self._node = node
             stopped = asyncio.create_task(self._wait_stopped())
             failed = asyncio.create_task(node.failed())
             await asyncio.wait({stopped, failed}, return_when=asyncio.FIRST_COMPLETED)
@@ -98,6 +101,7 @@ class _Functions:
             if not self._stopped.is_set():
                 failed.result()
             failed.cancel()
+            self._node = None
             node.drain_s = self._drain_s
             if node.executing:
                 self._say(Stopping(node.executing))
@@ -112,6 +116,9 @@ class _Functions:
         match frame:
             case OpenLog():
                 self._opened.set()
+            case Retry():
+                if self._node is not None:
+                    self._node.retry_now()
             case Stop(drain_s=drain_s):
                 self._drain_s = drain_s
                 self._stopped.set()
