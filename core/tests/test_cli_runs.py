@@ -96,7 +96,7 @@ def test_attempts_that_failed_are_shown_with_their_place(place: Place) -> None:
     sent = place.send("test/print", "--wait", "15s")
     assert [run["state"] for run in sent["runs"]] == ["completed"]
     row = place.steplog("runs", "show", sent["runs"][0]["run_id"]).stdout.splitlines()[-1]
-    assert re.search(r'^  pack .*✗░+.* "printed"   attempt 1: OSError: printer is off \(functions\.py:11\)$', row)
+    assert re.search(r'^  pack .*✗░+.* "printed"   attempt 1 of 5: OSError: printer is off \(functions\.py:11\)$', row)
 
 
 def test_a_run_that_failed_is_the_answer_no(place: Place) -> None:

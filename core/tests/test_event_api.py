@@ -319,7 +319,8 @@ def test_wrong_methods_and_paths(server: Served) -> None:
 
 
 def test_health(server: Served) -> None:
-    assert server.get("/health").json == {"status": 200, "message": "OK"}
+    health = server.get("/health").json
+    assert (health["status"], health["message"], health["mode"]) == (200, "OK", "dev")
     assert server.get("/").status == 200
 
 

@@ -110,6 +110,11 @@ def duration(ms: float) -> str:
     return f"{seconds / 86_400:.0f} days"
 
 
+def ahead(ms: float) -> str:
+    """How long it is until something: in whole seconds where it is some."""
+    return f"{ms / 1000:.0f} s" if 1_000 <= ms < 60_000 else duration(max(ms, 0))
+
+
 def counted(count: int, noun: str) -> str:
     """A count and its noun."""
     return f"{count} {noun}{'' if count == 1 else 's'}"

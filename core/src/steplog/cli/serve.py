@@ -16,7 +16,7 @@ import msgspec
 
 from steplog.cli.output import counted, echo
 from steplog.cli.settings import configurable, sources
-from steplog.cli.startup import Options, Pending, announce, bind_port, log_file, url_of
+from steplog.cli.startup import Options, Pending, announce, bind_port, log_file, tell, url_of
 from steplog.config.load import Sources, load
 from steplog.errors import ConfigInvalid
 
@@ -88,10 +88,12 @@ def _options(files: tuple[str, ...], ready_fd: int | None, where: Sources) -> Op
 
 def run(options: Options) -> None:
     """Serve until SIGINT or SIGTERM; a second one ends at once."""
+    from steplog.diagnostics import log_to_stderr
     from steplog.drivers.loop import UsersLoop
     from steplog.loading import load_apps
     from steplog.tuning import tune_process
 
+    log_to_stderr(as_json=options.logs_json)
     began_s = time.perf_counter()
     with log_file(options) as path:
         sockets = bind_port(options)
@@ -112,8 +114,9 @@ async def _serve(
     loop = asyncio.get_running_loop()
     serving, stopped = asyncio.Event(), asyncio.Event()
     url, pending = url_of(options, sockets), Pending.of(path, is_fresh=options.is_fresh)
+    since_ms = round(time.time() * 1000)
     engine = engine_of(
-        options.config, apps, path, is_dev=options.is_dev, sockets=sockets, on_serving=serving.set
+        options.config, apps, path, is_dev=options.is_dev, sockets=sockets, on_serving=serving.set, since_ms=since_ms
     )  # fmt: skip
 
     def stop() -> None:
@@ -132,9 +135,9 @@ async def _serve(
             with _told(options, path, pending):
                 await _first(failed, stopped)
         if stopped.is_set() and node.executing:
-            echo(f"stopping: {counted(node.executing, 'step')} still at work; again to stop at once", err=True)
+            tell(options, f"stopping: {counted(node.executing, 'step')} still at work; again to stop at once")
     if not options.ready_fd and stopped.is_set():
-        echo("stopped", err=True)
+        tell(options, "stopped")
 
 
 async def _first(failed: "asyncio.Task[None]", event: asyncio.Event) -> None:
@@ -203,6 +206,7 @@ def _supervise(options: Options) -> None:
         load_ = Load(
             files=options.files, root=str(options.root), is_root_searched=options.is_root_searched,
             config=options.config, log_path=str(path), sockets=[sock.fileno() for sock in sockets],
+            since_ms=round(time.time() * 1000),
         )  # fmt: skip
         parent = Dev(
             load=load_, url=url, position=pending.position, payloads=options.payloads,

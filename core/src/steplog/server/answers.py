@@ -8,6 +8,7 @@ from uuid import UUID, uuid5
 
 import msgspec
 
+from steplog import __version__
 from steplog.engine.operations import ErrorInfo
 from steplog.engine.records import RunRef, Skip, StepRef
 from steplog.history.views import AttemptView, EventView, RunState, RunView, StepView, WaitsFor
@@ -26,6 +27,17 @@ _STATUS: dict[RunState, str] = {
 }
 
 _encode = msgspec.json.Encoder().encode
+
+
+class Health(msgspec.Struct, frozen=True, kw_only=True):
+    """That the server answers, and who it is: by this the next one that wants its port knows it."""
+
+    status: int = 200
+    message: str = "OK"
+    steplog: str = __version__
+    mode: str  # dev or start
+    apps: tuple[str, ...]  # their ids; none in ``start``, where anybody may ask
+    since: str
 
 
 class Metadata(msgspec.Struct, frozen=True, kw_only=True):

@@ -40,7 +40,7 @@ class Application:
     def __init__(self, backend: Backend, config: ServerConfig) -> None:
         keys = Keys(config)
         self._event_api = EventApi(backend, config, keys)
-        self._rest = RestApi(backend, keys, Actions(backend, config))
+        self._rest = RestApi(backend, keys, Actions(backend, config), config)
         self._rest_app = self._rest.application(self._event_api)
         self._headers = common_headers(is_dev=config.is_dev)
         self._names = {name.lower().encode() for name in (*LOCAL_NAMES, *config.allow_hosts)} if config.is_dev else None

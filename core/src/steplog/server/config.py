@@ -16,3 +16,5 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     allow_hosts: tuple[str, ...] = ()  # names besides localhost that a request to ``dev`` may be addressed to
     event_size_bytes: int = START_EVENT_BYTES
     request_size_bytes: int = REQUEST_BYTES
+    apps: tuple[str, ...] = ()  # what it says of itself in ``dev``
+    since_ms: int = 0  # when the port was taken

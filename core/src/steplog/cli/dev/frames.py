@@ -16,6 +16,7 @@ class Load(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     config: Config
     log_path: str
     sockets: list[int]
+    since_ms: int  # they are bound
 
 
 class OpenLog(msgspec.Struct, frozen=True, tag=True):

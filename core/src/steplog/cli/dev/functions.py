@@ -30,6 +30,7 @@ from steplog.cli.dev.frames import (
 )
 from steplog.cli.errors import USAGE, describe_load_error
 from steplog.cli.parts import engine_of, node_config
+from steplog.diagnostics import log_to_stderr
 from steplog.drivers.loop import UsersLoop
 from steplog.errors import SteplogError
 from steplog.loading import load_apps
@@ -43,6 +44,7 @@ FOREIGN = ("site-packages", "dist-packages")
 
 def main(control: int, engine: int) -> int:
     """Returns the exit code."""
+    log_to_stderr(as_json=False)
     for number in (signal.SIGINT, signal.SIGTERM):  # the parent is told, and stops this process in order
         signal.signal(number, _ignore)  # SIG_IGN would be inherited by what user code starts
     with socket.socket(fileno=control) as parent, socket.socket(fileno=engine) as connection:
@@ -90,7 +92,7 @@ class _Functions:
     async def _run(self, connection: socket.socket) -> None:
         engine = engine_of(
             self._load.config, self._apps, Path(self._load.log_path), is_dev=True, sockets=self._load.sockets,
-            connection=connection, on_serving=lambda: self._say(Serving()),
+            connection=connection, on_serving=lambda: self._say(Serving()), since_ms=self._load.since_ms,
         )  # fmt: skip
         async with Node(self._apps, engine, node_config(self._load.config)) as node:
             self._node = node
