@@ -5,6 +5,7 @@ import http.client
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -146,6 +147,17 @@ def until(found: Callable[[], Any]) -> Any:
         assert time.monotonic() < deadline_s, "it did not come true in time"
         time.sleep(0.01)
     return answer
+
+
+@contextmanager
+def no_room(pid: int) -> Iterator[None]:
+    """Let a process write no file, as where a disk is full."""
+    before = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (1, before[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, before)
 
 
 def _session(leader: int) -> Iterator[tuple[int, str]]:

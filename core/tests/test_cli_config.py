@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from .command_line import clean_environment, steplog, steplog_process
+from .dev_server import no_room
 
 READY_S = 15
 
@@ -217,6 +218,42 @@ def test_a_log_in_memory_leaves_nothing(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} - {"__pycache__"} == set(INIT)
 
 
+def test_start_logs_lines_of_json_where_no_terminal_is(tmp_path: Path) -> None:
+    assert steplog("init", cwd=tmp_path).code == 0
+    keys = {"STEPLOG_EVENT_KEY": "k", "STEPLOG_SIGNING_KEY": "51"}
+    server = subprocess.Popen(
+        [sys.executable, "-m", "steplog", "start", "--port", "0"], cwd=tmp_path, env=clean_environment() | keys,
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert server.stderr is not None
+    try:
+        ready = json.loads(server.stderr.readline())
+        (engine,) = _children(server.pid)
+        with no_room(engine):
+            assert post(f"{ready['url']}/e/k", {"name": "a/b"})[0] == 503
+            away = json.loads(server.stderr.readline())
+        again = json.loads(server.stderr.readline())
+        server.send_signal(signal.SIGINT)
+        stopped = json.loads(server.stderr.readline())
+        assert server.wait(10) == 0
+    finally:
+        server.kill()
+        server.wait()
+        server.stderr.close()
+    assert (ready["level"], ready["message"], ready["log"]) == ("info", "ready", "steplog.db")
+    assert ready["functions"] == {_app(tmp_path): 1}
+    assert (away["level"], away["logger"]) == ("warning", "steplog.outage")
+    assert away["message"].startswith("log unavailable: events get 503 with Retry-After, runs pause, nothing is lost")
+    assert "disk I/O error" in away["reason"]
+    assert again["message"].startswith("log available again after ")
+    assert stopped["message"] == "stopped"
+    assert all(line["at"].endswith("Z") for line in (ready, away, again, stopped))
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
 # --- init
 
 
@@ -236,6 +273,8 @@ def test_init_makes_three_files_and_says_what_comes_next(tmp_path: Path) -> None
         'then send: steplog send my-shop/order.placed \'{"id": "o1", "total": 5}\' --wait 2s',
     ]
     assert _app(tmp_path / "My Shop!") == "my-shop"
+    told = json.loads(steplog("init", "other", "--json", cwd=tmp_path).stdout)
+    assert told == {"directory": "other", "app": "other", "files": list(INIT)}
 
 
 def test_the_made_project_passes_its_own_test_and_the_linters(tmp_path: Path) -> None:

@@ -13,7 +13,10 @@ from unittest.mock import patch
 
 import pytest
 
+from steplog.server import answers
+
 from .command_line import clean_environment, steplog, steplog_process
+from .dev_server import until
 from .place import Place, placed
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "orders.py"
@@ -43,6 +46,12 @@ async def print_(ctx: Context) -> str:
 @app.function("fail", trigger="test/fail")
 async def fail(ctx: Context) -> None:
     await ctx.step.run("charge", refuse)
+
+
+@app.function("pay", trigger="test/ordered")
+async def pay(ctx: Context) -> str:
+    paid = await ctx.step.wait_for_event("paid", event="test/paid", timeout=timedelta(hours=1))
+    return paid.data["by"]
 
 
 @app.function("wait", trigger="test/wait")
@@ -114,6 +123,30 @@ def test_a_run_that_waits_says_for_what(place: Place) -> None:
     assert re.search(r"  wait  [0-9A-Z]{26}  waiting: cool-off, in 60 min", sent.stdout)
 
 
+def test_a_run_that_tries_again_says_when(place: Place) -> None:
+    sent = place.steplog("send", "test/print", "--wait", "300ms")
+    assert sent.code == 0
+    assert re.search(r"  print  [0-9A-Z]{26}  retrying pack in (\d+ ms|1 s)$", sent.stdout, re.MULTILINE)
+
+
+def test_an_event_that_ends_a_wait_says_so_and_shows_what_goes_on(place: Place) -> None:
+    waiting = place.send("test/ordered")["runs"][0]["run_id"]
+    until(lambda: place.json("runs", "show", waiting)["run"]["state"] == "waiting")
+    sent = place.steplog("send", "test/paid", '{"by": "ann"}', "--wait", "10s")
+    accepted, went_on = sent.stdout.splitlines()
+    assert accepted.endswith(" accepted: ended 1 wait")
+    assert re.fullmatch(rf'  pay  {waiting}  completed in .* → "ann"', went_on)
+    nobody = place.steplog("send", "test/paid", '{"by": "ann"}')
+    assert nobody.stdout.endswith(" accepted: 0 runs, no function is started by test/paid\n")
+
+
+def test_which_waits_an_event_has_ended_is_in_the_json(place: Place) -> None:
+    waiting = place.send("test/ordered")["runs"][0]["run_id"]
+    until(lambda: place.json("runs", "show", waiting)["run"]["state"] == "waiting")
+    sent = place.send("test/paid", '{"by": "bob"}')
+    assert (sent["runs"], sent["resumed"]) == ([], [{"run": waiting, "step": "paid"}])
+
+
 def test_an_id_starts_a_function_once(place: Place) -> None:
     assert len(place.send("test/wait", "--id", "once")["runs"]) == 1
     again = place.send("test/wait", "--id", "once")
@@ -161,6 +194,18 @@ def test_a_list_is_as_long_as_it_is_asked_to_be(place: Place) -> None:
     runs = json.loads(place.steplog("runs", "list", "--limit", "2", "--json").stdout)["runs"]
     assert [run["function"] for run in runs] == ["test-wait", "test-wait"]
     assert runs[0]["run_id"] > runs[1]["run_id"]
+    lines = place.steplog("runs", "list", "--limit", "2", "--jsonl").stdout.splitlines()
+    assert [json.loads(line) for line in lines] == runs
+
+
+def test_json_has_the_fields_of_the_rest_api_and_no_others(place: Place) -> None:
+    sent = place.send("test/print", "--wait", "15s")
+    shown, listed = place.json("runs", "show", sent["runs"][0]["run_id"]), place.json("runs", "list")["runs"]
+    invoked = place.json("invoke", "shop-ship-order", ORDER)["run"]
+    for run in (sent["runs"][0], shown["run"], *listed, invoked):
+        assert set(run) == set(answers.Run.__struct_fields__)
+    assert [set(step) for step in shown["steps"]] == [set(answers.Step.__struct_fields__)]
+    assert [set(each) for each in shown["steps"][0]["attempts"]] == [set(answers.Attempt.__struct_fields__)] * 2
 
 
 def test_what_happens_is_followed(place: Place) -> None:

@@ -4,14 +4,12 @@ import contextlib
 import os
 import pty
 import re
-import resource
 import select
 import signal
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +26,7 @@ from steplog.engine.operations import ErrorInfo
 from steplog.server.sockets import bind
 
 from .command_line import clean_environment, steplog, steplog_process
-from .dev_server import WAIT_S, DevServer, until
+from .dev_server import WAIT_S, DevServer, no_room, until
 from .serving import served
 
 SHOP = """
@@ -148,13 +146,10 @@ def test_who_has_the_port_is_named_and_another_one_proposed(tmp_path: Path) -> N
         taken = steplog("dev", "orders.py", "--port", str(port), cwd=tmp_path)
         assert taken.code == 2
         told, advice = taken.stderr.splitlines()
-        assert (
-            told
-            == f"error[port_in_use]: port {port} is taken by another steplog dev (app shop, since {clock(since)[:5]})"
-        )
-        proposed = re.fullmatch(
-            rf"  use it: {dev.url}        or take another: steplog dev orders\.py --port (\d+)", advice
-        )
+        who = f"another steplog dev (app shop, since {clock(since)[:5]})"
+        assert told == f"error[port_in_use]: port {port} is taken by {who}"
+        use = re.escape(f"  use it: {dev.url}        or take another: steplog dev orders.py --port ")
+        proposed = re.fullmatch(rf"{use}(\d+)", advice)
         assert proposed is not None
         assert int(proposed[1]) > port + 2
         for sock in bind(int(proposed[1])):
@@ -212,17 +207,6 @@ def test_an_outage_of_the_log_is_told_while_it_lasts(tmp_path: Path) -> None:
         dev.said(rf"^{AT}  INFO log available again after \d+ s: events are accepted, open runs go on$")
         assert dev.result(dev.send("shop/order.checked")) == 2
         assert dev.interrupt() == 0
-
-
-@contextlib.contextmanager
-def no_room(pid: int) -> Iterator[None]:
-    """Let a process write no file, as where a disk is full."""
-    before = resource.prlimit(pid, resource.RLIMIT_FSIZE)
-    resource.prlimit(pid, resource.RLIMIT_FSIZE, (1, before[1]))
-    try:
-        yield
-    finally:
-        resource.prlimit(pid, resource.RLIMIT_FSIZE, before)
 
 
 # --- keys
@@ -287,9 +271,7 @@ def test_keys_on_a_terminal(tmp_path: Path) -> None:
         screen.shows("completed in", 2)
         steplog("send", "shop/order.placed", '{"id": "o1"}', environment={"STEPLOG_URL": f"http://127.0.0.1:{port}"})
         error = r"OSError: printer is off \(orders.py:12\)"
-        screen.shows(
-            rf"step  pack                   …\w{{5}}  failed, attempt 1 of 2: {error}; again in 10 min \(r: now\)"
-        )
+        screen.shows(rf"step  pack +…\w{{5}}  failed, attempt 1 of 2: {error}; again in 10 min \(r: now\)")
         screen.press("r")
         screen.shows("what waits for its next attempt has it now")
         screen.shows(rf"step  pack                   …\w{{5}}  failed for good, attempt 2: {error}")

@@ -49,10 +49,16 @@ def _described(health: Health) -> str:
 def free_port(taken: int, host: str) -> int:
     """The next port that is free, and the one after it as well; 0, which takes any, where none is found."""
     for port in range(taken + 2, min(taken + 2 + 2 * _TRIES, 65_535), 2):
-        try:
-            for sock in [*bind(port, host), *bind(port + 1, host)]:
-                sock.close()
-        except PortInUse:
-            continue
-        return port
+        if _is_free(port, host) and _is_free(port + 1, host):
+            return port
     return 0
+
+
+def _is_free(port: int, host: str) -> bool:
+    try:
+        sockets = bind(port, host)
+    except PortInUse:
+        return False
+    for sock in sockets:
+        sock.close()
+    return True

@@ -13,8 +13,7 @@ import msgspec
 from steplog.app import App
 from steplog.cli.arguments import read_object
 from steplog.cli.lines import Lines
-from steplog.cli.output import counted, echo
-from steplog.cli.views import print_json
+from steplog.cli.output import counted, echo, print_json
 from steplog.drivers.loop import UsersLoop
 from steplog.engine.functions import EngineConfig
 from steplog.engine.operations import ErrorInfo
@@ -74,7 +73,7 @@ def run(target: str, data: str, log: str, retry_interval: int | None, as_json: b
     if as_json:
         print_json({"run_id": ended.run_id, "state": ended.status, "output": ended.output, "error": error})
     elif error is None:
-        echo(msgspec.json.encode(ended.output).decode())
+        print_json(ended.output, in_a_line=True)
     else:
         if error.stack:
             echo(error.stack.rstrip(), err=True)

@@ -5,14 +5,13 @@ from collections.abc import Iterator
 from typing import get_args
 
 import click
-import msgspec
 
 from steplog.cli.client import DEFAULT_URL, Server
 from steplog.cli.commands import Commands
-from steplog.cli.output import clock, echo, shown_id, styled, table
+from steplog.cli.output import clock, echo, print_json, shown_id, styled, table
 from steplog.cli.source import ServerRuns, Where, open_source
 from steplog.cli.timeline import describe, draw, short_function
-from steplog.cli.views import Run, print_json
+from steplog.cli.views import Run
 from steplog.errors import ServerUnreachable
 from steplog.history.views import RunState
 
@@ -50,9 +49,11 @@ def runs() -> None:
 @_URL
 @_LOG
 @_JSON
+@click.option("--jsonl", "as_jsonl", is_flag=True, help="Print each run as a line of JSON.")
 def list_(
-    states: tuple[RunState, ...], function: str | None, limit: int, url: str | None, log: str | None, as_json: bool
-) -> None:
+    states: tuple[RunState, ...], function: str | None, limit: int, url: str | None, log: str | None, as_json: bool,
+    as_jsonl: bool,
+) -> None:  # fmt: skip
     """List runs, newest first.
 
     \b
@@ -63,6 +64,9 @@ def list_(
     found = open_source(url, log).runs(Where(states=states, function=function), limit)
     if as_json:
         print_json({"runs": found})
+    elif as_jsonl:
+        for run in found:
+            print_json(run, in_a_line=True)
     elif found:
         rows = [(clock(run.run_started_at), run.function, shown_id(run.run_id), describe(run)) for run in found]
         echo(table([("started", "function", "run", "state"), *rows]))
@@ -116,7 +120,7 @@ def tail(function: str | None, url: str | None, as_jsonl: bool) -> None:
     echo(f"following {server.url}; Ctrl-C stops", err=True)
     for run in _changes(ServerRuns(server), Where(function=function)):
         if as_jsonl:
-            echo(msgspec.json.encode(run).decode())
+            print_json(run, in_a_line=True)
         else:
             at = clock(run.ended_at or run.started_at or run.run_started_at)
             echo(

@@ -8,10 +8,10 @@ import click
 
 from steplog.cli.arguments import Duration, read_object
 from steplog.cli.client import DEFAULT_URL, Server
-from steplog.cli.output import Waiting, counted, echo, shown_id
+from steplog.cli.output import Waiting, counted, echo, print_json, shown_id
 from steplog.cli.timeline import describe, short_function
 from steplog.cli.views import Event as Accepted
-from steplog.cli.views import Run, print_json
+from steplog.cli.views import Run
 from steplog.errors import NotFound, Refused
 from steplog.event import Event
 

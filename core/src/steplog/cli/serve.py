@@ -65,8 +65,8 @@ def start(files: tuple[str, ...], ready_fd: int | None, **given: Any) -> None:
 
     \b
     Examples:
-      STEPLOG_EVENT_KEY=… STEPLOG_SIGNING_KEY=… steplog start orders.py
-      steplog start shop.orders --log sqlite:/var/lib/shop/steplog.db --event-key … --signing-key …
+      STEPLOG_EVENT_KEY=EVENT_KEY STEPLOG_SIGNING_KEY=SIGNING_KEY steplog start orders.py
+      steplog start shop.orders --log sqlite:/var/lib/shop/steplog.db --config shop.toml
     """
     run(_options(files, ready_fd, sources(given, is_dev=False)))
 
