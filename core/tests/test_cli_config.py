@@ -206,6 +206,29 @@ def test_start_takes_its_keys_from_where_the_file_says(tmp_path: Path) -> None:
     assert json.loads(audit.stdout)["log"] == "kept/log.db"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "origin"),
+    [
+        (("--log", "sqlite:taken"), "--log; STEPLOG_LOG and steplog.toml:4 are overridden"),
+        (("--no-reload", "--log", "sqlite:taken"), "--log; STEPLOG_LOG and steplog.toml:4 are overridden"),
+        ((), "STEPLOG_LOG; steplog.toml:4 is overridden"),
+    ],
+)
+def test_of_a_log_that_cannot_be_opened_is_said_who_names_it(
+    arguments: tuple[str, ...], origin: str, tmp_path: Path
+) -> None:
+    assert steplog("init", cwd=tmp_path).code == 0
+    (tmp_path / "steplog.toml").write_text('[app]\nload = ["orders.py"]\n[log]\nurl = "sqlite:a.db"\n')
+    (tmp_path / "taken").mkdir()
+    environment = {"STEPLOG_LOG": "sqlite:taken"}
+    failed = steplog_process("dev", "--port", "0", *arguments, cwd=tmp_path, environment=environment)
+    assert failed.code == 3
+    assert failed.stderr.splitlines() == [
+        "error[log_unavailable]: taken: unable to open database file",
+        f"  log.url from {origin}        another one: --log sqlite:OTHER.db",
+    ]
+
+
 def test_a_log_in_memory_leaves_nothing(tmp_path: Path) -> None:
     assert steplog("init", cwd=tmp_path).code == 0
     with serving("dev", "--log", "memory:", "--port", "0", cwd=tmp_path) as ready:

@@ -77,9 +77,12 @@ def _options(files: tuple[str, ...], ready_fd: int | None, where: Sources) -> Op
     if not named and not where.is_dev:
         problem = "no file is named: give one, as in steplog start orders.py, or write [app] load in steplog.toml"
         raise ConfigInvalid("steplog start", [problem])
+    log = configured.values["log.url"]
+    verb = "is" if len(log.overridden) == 1 else "are"
+    overridden = f"; {' and '.join(log.overridden)} {verb} overridden" if log.overridden else ""
     return Options(
         is_dev=where.is_dev, files=named, root=configured.root.absolute(), is_root_searched=not files,
-        config=configured.config, ready_fd=ready_fd,
+        config=configured.config, ready_fd=ready_fd, log_origin=f"{log.origin}{overridden}",
     )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ import msgspec
 from steplog import __version__
 from steplog.cli.output import counted, echo, is_terminal
 from steplog.config.schema import Config
-from steplog.errors import PortInUse
+from steplog.errors import LogUnavailable, PortInUse
 from steplog.paths import MEMORY_LOG, log_path
 from steplog.server.sockets import LOOPBACK, bind
 
@@ -27,6 +27,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     is_root_searched: bool  # modules are named as seen from there: steplog.toml names them
     config: Config
     ready_fd: int | None
+    log_origin: str  # what has named it, and what was overridden by that
     is_fresh: bool = False
     payloads: bool = False
 
@@ -59,10 +60,17 @@ class Pending(msgspec.Struct, frozen=True):
 
 @contextmanager
 def log_file(options: Options) -> Iterator[Path]:
-    """The log's file. That of ``memory:`` is in a temporary directory, which goes when the process ends."""
+    """The log's file. That of ``memory:`` is in a temporary directory, which goes when the process ends.
+
+    Where it is unavailable, who has named it is added to the error.
+    """
     url = options.config.log.url
     if url != MEMORY_LOG:
-        yield log_path(url)
+        try:
+            yield log_path(url)
+        except LogUnavailable as error:
+            another = "        another one: --log sqlite:OTHER.db"
+            raise LogUnavailable(f"{error}\n  log.url from {options.log_origin}{another}") from error
         return
     with tempfile.TemporaryDirectory(prefix="steplog-") as directory:
         yield Path(directory, "log.db")
