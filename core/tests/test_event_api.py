@@ -324,6 +324,14 @@ def test_health(server: Served) -> None:
     assert server.get("/").status == 200
 
 
+@pytest.mark.parametrize(("is_dev", "apps"), [(True, ["shop"]), (False, [])])
+def test_who_asks_for_its_health_is_told_who_it_is_and_in_start_not_what_it_runs(is_dev: bool, apps: list[str]) -> None:
+    config = ServerConfig(is_dev=is_dev, event_keys=("k",), apps=("shop",), since_ms=1_000)
+    with served(config) as (server, _):
+        health = server.get("/health").json
+    assert (health["apps"], health["since"]) == (apps, "1970-01-01T00:00:01.000Z")
+
+
 def test_dev_answers_to_this_machines_names_alone() -> None:
     with served(msgspec.structs.replace(DEV, allow_hosts=("steplog.example",))) as (server, backend):
         for host in ("localhost", f"LOCALHOST:{server.port}", "127.0.0.1:1", "[::1]", f"[::1]:{server.port}",
