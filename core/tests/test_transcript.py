@@ -213,15 +213,15 @@ def test_an_outage_of_the_log_is_told_while_it_lasts(tmp_path: Path) -> None:
 
 
 class Screen:
-    """A terminal with ``steplog dev`` on it."""
+    """A terminal with a command on it."""
 
-    def __init__(self, directory: Path, *arguments: str) -> None:
+    def __init__(self, directory: Path, *arguments: str, **environment: str) -> None:
         self._ours, theirs = pty.openpty()
         self.text = ""
         self.process = subprocess.Popen(
-            [sys.executable, "-c", _ON_A_TERMINAL, "orders.py", "--port", "0", *arguments], cwd=directory,
-            env=clean_environment() | {"NO_COLOR": "1", "TERM": "xterm"}, stdin=theirs, stdout=theirs, stderr=theirs,
-            start_new_session=True,
+            [sys.executable, "-c", _ON_A_TERMINAL, *arguments], cwd=directory,
+            env=clean_environment() | {"NO_COLOR": "1", "TERM": "xterm"} | environment,
+            stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
         )  # fmt: skip
         os.close(theirs)
 
@@ -240,6 +240,15 @@ class Screen:
 
         return str(until(found))
 
+    def ends(self) -> None:
+        """Wait until the command has ended, and take all that it has shown."""
+        shown = b""
+        with contextlib.suppress(OSError):  # nobody writes any more
+            while part := os.read(self._ours, 4096):
+                shown += part
+        self.text += shown.decode()
+        assert self.process.wait(WAIT_S) == 0
+
     def close(self) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
@@ -251,13 +260,13 @@ _ON_A_TERMINAL = """
 import fcntl, sys, termios
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 from steplog.cli import commands, run
-sys.exit(run(commands, ["dev", *sys.argv[1:]]))
+sys.exit(run(commands, sys.argv[1:]))
 """
 
 
 def test_keys_on_a_terminal(tmp_path: Path) -> None:
     (tmp_path / "orders.py").write_text(SHOP)
-    screen = Screen(tmp_path, "--retry-interval", "600")
+    screen = Screen(tmp_path, "dev", "orders.py", "--port", "0", "--retry-interval", "600")
     try:
         screen.shows(r"keys    s send again · r retry now · l level · \? all · Ctrl-C stop")
         screen.press("s")
@@ -281,6 +290,33 @@ def test_keys_on_a_terminal(tmp_path: Path) -> None:
         screen.press("\x03")
         screen.shows("stopped")
         assert screen.process.wait(WAIT_S) == 0
+    finally:
+        screen.close()
+
+
+def test_what_was_sent_and_became_of_it_on_a_terminal(tmp_path: Path) -> None:
+    (tmp_path / "orders.py").write_text(SHOP)
+    with DevServer(tmp_path, "orders.py", "--retry-interval", "600") as dev:
+        sent = seen(tmp_path, dev.url, "send", "shop/order.placed", '{"id": "o1"}', "--wait", "600ms")
+        assert re.search(r"^…\w{5} accepted: 1 run$", sent, re.MULTILINE)
+        assert "\rship-order …" in sent, "what it waits for"
+        run_id = re.findall(r"^.*\r  ship-order  …(\w{5})  retrying pack in 10 min$", sent, re.MULTILINE)[0]
+        shown = seen(tmp_path, dev.url, "runs", "show", run_id).splitlines()
+        error = "OSError: printer is off (orders.py:12)"
+        assert shown[0] == f"ship-order …{run_id}  retrying pack in 10 min"
+        assert re.fullmatch(rf"  app shop · event …\w{{5}} · {dev.url}/v1/runs/\w{{21}}{run_id}", shown[1])
+        assert [row.split()[0] for row in shown[2:]] == ["queued", "charge", "cool-off", "pack"]
+        assert re.fullmatch(r'  charge    ▕ *█+ +[\d.]+ m?s  "ch_o1"', shown[3])
+        assert re.search(rf"✗░*▸ .*  again at {AT}   attempt 1 of 2: {re.escape(error)}$", shown[5])
+        assert dev.interrupt() == 0
+
+
+def seen(directory: Path, url: str, *arguments: str) -> str:
+    """What a command shows on a terminal until it ends well."""
+    screen = Screen(directory, *arguments, STEPLOG_URL=url)
+    try:
+        screen.ends()
+        return screen.text.replace("\r\n", "\n")
     finally:
         screen.close()
 

@@ -96,10 +96,10 @@ def run(options: Options) -> None:
     from steplog.loading import load_apps
     from steplog.tuning import tune_process
 
-    log_to_stderr(as_json=options.logs_json)
     began_s = time.perf_counter()
     with log_file(options) as path:
         sockets = bind_port(options)
+        log_to_stderr(as_json=options.logs_json)
         if options.is_root_searched and str(options.root) not in sys.path:
             sys.path.insert(0, str(options.root))
         apps = load_apps(options.files)
