@@ -343,6 +343,8 @@ def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
         (("runs", "list", "--fun"), {"--function"}),
         (("completion", "b"), {"bash"}),
         (("dev", "--allow"), {"--allow-host"}),
+        (("dev", "--set", "limits.st"), {"limits.steps=", "limits.step_output="}),
+        (("runs", "show", "8F"), set()),
         (("nonsense", "x"), set()),
     ],
 )
@@ -355,6 +357,7 @@ def test_bash_completes_commands_and_options(words: tuple[str, ...], offered: se
         '_steplog_completion steplog; printf "%s\\n" "${COMPREPLY[@]}"'
     )
     environment = clean_environment() | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    environment |= {"STEPLOG_URL": "http://127.0.0.1:9"}
     done = subprocess.run(
         ["bash", "--norc", "-c", script, "bash", *words], env=environment, capture_output=True, text=True, check=False
     )

@@ -12,7 +12,9 @@ from pathlib import Path
 from unittest.mock import patch
 
 import pytest
+from click.shell_completion import ShellComplete
 
+from steplog.cli import commands
 from steplog.server import answers
 
 from .command_line import clean_environment, steplog, steplog_process
@@ -145,6 +147,19 @@ def test_which_waits_an_event_has_ended_is_in_the_json(place: Place) -> None:
     until(lambda: place.json("runs", "show", waiting)["run"]["state"] == "waiting")
     sent = place.send("test/paid", '{"by": "bob"}')
     assert (sent["runs"], sent["resumed"]) == ([], [{"run": waiting, "step": "paid"}])
+
+
+def test_ids_and_functions_are_completed_from_the_server(place: Place) -> None:
+    run_id = place.send("shop/order.placed", ORDER)["runs"][0]["run_id"]
+    url = ["--url", place.url]
+    assert run_id[-5:] in offered(["runs", "show", *url], run_id[-5:-3].lower())
+    assert offered(["invoke", *url], "shop-") == ["shop-ship-order"]
+    assert offered(["runs", "list", *url, "--function"], "shop-s") == ["shop-ship-order"]
+
+
+def offered(words: list[str], incomplete: str) -> list[str]:
+    complete = ShellComplete(commands, {}, "steplog", "_STEPLOG_COMPLETE")
+    return [item.value for item in complete.get_completions(words, incomplete)]
 
 
 def test_an_id_starts_a_function_once(place: Place) -> None:

@@ -4,6 +4,7 @@ import time
 
 import click
 
+from steplog.cli import completing
 from steplog.cli.arguments import Duration, read_object
 from steplog.cli.client import DEFAULT_URL, Server
 from steplog.cli.output import Waiting, echo, print_json, shown_id
@@ -15,7 +16,7 @@ LOOK_S = 1.0  # one request waits for the end of the run so long
 
 
 @click.command()
-@click.argument("function")
+@click.argument("function", shell_complete=completing.functions)
 @click.argument("data", default="{}", metavar="[DATA|@FILE|-]")
 @click.option(
     "--wait", "wait_s", type=Duration(), metavar="DURATION", help="How long for its end. Default: as long as it takes."

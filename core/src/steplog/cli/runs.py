@@ -6,6 +6,7 @@ from typing import get_args
 
 import click
 
+from steplog.cli import completing
 from steplog.cli.client import DEFAULT_URL, Server
 from steplog.cli.commands import Commands
 from steplog.cli.output import clock, echo, print_json, shown_id, styled, table
@@ -44,7 +45,7 @@ def runs() -> None:
 @click.option(
     "--status", "states", multiple=True, type=click.Choice(get_args(RunState)), help="May be given several times."
 )
-@click.option("--function", help="Its id, as the list prints it.")
+@click.option("--function", shell_complete=completing.functions, help="Its id, as the list prints it.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True)
 @_URL
 @_LOG
@@ -78,7 +79,7 @@ def list_(
 
 
 @click.command()
-@click.argument("run")
+@click.argument("run", shell_complete=completing.runs)
 @_URL
 @_LOG
 @_JSON
@@ -100,7 +101,7 @@ def show(run: str, url: str | None, log: str | None, as_json: bool) -> None:
 
 
 @click.command()
-@click.option("--function", help="Of this function alone.")
+@click.option("--function", shell_complete=completing.functions, help="Of this function alone.")
 @_URL
 @click.option("--jsonl", "as_jsonl", is_flag=True, help="Print the run as a line of JSON at each change.")
 def tail(function: str | None, url: str | None, as_jsonl: bool) -> None:
