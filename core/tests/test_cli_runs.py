@@ -12,8 +12,13 @@ from pathlib import Path
 from unittest.mock import patch
 
 import pytest
+from click.shell_completion import ShellComplete
+
+from steplog.cli import commands
+from steplog.server import answers
 
 from .command_line import clean_environment, steplog, steplog_process
+from .dev_server import until
 from .place import Place, placed
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "orders.py"
@@ -43,6 +48,12 @@ async def print_(ctx: Context) -> str:
 @app.function("fail", trigger="test/fail")
 async def fail(ctx: Context) -> None:
     await ctx.step.run("charge", refuse)
+
+
+@app.function("pay", trigger="test/ordered")
+async def pay(ctx: Context) -> str:
+    paid = await ctx.step.wait_for_event("paid", event="test/paid", timeout=timedelta(hours=1))
+    return paid.data["by"]
 
 
 @app.function("wait", trigger="test/wait")
@@ -99,7 +110,7 @@ def test_attempts_that_failed_are_shown_with_their_place(place: Place) -> None:
     sent = place.send("test/print", "--wait", "15s")
     assert [run["state"] for run in sent["runs"]] == ["completed"]
     row = place.steplog("runs", "show", sent["runs"][0]["run_id"]).stdout.splitlines()[-2]
-    assert re.search(r'^  pack .*✗░+.* "printed"   attempt 1: OSError: printer is off \(functions\.py:11\)$', row)
+    assert re.search(r'^  pack .*✗░+.* "printed"   attempt 1 of 5: OSError: printer is off \(functions\.py:11\)$', row)
 
 
 @pytest.mark.spec("TEST-01")
@@ -132,6 +143,43 @@ def test_a_run_that_waits_says_for_what(place: Place) -> None:
     sent = place.steplog("send", "test/wait", "--wait", "300ms")
     assert sent.code == 0
     assert re.search(r"  wait  [0-9A-Z]{26}  waiting: cool-off, in 60 min", sent.stdout)
+
+
+def test_a_run_that_tries_again_says_when(place: Place) -> None:
+    sent = place.steplog("send", "test/print", "--wait", "300ms")
+    assert sent.code == 0
+    assert re.search(r"  print  [0-9A-Z]{26}  retrying pack in (\d+ ms|1 s)$", sent.stdout, re.MULTILINE)
+
+
+def test_an_event_that_ends_a_wait_says_so_and_shows_what_goes_on(place: Place) -> None:
+    waiting = place.send("test/ordered")["runs"][0]["run_id"]
+    until(lambda: place.json("runs", "show", waiting)["run"]["state"] == "waiting")
+    sent = place.steplog("send", "test/paid", '{"by": "ann"}', "--wait", "10s")
+    accepted, went_on = sent.stdout.splitlines()
+    assert accepted.endswith(" accepted: ended 1 wait")
+    assert re.fullmatch(rf'  pay  {waiting}  completed in .* → "ann"', went_on)
+    nobody = place.steplog("send", "test/paid", '{"by": "ann"}')
+    assert nobody.stdout.endswith(" accepted: 0 runs, no function is started by test/paid\n")
+
+
+def test_which_waits_an_event_has_ended_is_in_the_json(place: Place) -> None:
+    waiting = place.send("test/ordered")["runs"][0]["run_id"]
+    until(lambda: place.json("runs", "show", waiting)["run"]["state"] == "waiting")
+    sent = place.send("test/paid", '{"by": "bob"}')
+    assert (sent["runs"], sent["resumed"]) == ([], [{"run": waiting, "step": "paid"}])
+
+
+def test_ids_and_functions_are_completed_from_the_server(place: Place) -> None:
+    run_id = place.send("shop/order.placed", ORDER)["runs"][0]["run_id"]
+    url = ["--url", place.url]
+    assert run_id[-5:] in offered(["runs", "show", *url], run_id[-5:-3].lower())
+    assert offered(["invoke", *url], "shop-") == ["shop-ship-order"]
+    assert offered(["runs", "list", *url, "--function"], "shop-s") == ["shop-ship-order"]
+
+
+def offered(words: list[str], incomplete: str) -> list[str]:
+    complete = ShellComplete(commands, {}, "steplog", "_STEPLOG_COMPLETE")
+    return [item.value for item in complete.get_completions(words, incomplete)]
 
 
 def test_an_id_starts_a_function_once(place: Place) -> None:
@@ -181,6 +229,18 @@ def test_a_list_is_as_long_as_it_is_asked_to_be(place: Place) -> None:
     runs = json.loads(place.steplog("runs", "list", "--limit", "2", "--json").stdout)["runs"]
     assert [run["function"] for run in runs] == ["test-wait", "test-wait"]
     assert runs[0]["run_id"] > runs[1]["run_id"]
+    lines = place.steplog("runs", "list", "--limit", "2", "--jsonl").stdout.splitlines()
+    assert [json.loads(line) for line in lines] == runs
+
+
+def test_json_has_the_fields_of_the_rest_api_and_no_others(place: Place) -> None:
+    sent = place.send("test/print", "--wait", "15s")
+    shown, listed = place.json("runs", "show", sent["runs"][0]["run_id"]), place.json("runs", "list")["runs"]
+    invoked = place.json("invoke", "shop-ship-order", ORDER)["run"]
+    for run in (sent["runs"][0], shown["run"], *listed, invoked):
+        assert set(run) == set(answers.Run.__struct_fields__)
+    assert [set(step) for step in shown["steps"]] == [set(answers.Step.__struct_fields__)]
+    assert [set(each) for each in shown["steps"][0]["attempts"]] == [set(answers.Attempt.__struct_fields__)] * 2
 
 
 def test_what_happens_is_followed(place: Place) -> None:

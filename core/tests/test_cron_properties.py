@@ -208,6 +208,7 @@ def test_croniter_agrees_where_no_clock_changes(cron: Plain, calendar: str, zone
     text = " ".join([*cron.text.split()[:2], calendar])
     days, _, weekdays = calendar.split()
     assume(days == "*" or weekdays not in ("0-6", "0-7"))  # a star, it says; POSIX calls that a list
+    assume(weekdays == "*" or days != "1-31")  # likewise
     found = ours(text, zone, after)
     if found:
         theirs = croniter(text, after.astimezone(ZoneInfo(zone)), ret_type=datetime)

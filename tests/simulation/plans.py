@@ -48,6 +48,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     is_partial: bool  # starts may lack a function
     repeat_chance: float  # of a report or an event
     hop_ms: int  # the longest way between driver, engine and sender
+    hurries: int  # how often somebody lets all that waits for another attempt have it at once
 
 
 def draw(chance: Random) -> Plan:
@@ -74,6 +75,7 @@ def draw(chance: Random) -> Plan:
         is_partial=chance.random() < 0.2,
         repeat_chance=chance.choice((0.0, 0.1, 0.4)),
         hop_ms=chance.choice((0, 2, 2, 2_000)),
+        hurries=chance.choice((0, 0, 2, 10)),
     )
 
 

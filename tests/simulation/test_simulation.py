@@ -24,6 +24,7 @@ FAULTS = (
     "step reported twice",
 )
 RARE = (
+    "attempt before its time",
     "dispatch with steps that wait",
     "no place for a run",
     "poisoned dispatch",

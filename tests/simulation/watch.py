@@ -15,7 +15,7 @@ import msgspec
 
 from steplog.engine import keys, records
 from steplog.engine.effects import Dispatch, Recorded
-from steplog.engine.ids import decode_ulid
+from steplog.engine.ids import decode_ulid, encode_ulid
 from steplog.engine.processor import Turn
 from steplog.engine.run import QUEUED, RUNNING, TERMINAL, WAITING, RunHead, StepState
 
@@ -83,6 +83,9 @@ class Watch:
         self._index: dict[bytes, set[bytes]] = {}  # run → keys by which events and signals find its steps
         self._waiting: dict[tuple[str, str], Waiting] = {}  # (run, step) → for what
         self._due: set[tuple[str, str]] = set()  # those that the open turn must end
+        self._resumed: set[tuple[str, str]] = set()  # (run, step): the open turn says that an event ended its wait
+        self.is_hurried = False  # somebody has asked for attempts before their time, and that is not decided yet
+        self.hurried = 0  # attempts that came before their time
         self._heard = ""  # the run that has gone on with a signal last
 
     def expect(self, is_so: bool, promise: str, otherwise: str) -> None:
@@ -104,12 +107,14 @@ class Watch:
         due = sorted(self._due & self._waiting.keys())
         self.expect(not due, "STEP-12", f"{due} should have gone on with this commit")
         self._due.clear()
+        self.expect(not self._resumed, "journal", f"{self._resumed} did not go on with an event")
         signals = Counter([waiting.record.signal for waiting in self._waiting.values()])
         del signals[msgspec.UNSET]
         self.expect(max(signals.values(), default=0) < 2, "signal", f"several steps wait for one: {signals}")
         touched = self._change(turn.state.changes)
         for run in touched:
             self._check_run(run)
+            self._check_retries(run, turn.now_ms)
         self.live = sum(key[0] == keys.LIVE and not self._is_terminal(keys.run_of(key)) for key in self.state)
         self.expect(
             self.live <= self._live_runs, "limit", f"{self.live} runs are live, at most {self._live_runs} may be"
@@ -163,6 +168,8 @@ class Watch:
         self._routed[routed.event] += 1
         self._arrive(self._events[routed.event])
         event_id = self._events[routed.event].id
+        if routed.resumed is not msgspec.UNSET:
+            self._resumed.update((ref.run, ref.step) for ref in routed.resumed)
         for run in routed.runs:
             before = self._claims.get((run.function, event_id))
             self._claims[run.function, event_id] = (routed.at, run.run)
@@ -202,6 +209,9 @@ class Watch:
             is_due = record.at >= waiting.record.until
             self.expect(is_due, "F4", f"{record.step} of {record.run} wakes early")
         elif record.op == "WaitForEvent":
+            is_told = (record.run, record.step) in self._resumed
+            self.expect(is_told, "journal", f"no event tells that it resumes {record.step} of {record.run}")
+            self._resumed.remove((record.run, record.step))
             found = output if waiting.record.all is True else [output]
             is_so = all(event["id"] in waiting.came.get(event["name"], ()) for event in found)
             self.expect(is_so, "STEP-08", f"{record.step} of {record.run} goes on with {found}, not {waiting.came}")
@@ -293,6 +303,15 @@ class Watch:
         printed = sorted(map(keys.printed, found ^ wanted))
         self.expect(found == wanted, "P7", f"{keys.printed(run)} is {head.state}; keys too many or too few: {printed}")
         self.expect(bool(wanted), "P7", f"{keys.printed(run)} is {head.state} and nothing wakes it")
+
+    def _check_retries(self, run: bytes, now_ms: int) -> None:
+        """A step that has failed is due again when its time has come, or when somebody asked for it."""
+        for step in self._steps.get(run, {}).values():
+            retry_at_ms = self.runs[encode_ulid(keys.run_id_of(run))].retry_at_ms
+            if step.state == "due" and retry_at_ms.get(step.name, 0) > now_ms:
+                self.expect(self.is_hurried, "P5", f"{step.name} of {keys.printed(run)} is due too early")
+                self.hurried += 1
+                retry_at_ms[step.name] = now_ms
 
     def _is_terminal(self, run: bytes) -> bool:
         return _decode_head(self.state[run]).state in TERMINAL

@@ -23,6 +23,7 @@ from steplog.engine.messages import Drain, EventAccepted, Message, OpReported, S
 from steplog.engine.operations import Sleep
 from steplog.engine.processor import LoadedState, Processor, Turn
 from steplog.errors import LogUnavailable, Overloaded
+from steplog.outage import Outage
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +67,7 @@ class Turns:
         self._answers: dict[int, asyncio.Future[Answer]] = {}
         self._ended: dict[bytes, list[asyncio.Future[None]]] = {}
         self._last_ticket = 0
+        self._outage = Outage()
         self._has_reported_drift = False
         self._is_answer_near = False
         self.position = 0  # of the newest commit
@@ -194,6 +196,7 @@ class Turns:
         turn = processor.seal()
         await self._log.commit(turn)
         self.position = turn.number
+        self._outage.end()
         effects = processor.committed()
         self._is_answer_near = self._watch_s > 0 and 0 < len(effects) <= WATCHED_EFFECTS
         self._release(effects)
@@ -236,7 +239,7 @@ class Turns:
 
     async def _recover(self, error: LogUnavailable) -> None:
         """Drop what is in memory, and read it back as soon as the log can be written again."""
-        logger.warning("log unavailable: events are refused, runs pause, nothing is lost; trying again: %s", error)
+        self._outage.go_on(error)
         self._processor = None
         answers, self._answers = self._answers, {}
         for answer in answers.values():
@@ -253,9 +256,8 @@ class Turns:
             try:
                 await self.open(is_start=False)
             except LogUnavailable as again:
-                logger.debug("log still unavailable: %s", again)
+                self._outage.go_on(again)
             else:
-                logger.info("log available again")
                 self._on_found()
                 return
 

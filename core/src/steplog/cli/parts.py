@@ -20,9 +20,12 @@ from steplog.shells.process import ProcessEngine
 def engine_of(
     config: Config, apps: Sequence[App], path: Path, *, is_dev: bool,
     sockets: "Sequence[socket.socket] | Sequence[int]", on_serving: Callable[[], None],
-    connection: socket.socket | None = None,
+    connection: socket.socket | None = None, since_ms: int,
 ) -> ProcessEngine:  # fmt: skip
-    """Make the engine of a log, with HTTP and history. ``connection``: to its process, where that runs already."""
+    """Make the engine of a log, with HTTP and history. ``connection``: to its process, where that runs already.
+
+    ``since_ms``: when its port was taken.
+    """
     limits, types = config.limits, EventTypes(apps)
     return ProcessEngine(
         [function.spec for function in functions_of(apps).values()],
@@ -37,6 +40,7 @@ def engine_of(
             signing_keys=secret_values(config.auth.signing_keys), allow_hosts=config.server.allow_hosts,
             event_size_bytes=limits.event_size_bytes, request_size_bytes=limits.request_size_bytes,
             typed=types.typed() if config.events.validate == "refuse" else None,
+            apps=tuple([app.id for app in apps]), since_ms=since_ms,
         ),
     )  # fmt: skip
 

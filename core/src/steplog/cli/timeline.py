@@ -4,8 +4,8 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from steplog.cli.output import clock, duration, is_terminal, shown_id, styled, width
-from steplog.cli.views import Run, Step, Steps
+from steplog.cli.output import ahead, clock, duration, is_terminal, shown_id, styled, width
+from steplog.cli.views import Attempt, Run, Step, Steps
 from steplog.engine.operations import ErrorInfo
 from steplog.errors import native_name
 
@@ -28,6 +28,8 @@ def describe(run: Run) -> str:
             return f"{_state(run)}, starts {_ahead(run.due_at)}"
         case _ if run.retry_at is not None:
             return f"{_state(run)}: its own code failed, again {_ahead(run.retry_at)}"
+        case _ if run.next_state == "errored" and run.next_step is not None and run.next_at is not None:
+            return f"{styled('retrying', fg='yellow')} {run.next_step} {_ahead(run.next_at)}"
         case _ if run.next_step is not None and run.next_at is not None:
             return f"{_state(run)}: {run.next_step}, {_ahead(run.next_at)}"
         case _:
@@ -63,7 +65,7 @@ def draw(run: Run, steps: Steps, url: str | None) -> str:
         lines.append(_row(FINALIZATION, name_width, cells, scale.end_ms - last_ms, ""))
     for attempt in steps.function_attempts:
         again = f"; again at {clock(attempt.retry_at)}" if attempt.retry_at else ""
-        lines.append(f"  the function's own code, attempt {attempt.attempt + 1}: {brief_error(attempt.error)}{again}")
+        lines.append(f"  the function's own code, {_failed(attempt)}{again}")
     return "\n".join(lines)
 
 
@@ -121,11 +123,7 @@ def _row(name: str, name_width: int, cells: str, took_ms: int, text: str) -> str
 
 def _result(step: Step) -> str:
     """What came of a step, and which of its attempts failed."""
-    notes = [
-        f"attempt {attempt.attempt + 1}: {brief_error(attempt.error)}"
-        for attempt in step.attempts
-        if attempt.error is not None and attempt.outcome == "errored"
-    ]
+    notes = [_failed(each) for each in step.attempts if each.error is not None and each.outcome == "errored"]
     match step.state:
         case "completed":
             head = "" if step.output is None or step.op == "Sleep" else _shown(step.output)
@@ -138,6 +136,11 @@ def _result(step: Step) -> str:
         case _:
             head = step.state
     return "   ".join(filter(None, [head, *notes]))
+
+
+def _failed(attempt: Attempt) -> str:
+    most = f" of {attempt.max_attempts}" if attempt.max_attempts else ""
+    return f"attempt {attempt.attempt + 1}{most}: {brief_error(attempt.error)}"
 
 
 def _waits_for(step: Step) -> str:
@@ -194,7 +197,7 @@ def _between(start: str, end: str | None) -> str:
 def _ahead(at: str) -> str:
     """How long it is until then."""
     left_ms = _ms(at) - _ms(_now())
-    return f"in {duration(left_ms)}" if left_ms > 0 else "now"
+    return f"in {ahead(left_ms)}" if left_ms > 0 else "now"
 
 
 def _ms(at: str) -> int:

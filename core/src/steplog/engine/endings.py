@@ -37,10 +37,12 @@ class Endings:
             return  # it is over, or an attempt was reported twice
         if message.error is None:
             self._complete(run, message)
-        elif message.final or run.head.attempt >= self._registry.by_id[run.head.function].retries:
+            return
+        retries = self._registry.by_id[run.head.function].retries
+        if message.final or run.head.attempt >= retries:
             self.fail(run, message.error, message.executing)
         else:
-            self._try_again(run, message, message.error)
+            self._try_again(run, message, message.error, max_attempts=retries + 1)
 
     def fail(self, run: Run, error: ErrorInfo, executing: tuple[bytes, ...] = ()) -> None:
         """End a run with an error."""
@@ -87,7 +89,7 @@ class Endings:
         )
         self._end(run, COMPLETED, message.executing, output=output)
 
-    def _try_again(self, run: Run, message: RunReported, error: ErrorInfo) -> None:
+    def _try_again(self, run: Run, message: RunReported, error: ErrorInfo, *, max_attempts: int) -> None:
         """Let the function's own code have another attempt, later."""
         head, now_ms = run.head, self._draft.now_ms
         failed_attempt = head.attempt
@@ -96,7 +98,7 @@ class Endings:
         self._draft.journal(
             records.RunErrored(
                 at=now_ms, env=run.env, run=run.id, seq=run.next_seq(), attempt=failed_attempt, error=error,
-                retry_at=now_ms + wait,
+                retry_at=now_ms + wait, max_attempts=max_attempts,
             )
         )  # fmt: skip
         self._runs.set_live(run, False)

@@ -9,6 +9,7 @@ something of a later one leaves a message in the draft, which is decided before 
 from typing import assert_never
 
 from steplog.engine import keys
+from steplog.engine.backoffs import end_backoffs
 from steplog.engine.crons import Crons
 from steplog.engine.dispatching import Dispatches
 from steplog.engine.draft import Draft
@@ -23,6 +24,7 @@ from steplog.engine.messages import (
     Message,
     OpReported,
     PlanCrons,
+    RetryNow,
     RunParked,
     RunReported,
     SignalSent,
@@ -90,9 +92,10 @@ class Engine:
             case OpReported():
                 self._steps.report(message)
             case EventAccepted():
-                self._routing.accept(message)
-                if self._waits.is_used:
-                    self._steps.meet(message)
+                met = self._steps.find_met(message) if self._waits.is_used else []
+                self._routing.accept(message, resumed=tuple([each.ref for each in met if each.is_last]))
+                if met:
+                    self._steps.meet(message, met)
             case RunReported():
                 self._endings.report(message)
             case TimerFired(step=keys.CRON_TICK):
@@ -109,6 +112,8 @@ class Engine:
                 self._dispatches.lose(message)
             case Adopt():
                 self._dispatches.adopt(message)
+            case RetryNow():
+                end_backoffs(self.draft, self.runs, message)
             case Drain():
                 self.state.put(keys.DRAINED, b"1")
             case PlanCrons(env=env):

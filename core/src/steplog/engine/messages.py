@@ -90,6 +90,13 @@ class TimerFired(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like
     due_ms: int
 
 
+class RetryNow(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
+    """Whatever waits for another attempt is to have it at once. ``after``: the timers up to this key have been met."""
+
+    env: int
+    after: bytes = b""
+
+
 class Adopt(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
     """An open run whose function had been unknown here, and is known now."""
 
@@ -114,6 +121,6 @@ class SweepSeen(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=
 
 
 Message = (
-    EventAccepted | OpReported | RunReported | RunParked | DispatchLost | SignalSent | ChildEnded | TimerFired | Adopt
-    | Drain | PlanCrons | SweepSeen
+    EventAccepted | OpReported | RunReported | RunParked | DispatchLost | SignalSent | ChildEnded | TimerFired
+    | RetryNow | Adopt | Drain | PlanCrons | SweepSeen
 )  # fmt: skip

@@ -20,6 +20,13 @@ class RunRef(msgspec.Struct, frozen=True):
     function: str
 
 
+class StepRef(msgspec.Struct, frozen=True):
+    """One step of a run."""
+
+    run: str
+    step: str  # its id in the code
+
+
 class Skip(msgspec.Struct, frozen=True):
     """One function that an event did not start, and why."""
 
@@ -46,6 +53,7 @@ class EventRouted(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", t
     duplicate: bool | UnsetType = UNSET
     runs: tuple[RunRef, ...] = ()
     skipped: tuple[Skip, ...] = ()
+    resumed: tuple[StepRef, ...] | UnsetType = UNSET  # steps that go on with it: what they waited for has come
     failed: tuple[ExpressionFailure, ...] | UnsetType = UNSET  # at most one an hour for each
 
 
@@ -112,6 +120,7 @@ class StepErrored(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", t
     ended: int
     error: ErrorInfo
     retry_at: int
+    max_attempts: int | UnsetType = UNSET
 
 
 class StepFailed(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="step.failed"):
@@ -178,6 +187,7 @@ class RunErrored(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", ta
     attempt: int
     error: ErrorInfo
     retry_at: int
+    max_attempts: int | UnsetType = UNSET
 
 
 class RunCompleted(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="run.completed"):

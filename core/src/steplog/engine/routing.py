@@ -40,8 +40,8 @@ class Routing:
         for key, _ in self._draft.state.scan(keys.seen_env(env), 1):
             self._unswept[env] = keys.seen_day_of(key)
 
-    def accept(self, event: EventAccepted) -> None:
-        """Write an event down and route it."""
+    def accept(self, event: EventAccepted, *, resumed: tuple[records.StepRef, ...] = ()) -> None:
+        """Write an event down and route it. ``resumed`` are the steps that go on with it."""
         draft = self._draft
         draft.events.append(event.body)
         started: list[records.RunRef] = []
@@ -63,6 +63,7 @@ class Routing:
                 at=draft.now_ms, env=ENVIRONMENTS[event.env], event=event.internal_text, name=event.name,
                 runs=tuple(started), skipped=tuple(skipped), duplicate=True if skipped else msgspec.UNSET,
                 failed=self._take_failures() if self._failures else msgspec.UNSET,
+                resumed=resumed or msgspec.UNSET,
             )
         )  # fmt: skip
         for key, run_text, function, parent in scheduled:

@@ -227,14 +227,17 @@ class State:
             return self._landing[key]
         return self._table.get(key)
 
-    def scan(self, prefix: bytes, limit: int) -> list[tuple[bytes, bytes]]:
-        """Read the first ``limit`` pairs with a prefix. Its work grows with the overlay: not for the hot path."""
-        stop = keys.after(prefix)
+    def scan(self, prefix: bytes, limit: int, *, after: bytes = b"") -> list[tuple[bytes, bytes]]:
+        """Read the first ``limit`` pairs with a prefix, beyond a key where one is given.
+
+        Its work grows with the overlay: not for the hot path.
+        """
+        first, stop = max(prefix, after + b"\0"), keys.after(prefix)
         overlay = {
-            key: value for part in (self._landing, self._pending) for key, value in part.items() if prefix <= key < stop
+            key: value for part in (self._landing, self._pending) for key, value in part.items() if first <= key < stop
         }
         merged = {key: value for key, value in overlay.items() if value is not None}
-        start, wanted = prefix, limit
+        start, wanted = first, limit
         while True:
             rows = self._table.scan(start, stop, wanted)
             merged.update((key, value) for key, value in rows if key not in overlay)

@@ -1,6 +1,6 @@
 """What becomes of a run's steps: results are recorded, in order; errors are tried again; sleeps and back-offs end."""
 
-from typing import assert_never
+from typing import NamedTuple, assert_never
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -33,6 +33,15 @@ from steplog.engine.run import EventWait, Run, StepState, recorded
 from steplog.engine.runs import Runs
 from steplog.engine.waits import Waits
 from steplog.errors import ExpressionInvalid, StepLimitExceeded
+
+
+class Met(NamedTuple):
+    """A step that an event has come for."""
+
+    run: bytes  # key
+    step: bytes  # hash
+    ref: records.StepRef
+    is_last: bool  # of those it waits for
 
 
 class Steps:
@@ -118,20 +127,32 @@ class Steps:
             else:
                 self._dispatches.start(run)
 
-    def meet(self, event: EventAccepted) -> None:
-        """Resume the steps that wait for an event (STEP-12)."""
+    def find_met(self, event: EventAccepted) -> list[Met]:
+        """Find the steps that wait for an event (STEP-12)."""
         if not self._waits.is_waited_for(event.env, event.name):
-            return
+            return []
         arrived = event_seen(event.body)
-        found = self._waits.candidates(event, arrived)
-        self._runs.preload([run for run, _ in found])
-        for run_key, key in found:
+        candidates = self._waits.candidates(event, arrived)
+        self._runs.preload([run for run, _ in candidates])
+        found: list[Met] = []
+        for run_key, key in candidates:
             run = self._runs.get(run_key)
             step = None if run is None else run.steps.get(key)
             if run is None or step is None or step.wait is None or step.state != "waiting":
                 continue
             if step.wait.if_exp is None or self._waits.filter(step.wait.if_exp)(run.event, arrived):
-                self._meet(run, key, step, step.wait, event.name, encode(arrived))
+                is_last = not step.wait.all_of or step.wait.met.keys() | {event.name} == set(step.wait.events)
+                found.append(Met(run_key, key, records.StepRef(run.id, step.name), is_last))
+        return found
+
+    def meet(self, event: EventAccepted, met: list[Met]) -> None:
+        """Let the steps that ``find_met`` has found go on with their event."""
+        arrived = encode(event_seen(event.body))
+        for run_key, key, _, _ in met:
+            run = self._runs.get(run_key)
+            step = None if run is None else run.steps.get(key)
+            if run is not None and step is not None and step.wait is not None and step.state == "waiting":
+                self._meet(run, key, step, step.wait, event.name, arrived)
 
     def hear(self, message: SignalSent) -> None:
         """A signal came from outside."""
@@ -191,7 +212,7 @@ class Steps:
             records.StepErrored(
                 at=self._draft.now_ms, env=run.env, run=run.id, seq=step.seq, step=step.name, id=step.id,
                 op=step.op, attempt=failed_attempt, started=op.started_ms, ended=op.ended_ms, error=op.error,
-                retry_at=step.due_ms,
+                retry_at=step.due_ms, max_attempts=retries + 1,
             )
         )  # fmt: skip
         self._runs.set_step_timer(run, key, step)

@@ -173,7 +173,7 @@ def _fold_records(changes: Changes, records: list[Record]) -> dict[str, EventRou
             case StepErrored():
                 run.state, run.has_step_rows = "running", True
                 open_steps.append(_unsuccessful(r, "errored", r.retry_at))
-                attempts.append(_attempt(r, "errored", retry_at_ms=r.retry_at))
+                attempts.append(_attempt(r, "errored"))
             case StepFailed():
                 run.state, run.has_step_rows = "running", True
                 open_steps.append(_unsuccessful(r, "failed", None))
@@ -183,7 +183,7 @@ def _fold_records(changes: Changes, records: list[Record]) -> dict[str, EventRou
                 attempts.append(_attempt(r, "late", output=late))
             case RunErrored():
                 run.state, run.retry_at_ms = "running", r.retry_at
-                attempts.append(_attempt(r, "errored", retry_at_ms=r.retry_at))
+                attempts.append(_attempt(r, "errored"))
             case RunFailed():
                 run.state, run.ended_ms, run.retry_at_ms, run.error = "failed", r.at, 0, _json(r.error)
     return routed
@@ -220,28 +220,30 @@ def _attempt(
     r: StepCompleted | StepErrored | StepFailed | StepLate | RunErrored,
     outcome: str,
     *,
-    retry_at_ms: int | None = None,
     output: str | None = None,
 ) -> Row:
     step, name, op = ("", "", "") if isinstance(r, RunErrored) else (r.id, r.step, r.op)
     started, ended = (None, None) if isinstance(r, StepLate | RunErrored) else (r.started, r.ended)
+    retry_at_ms, most = (r.retry_at, r.max_attempts) if isinstance(r, StepErrored | RunErrored) else (None, UNSET)
     error = None if isinstance(r, StepCompleted) or isinstance(r.error, UnsetType) else _json(r.error)
     return (
-        r.run, r.seq, r.env, step, name, op, r.attempt, outcome, r.at, started, ended, retry_at_ms, output, error,
+        r.run, r.seq, r.env, step, name, op, r.attempt, outcome, r.at, started, ended, retry_at_ms,
+        None if isinstance(most, UnsetType) else most, output, error,
     )  # fmt: skip
 
 
 def _event(event: StoredEvent, routed: EventRouted | None) -> Row:
     user = "" if isinstance(event.user, UnsetType) else str(event.user, "utf8")
     v = "" if isinstance(event.v, UnsetType) else event.v
-    is_duplicate, runs, skipped = 0, "[]", "[]"
+    is_duplicate, runs, skipped, resumed = 0, "[]", "[]", "[]"
     if routed is not None:
         is_duplicate = int(routed.duplicate is True)
         runs = _encode(routed.runs).decode()
         skipped = _encode(routed.skipped).decode() if routed.skipped else skipped
+        resumed = _encode(routed.resumed).decode() if not isinstance(routed.resumed, UnsetType) else resumed
     return (
         event.internal_id, event.env, event.id, event.name, event.ts, event.received_at, event.source, v, user,
-        str(event.data, "utf8"), is_duplicate, runs, skipped,
+        str(event.data, "utf8"), is_duplicate, runs, skipped, resumed,
     )  # fmt: skip
 
 
@@ -296,9 +298,9 @@ _COMPLETE_STEP = """
     ON CONFLICT DO UPDATE SET
         op = excluded.op, state = excluded.state, attempt = excluded.attempt, ended_ms = excluded.ended_ms,
         retry_at_ms = NULL, output = excluded.output, error = NULL"""  # seq and started_ms stay those of the first
-_INSERT_ATTEMPT = "INSERT INTO attempts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_INSERT_ATTEMPT = "INSERT INTO attempts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _INSERT_EVENT = """
-    INSERT OR IGNORE INTO events VALUES (?, ?, ?, ?, ?, ?, ?, nullif(?, ''), nullif(?, ''), ?, ?, ?, ?)
+    INSERT OR IGNORE INTO events VALUES (?, ?, ?, ?, ?, ?, ?, nullif(?, ''), nullif(?, ''), ?, ?, ?, ?, ?)
     """  # ignored: an event that comes again with its seed has the same id
 _INSERT_DEAD = "INSERT INTO dead VALUES (?, ?, ?, ?, ?)"
 _COUNT_RUNS = "INSERT INTO functions VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET runs = runs + excluded.runs"

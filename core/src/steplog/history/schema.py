@@ -71,6 +71,7 @@ TABLES = {
         started_ms INTEGER,
         ended_ms INTEGER,
         retry_at_ms INTEGER,
+        max_attempts INTEGER,         -- where another one follows
         output TEXT,
         error TEXT,
         PRIMARY KEY (run, seq)
@@ -88,7 +89,8 @@ TABLES = {
         data TEXT NOT NULL,           -- JSON
         is_duplicate INTEGER NOT NULL,
         runs TEXT NOT NULL,           -- JSON: [{run, function}]
-        skipped TEXT NOT NULL         -- JSON: [{function, reason}]
+        skipped TEXT NOT NULL,        -- JSON: [{function, reason}]
+        resumed TEXT NOT NULL         -- JSON: [{run, step}], whose wait it has ended
     """,
     "functions": """
         env TEXT NOT NULL,

@@ -8,8 +8,9 @@ from uuid import UUID, uuid5
 
 import msgspec
 
+from steplog import __version__
 from steplog.engine.operations import ErrorInfo
-from steplog.engine.records import RunRef, Skip
+from steplog.engine.records import RunRef, Skip, StepRef
 from steplog.errors import wire_name
 from steplog.history.views import AttemptView, EventView, RunState, RunView, StepView, WaitsFor
 
@@ -27,6 +28,17 @@ _STATUS: dict[RunState, str] = {
 }
 
 _encode = msgspec.json.Encoder().encode
+
+
+class Health(msgspec.Struct, frozen=True, kw_only=True):
+    """That the server answers, and who it is: by this the next one that wants its port knows it."""
+
+    status: int = 200
+    message: str = "OK"
+    steplog: str = __version__
+    mode: str  # dev or start
+    apps: tuple[str, ...]  # their ids; none in ``start``, where anybody may ask
+    since: str
 
 
 class Metadata(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,6 +88,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     retry_at: str | None  # of the function's own code
     next_step: str | None  # what it waits for soonest, and until when
     next_at: str | None
+    next_state: str | None  # waiting; errored: it tries it again
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,6 +100,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     started_at: str | None
     ended_at: str | None
     retry_at: str | None
+    max_attempts: int | None  # where another one follows
     output: msgspec.Raw | None
     error: ErrorInfo | None
 
@@ -134,6 +148,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     duplicate: bool
     runs: tuple[RunRef, ...]
     skipped: tuple[Skip, ...]
+    resumed: tuple[StepRef, ...]  # whose wait it has ended
 
 
 def rfc3339(at_ms: int) -> str:
@@ -155,6 +170,7 @@ def run(view: RunView) -> Run:
         function_version=view.function_version, event_id=view.events[0] if view.events else None, output=output,
         app=view.app, version=view.version, due_at=_time(view.due_ms), started_at=_time(view.started_ms),
         retry_at=_time(view.retry_at_ms), next_step=view.next_step, next_at=_time(view.next_ms),
+        next_state=view.next_state,
     )  # fmt: skip
 
 
@@ -170,7 +186,7 @@ def event(view: EventView) -> Event:
     return Event(
         internal_id=view.internal_id, source=view.source, received_at=rfc3339(view.received_ms), id=view.id,
         name=view.name, data=view.data, user=view.user, ts=view.ts_ms, v=view.v, duplicate=view.is_duplicate,
-        runs=view.runs, skipped=view.skipped,
+        runs=view.runs, skipped=view.skipped, resumed=view.resumed,
     )  # fmt: skip
 
 
@@ -190,7 +206,8 @@ def _step(view: StepView) -> Step:
 def _attempt(view: AttemptView) -> Attempt:
     return Attempt(
         attempt=view.attempt, outcome=view.outcome, at=rfc3339(view.at_ms), started_at=_time(view.started_ms),
-        ended_at=_time(view.ended_ms), retry_at=_time(view.retry_at_ms), output=view.output, error=view.error,
+        ended_at=_time(view.ended_ms), retry_at=_time(view.retry_at_ms), max_attempts=view.max_attempts,
+        output=view.output, error=view.error,
     )  # fmt: skip
 
 

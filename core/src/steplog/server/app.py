@@ -42,7 +42,7 @@ class Application:
         keys = Keys(config)
         validation = None if config.typed is None else Validation(config.typed, backend.ask)
         self._event_api = EventApi(backend, config, keys, validation)
-        self._rest = RestApi(backend, keys, Actions(backend, config, validation))
+        self._rest = RestApi(backend, keys, Actions(backend, config, validation), config)
         self._rest_app = self._rest.application(self._event_api)
         self._headers = common_headers(is_dev=config.is_dev)
         self._names = {name.lower().encode() for name in (*LOCAL_NAMES, *config.allow_hosts)} if config.is_dev else None

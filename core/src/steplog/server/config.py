@@ -19,3 +19,5 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     event_size_bytes: int = START_EVENT_BYTES
     request_size_bytes: int = REQUEST_BYTES
     typed: Typed | None = None  # what is checked by its type; None: nothing is, every event is accepted
+    apps: tuple[str, ...] = ()  # what it says of itself in ``dev``
+    since_ms: int = 0  # when the port was taken
