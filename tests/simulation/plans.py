@@ -12,6 +12,7 @@ from steplog.engine.state import Limits
 from .scripts import DAY, HOUR, MINUTE, SECOND, Author, Node
 
 START_MS = 1_800_000_000_000
+ROOMY_BYTES = 1 << 20  # more than all events of a simulation take
 ROOTS, CHILDREN = ("root.a", "root.b", "root.c"), ("child.a", "child.b")
 AT_COMMITS = (
     "crash within a turn",
@@ -63,6 +64,8 @@ def draw(chance: Random) -> Plan:
             live_runs=chance.choice((1, 2, 4, 10_000, 10_000)),
             lost_allowance=chance.choice((0, 3)),
             retry=RetryPolicy(interval_ms=chance.choice((None, 0, SECOND))),
+            met_per_turn=chance.choice((1, 1, 2, 2_000)),
+            kept_bytes=chance.choice((1_500, ROOMY_BYTES, ROOMY_BYTES)),
         ),
         limits=chance.choice((Limits(), _tiny(chance), _tiny(chance))),
         calm_ms=calm_ms,
@@ -107,6 +110,8 @@ def _groups(chance: Random, calm_ms: int) -> list[tuple[int, Group]]:
         at_ms = START_MS + int((calm_ms - START_MS) * chance.random() ** 3)
         events = [_event(chance, at_ms, ids) for _ in range(chance.choice((1, 1, 2, 4)))]
         found.append((at_ms, Group(events, seed=index if chance.random() < 0.2 else None)))
+        if chance.random() < 0.5:  # what it starts may wait for this one, which is there first
+            found.append((at_ms + chance.randint(0, 5), Group([_event(chance, at_ms, ids)])))
     return found
 
 

@@ -35,6 +35,7 @@ RECORDS = (
     "event.routed", "run.completed", "run.errored", "run.failed", "run.scheduled", "run.started", "step.completed",
     "step.errored", "step.failed", "step.late", "step.waiting",
     *[f"step.waiting {op}" for op in ("Sleep", "WaitForEvent", "WaitForSignal", "InvokeFunction")],
+    "turn with mail", "wait ended by what came before", "wait cut short", "condition failed",
     *[f"step.completed {op}" for op in ("WaitForEvent", "WaitForSignal", "SendSignal", "InvokeFunction")],
 )  # fmt: skip
 
@@ -45,7 +46,18 @@ def reports(first: int) -> tuple[Report, ...]:
 
 
 @pytest.mark.spec(
-    "FAULT-A4", "DUR-13", "DUR-14", "EVT-12", "EVT-13", "EVT-14", "ERR-03", "STEP-08", "STEP-12", "STEP-13"
+    "FAULT-A4",
+    "FAULT-G1",
+    "FAULT-G2",
+    "DUR-13",
+    "DUR-14",
+    "EVT-12",
+    "EVT-13",
+    "EVT-14",
+    "ERR-03",
+    "STEP-08",
+    "STEP-12",
+    "STEP-13",
 )
 @pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))
 def test_the_promises_hold(first: int) -> None:
