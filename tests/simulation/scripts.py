@@ -219,7 +219,7 @@ class Author:
             return Wait(
                 id=self._id("wait"), names=names, timeout_ms=timeout_ms,
                 all_of=len(names) > 1 and chance.random() < 0.7,
-                condition=FAILING if chance.random() < 0.05 else chance.choice((None, SAME, SAME, SMALLER)),
+                condition=FAILING if chance.random() < 0.1 else chance.choice((None, SAME, SAME, SMALLER)),
                 is_since_trigger=chance.random() < 0.5,
             )  # fmt: skip
         if kind < 0.85:

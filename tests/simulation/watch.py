@@ -22,6 +22,8 @@ from steplog.engine.run import QUEUED, RUNNING, TERMINAL, WAITING, RunHead, Step
 
 from .scripts import FAILING, SAME, SMALLER, step_hash
 
+SKEW_MS = 10_000  # events are not accepted in the order of their receipt, within this
+
 _decode_record = msgspec.json.Decoder(records.Record).decode
 _decode_event = msgspec.json.Decoder(records.StoredEvent).decode
 _decode_head = msgspec.json.Decoder(RunHead).decode
@@ -204,10 +206,10 @@ class Watch:
         is_cut = record.cut is not msgspec.UNSET
         may_be_cut = not self._is_roomy or trigger.received_at < oldest_ms
         self.expect(may_be_cut or not is_cut, "G1", f"{record.step} of {record.run} looks back to {record.cut} only")
+        sure_ms = oldest_ms if self._is_roomy or record.cut is msgspec.UNSET else record.cut + SKEW_MS
         for event in self._arrived[run.arrival + 1 :]:
             if event.received_at >= oldest_ms:
-                is_sure = record.cut is msgspec.UNSET or event.received_at > record.cut
-                self._arrive(key, event, is_sure=is_sure)
+                self._arrive(key, event, is_sure=event.received_at >= sure_ms)
         self.kinds["wait cut short"] += is_cut
         self.kinds["wait ended by what came before"] += key in self._met
         self.kinds["condition failed before"] += record.failed is not msgspec.UNSET

@@ -51,7 +51,7 @@ class Arrival:
 class Found(NamedTuple):
     """What a wait can look back at."""
 
-    arrivals: list[Arrival]  # in the order of the log
+    arrivals: list[Arrival]  # the latest first
     cut_ms: int  # what was received until then may be missing; 0: nothing is
 
 
@@ -155,7 +155,7 @@ class Recent:
                 break
             if arrival.received_ms >= oldest_ms:
                 found.append(arrival)
-        return Found(found[::-1], cut_ms)
+        return Found(found, cut_ms)
 
     def _ask(self, env: int, name: str) -> _Window:
         """Find a window, or open it with what this turn has accepted so far."""
