@@ -61,11 +61,8 @@ class Arrivals:
         seen = event_seen(event.body)
         self._recent.note(event.env, event.name, event.received_ms, event.body, seen)
         mailed = Mailed(env=event.env, name=event.name, place=self._draft.next_place, event=seen)
-        if not self._mail.is_empty:
-            self._mail.add(mailed)
-            return None
         steps, is_done = self._go_on(mailed, are_failures_told=True)
-        if not is_done:
+        if not is_done:  # nor is any that follows it in this turn: they cannot overtake it
             self._mail.add(mailed)
         return Met(event.name, seen, steps)
 
