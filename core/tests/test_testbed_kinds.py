@@ -82,7 +82,7 @@ async def settle(ctx: Context) -> str | None:
     found = await ctx.step.wait_for_event(
         "paid", event=paid, timeout=DAY, since="trigger", if_exp="async.data.order == event.data.order"
     )
-    return found and found.data.order
+    return None if found is None else found.data.order
 
 
 @app.function("nightly", trigger="shop/night")

@@ -70,7 +70,7 @@ def draw(chance: Random) -> Plan:
             live_runs=chance.choice((1, 2, 4, 10_000, 10_000)),
             lost_allowance=chance.choice((0, 3)),
             retry=RetryPolicy(interval_ms=chance.choice((None, 0, SECOND))),
-            met_per_turn=chance.choice((1, 1, 2, 2_000)),
+            met_per_turn=chance.choice((1, 1, 2, 1_000)),
             kept_bytes=chance.choice((1_500, ROOMY_BYTES, ROOMY_BYTES)),
         ),
         limits=chance.choice((Limits(), _tiny(chance), _tiny(chance))),

@@ -18,7 +18,7 @@ from steplog.engine.ids import ulid_ms
 from steplog.engine.mail import Mail, Mailed
 from steplog.engine.messages import EventAccepted
 from steplog.engine.recent import KEPT_MS, Recent
-from steplog.engine.records import ExpressionFailure, event_seen
+from steplog.engine.records import ExpressionFailure, Place, event_seen
 from steplog.engine.run import EventWait, Run
 from steplog.engine.runs import Runs
 from steplog.engine.waits import Spot, Waits
@@ -60,22 +60,26 @@ class Arrivals:
             return None
         seen = event_seen(event.body)
         self._recent.note(event.env, event.name, event.received_ms, event.body, seen)
-        mailed = Mailed(env=event.env, name=event.name, place=self._draft.next_place, event=seen)
-        steps, is_done = self._go_on(mailed, are_failures_told=True)
-        if not is_done:  # nor is any that follows it in this turn: they cannot overtake it
-            self._mail.add(mailed)
-        return Met(event.name, seen, steps)
+        most = self._most - self._draft.met
+        found = self._waits.candidates(event.env, event.name, seen, most)
+        place = self._draft.next_place
+        if len(found) >= most:  # nor is any done that follows it in this turn: they cannot overtake it
+            beyond = found[-1] if found else b""
+            self._mail.add(Mailed(env=event.env, name=event.name, place=place, event=seen, beyond=beyond))
+        return Met(event.name, seen, self._fitting(found, seen, place, are_failures_told=True)) if found else None
 
     def next_mailed(self) -> Met | None:
         """Go on with the oldest event that is not done; None where there is none, or the turn has done enough."""
         if self._mail.is_empty or self._draft.met >= self._most:
             return None
-        mailed = self._mail.waiting[0]
-        steps, is_done = self._go_on(mailed, are_failures_told=False)
-        if is_done:
+        mailed, most = self._mail.waiting[0], self._most - self._draft.met
+        found = self._waits.candidates(mailed.env, mailed.name, mailed.event, most, beyond=mailed.beyond)
+        if len(found) < most:
             self._mail.remove_first()
         else:
+            mailed.beyond = found[-1]
             self._mail.put(mailed)
+        steps = self._fitting(found, mailed.event, mailed.place, are_failures_told=False)
         return Met(mailed.name, mailed.event, steps)
 
     def mailed_for(self, run: Run, wait: EventWait) -> Iterator[tuple[str, Any]]:
@@ -105,24 +109,22 @@ class Arrivals:
         cut_ms = max([now_ms - KEPT_MS if is_old else 0, *(part.cut_ms for part in parts)])
         return LookedBack(found, cut_ms, self._failures.take())
 
-    def _go_on(self, mailed: Mailed, *, are_failures_told: bool) -> tuple[list[tuple[bytes, bytes]], bool]:
-        """Hold an event against further waits. Returns the steps that it fits, and whether it is done with all."""
-        most = max(self._most - self._draft.met, 0)
-        found = self._waits.candidates(mailed.env, mailed.name, mailed.event, most, beyond=mailed.beyond)
+    def _fitting(
+        self, found: list[bytes], event: Any, place: Place, *, are_failures_told: bool
+    ) -> list[tuple[bytes, bytes]]:
+        """Hold an event against waits; returns those that it fits, as run key and step hash."""
         self._draft.met += len(found)
         owners = [keys.wait_owner(key) for key in found]
         self._runs.preload([run for run, _ in owners])
         fit: list[tuple[bytes, bytes]] = []
-        for run_key, step_hash in owners:
-            run = self._runs.get(run_key)
-            step = None if run is None else run.steps.get(step_hash)
-            if run is None or step is None or step.wait is None or step.wait.since > mailed.place:
+        for owner in owners:
+            run = self._runs.get(owner[0])
+            step = None if run is None else run.steps.get(owner[1])
+            if run is None or step is None or step.wait is None or step.wait.since > place:
                 continue
-            if self._fits(run, step.wait, mailed.event, is_failure_told=are_failures_told):
-                fit.append((run_key, step_hash))
-        if found:
-            mailed.beyond = found[-1]
-        return fit, len(found) < most
+            if self._fits(run, step.wait, event, is_failure_told=are_failures_told):
+                fit.append(owner)
+        return fit
 
     def _fits(self, run: Run, wait: EventWait, event: Any, *, is_failure_told: bool) -> bool:
         """Whether a wait's condition holds."""

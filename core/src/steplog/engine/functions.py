@@ -57,7 +57,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     run_state_bytes: int = 32_000_000  # events, step outputs and the function's output of one run
     lost_allowance: int = 3  # beyond the retries; then its steps end in WorkerLost
     retry: RetryPolicy = RetryPolicy()
-    met_per_turn: int = 2_000  # waits that events are held against in one turn; a turn's messages, with one wait each
+    met_per_turn: int = 1_000  # waits that events are held against in one turn
     kept_bytes: int = 64 << 20  # of events for waits that look back: in memory at most, and read from the log at once
 
 

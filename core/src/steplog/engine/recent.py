@@ -179,13 +179,13 @@ class Recent:
         """Fill a window from the log: from a turn on, or from where on events still count."""
         needle, oldest_ms = _needle(name), self._draft.now_ms - KEPT_MS
         older: list[Arrival] = []
-        read_bytes = 0
+        read_bytes, free_bytes = 0, self._most_bytes - self._size_bytes
         window_from = first_turn
         for turn, bodies in self._log.accepted(first_turn, window.whole_from[0] - 1):
             latest_ms = _decode_stored(bodies[-1]).received_at
             if latest_ms < oldest_ms:
                 break
-            if read_bytes > self._most_bytes:
+            if read_bytes > self._most_bytes or free_bytes < 0:
                 window.is_cut, window.cut_ms, window_from = True, latest_ms, turn + 1
                 break
             for index in range(len(bodies) - 1, -1, -1):
@@ -193,6 +193,7 @@ class Recent:
                 arrival = _read(bodies[index], (turn, index), env, name, needle)
                 if arrival is not None:
                     older.append(arrival)
+                    free_bytes -= arrival.size_bytes
         window.whole_from = (window_from, 0)
         before_bytes = window.size_bytes
         window.prepend(older)

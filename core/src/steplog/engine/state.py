@@ -251,7 +251,7 @@ class State:
 
     def group(self, prefix: bytes, limit: int, *, beyond: bytes = b"") -> list[bytes]:
         """Return the first ``limit`` keys of a group, in order: of those greater than ``beyond``, where it is given."""
-        start, stop = max(prefix, beyond + b"\0"), keys.after(prefix)
+        start, stop = max(prefix, beyond + b"\0") if beyond else prefix, keys.after(prefix)
         pending = self._groups[prefix[0]].pending(prefix)
         found: list[bytes] = []
         while True:

@@ -84,7 +84,7 @@ class Waits:
                 prefixes.append(keys.waits(env, name_hash, path_hash, value))
         found: list[bytes] = []
         for prefix in sorted(prefixes):
-            if len(found) < most:
+            if len(found) < most:  # the turn may have done enough before the first
                 found += self._draft.state.group(prefix, most - len(found), beyond=beyond)
         return found
 
