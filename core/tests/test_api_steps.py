@@ -70,10 +70,10 @@ class Recorded:
         return [event.name for event in events]
 
     async def wait_for_event(
-        self, step_id: str, *, events: tuple[str, ...], all_of: bool, if_exp: str | None, timeout_ms: int,
-        decode: Decode,
+        self, step_id: str, *, events: tuple[str, ...], all_of: bool, if_exp: str | None, is_since_trigger: bool,
+        timeout_ms: int, decode: Decode,
     ) -> Any:  # fmt: skip
-        self.asked.append((step_id, events, all_of, if_exp, timeout_ms))
+        self.asked.append((step_id, events, all_of, if_exp, is_since_trigger, timeout_ms))
         return self._next(decode)
 
     async def wait_for_signal(self, step_id: str, *, signal: str, timeout_ms: int, replace: bool) -> Signal | None:
@@ -106,7 +106,7 @@ def test_a_wait_names_its_events_and_reads_them_by_their_types() -> None:
     async def body() -> list[Any]:
         one = await step.wait_for_event("one", event=placed, timeout=DAY, if_exp="async.data.id == event.data.id")
         name = await step.wait_for_event("name", event="shop/order.voided", timeout=5)
-        some = await step.wait_for_event("any", any_of=(placed, voided), timeout=DAY)
+        some = await step.wait_for_event("any", any_of=(placed, voided), timeout=DAY, since="trigger")
         both = await step.wait_for_event("all", all_of=(placed, voided), timeout=DAY)
         assert one is not None
         assert name is not None
@@ -118,12 +118,12 @@ def test_a_wait_names_its_events_and_reads_them_by_their_types() -> None:
 
     assert asyncio.run(body()) == [Order("o1"), {"id": 5}, {"id": 5}, Order("o1"), {"id": 5}]
     assert run.asked == [
-        ("one", ("shop/order.placed",), False, "async.data.id == event.data.id", DAY_MS),
-        ("name", ("shop/order.voided",), False, None, 5),
-        ("any", ("shop/order.placed", "shop/order.voided"), False, None, DAY_MS),
-        ("all", ("shop/order.placed", "shop/order.voided"), True, None, DAY_MS),
-        ("late", ("shop/order.placed",), False, None, DAY_MS),
-        ("none", ("a", "b"), True, None, DAY_MS),
+        ("one", ("shop/order.placed",), False, "async.data.id == event.data.id", False, DAY_MS),
+        ("name", ("shop/order.voided",), False, None, False, 5),
+        ("any", ("shop/order.placed", "shop/order.voided"), False, None, True, DAY_MS),
+        ("all", ("shop/order.placed", "shop/order.voided"), True, None, False, DAY_MS),
+        ("late", ("shop/order.placed",), False, None, False, DAY_MS),
+        ("none", ("a", "b"), True, None, False, DAY_MS),
     ]
 
 
@@ -138,6 +138,7 @@ def test_a_wait_names_its_events_and_reads_them_by_their_types() -> None:
         ({"event": ""}, ConfigInvalid),
         ({"event": 5}, ConfigInvalid),
         ({"event": placed, "timeout": "5m"}, TypeError),
+        ({"event": placed, "since": "start"}, ValueError),
     ],
 )
 def test_a_wait_that_cannot_work_is_refused(options: dict[str, Any], error: type[Exception]) -> None:

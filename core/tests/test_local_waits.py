@@ -90,6 +90,30 @@ def test_a_function_waits_for_a_typed_event(settings: NodeConfig) -> None:
 
 
 @HOW
+@pytest.mark.spec("FAULT-G1", "STEP-11")
+def test_an_event_that_came_before_the_wait_counts_where_it_says_so(settings: NodeConfig) -> None:
+    app = App("a")
+
+    @app.function("f", trigger="go")
+    async def f(ctx: Context) -> list[Any]:
+        await ctx.step.send_event("tell", [paid(Paid("o2")), paid(Paid("o1"))])
+        missed = await ctx.step.wait_for_event("missed", event=paid, timeout=1)
+        found = await ctx.step.wait_for_event(
+            "found", event=paid, timeout=DAY, since="trigger", if_exp="async.data.order == event.data.id"
+        )
+        assert found is not None
+        return [missed, found.data.order]
+
+    async def run() -> Any:
+        async with running(app, MemoryLog(), settings) as node:
+            await node.send(paid(Paid("o1")))
+            (end,) = await node.run(go(id="o1"))
+            return end.output
+
+    assert on_users_loop(run()) == [None, "o1"]
+
+
+@HOW
 def test_either_or_both_of_two_events(settings: NodeConfig) -> None:
     app = App("a")
 

@@ -22,7 +22,7 @@ from steplog.engine.processor import Processor, Turn
 from steplog.log.memory import MemoryLog, MemoryTable
 
 from .driver import Driver
-from .plans import START_MS, Group, draw
+from .plans import ROOMY_BYTES, START_MS, Group, draw
 from .scripts import DAY, HOUR, MINUTE, SECOND
 from .watch import Watch
 
@@ -72,7 +72,10 @@ class Simulation:
             plan = msgspec.structs.replace(plan, crashes=0, drains=0, is_partial=False)
         self._plan = plan
         self.evict_after_ms = plan.evict_after_ms
-        self.watch = Watch(retries={f.id: f.retries for f in plan.functions}, live_runs=plan.config.live_runs)
+        self.watch = Watch(
+            retries={f.id: f.retries for f in plan.functions}, live_runs=plan.config.live_runs,
+            is_roomy=plan.config.kept_bytes == ROOMY_BYTES,
+        )  # fmt: skip
         self.now_ms = START_MS
         self._agenda: list[tuple[int, int, int, Callable[[], None]]] = []  # (when, number, life, what)
         self._number = 0

@@ -71,6 +71,7 @@ async def waits(ctx: Context[Order]) -> int:
     print(order["id"])  # type: ignore[index]
     await step.wait_for_event("e", event=paid)  # type: ignore[call-overload]
     await step.wait_for_event("e", event=5, timeout=DAY)  # type: ignore[call-overload]
+    await step.wait_for_event("e", event=paid, timeout=DAY, since="start")  # type: ignore[call-overload]
     await step.wait_for_event("e", event=paid, any_of=(paid, placed), timeout=DAY)  # type: ignore[call-overload]
     await step.wait_for_event("e", any_of=[paid, placed], timeout=DAY)  # type: ignore[call-overload]
     found = await step.wait_for_event("e", event=paid, timeout=DAY)

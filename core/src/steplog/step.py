@@ -22,6 +22,7 @@ B = TypeVar("B")
 C = TypeVar("C")
 D = TypeVar("D")
 AnyEvent = str | EventType[Any]
+Since = Literal["trigger"]
 
 
 class StepOptions(msgspec.Struct, frozen=True):
@@ -61,8 +62,8 @@ class StepRunner(Protocol):
     async def send_event(self, step_id: str, events: Sequence[Event[Any]]) -> list[str]: ...
 
     async def wait_for_event(
-        self, step_id: str, *, events: tuple[str, ...], all_of: bool, if_exp: str | None, timeout_ms: int,
-        decode: Decode,
+        self, step_id: str, *, events: tuple[str, ...], all_of: bool, if_exp: str | None, is_since_trigger: bool,
+        timeout_ms: int, decode: Decode,
     ) -> Any: ...  # fmt: skip
 
     async def wait_for_signal(self, step_id: str, *, signal: str, timeout_ms: int, replace: bool) -> Signal | None: ...
@@ -161,73 +162,78 @@ class Step:
     @overload
     async def wait_for_event(
         self, step_id: str, *, event: EventType[A], timeout: Duration, if_exp: str | None = None,
-        match: str | None = None,
+        match: str | None = None, since: Since | None = None,
     ) -> Event[A] | None: ...  # fmt: skip
     @overload
     async def wait_for_event(
-        self, step_id: str, *, event: str, timeout: Duration, if_exp: str | None = None, match: str | None = None
-    ) -> Event[dict[str, Any]] | None: ...
+        self, step_id: str, *, event: str, timeout: Duration, if_exp: str | None = None, match: str | None = None,
+        since: Since | None = None,
+    ) -> Event[dict[str, Any]] | None: ...  # fmt: skip
     @overload
     async def wait_for_event(
         self, step_id: str, *, any_of: tuple[EventType[A], EventType[B]], timeout: Duration, if_exp: str | None = None,
-        match: str | None = None,
+        match: str | None = None, since: Since | None = None,
     ) -> Event[A] | Event[B] | None: ...  # fmt: skip
     @overload
     async def wait_for_event(
         self, step_id: str, *, any_of: tuple[EventType[A], EventType[B], EventType[C]], timeout: Duration,
-        if_exp: str | None = None, match: str | None = None,
+        if_exp: str | None = None, match: str | None = None, since: Since | None = None,
     ) -> Event[A] | Event[B] | Event[C] | None: ...  # fmt: skip
     @overload
     async def wait_for_event(
         self, step_id: str, *, any_of: tuple[EventType[A], EventType[B], EventType[C], EventType[D]],
-        timeout: Duration, if_exp: str | None = None, match: str | None = None,
+        timeout: Duration, if_exp: str | None = None, match: str | None = None, since: Since | None = None,
     ) -> Event[A] | Event[B] | Event[C] | Event[D] | None: ...  # fmt: skip
     @overload
     async def wait_for_event(
         self, step_id: str, *, any_of: tuple[EventType[A], ...], timeout: Duration, if_exp: str | None = None,
-        match: str | None = None,
+        match: str | None = None, since: Since | None = None,
     ) -> Event[A] | None: ...  # fmt: skip
     @overload
     async def wait_for_event(
         self, step_id: str, *, any_of: tuple[str, ...], timeout: Duration, if_exp: str | None = None,
-        match: str | None = None,
+        match: str | None = None, since: Since | None = None,
     ) -> Event[dict[str, Any]] | None: ...  # fmt: skip
     @overload
     async def wait_for_event(
         self, step_id: str, *, all_of: tuple[EventType[A], EventType[B]], timeout: Duration, if_exp: str | None = None,
-        match: str | None = None,
+        match: str | None = None, since: Since | None = None,
     ) -> tuple[Event[A], Event[B]] | None: ...  # fmt: skip
     @overload
     async def wait_for_event(
         self, step_id: str, *, all_of: tuple[EventType[A], EventType[B], EventType[C]], timeout: Duration,
-        if_exp: str | None = None, match: str | None = None,
+        if_exp: str | None = None, match: str | None = None, since: Since | None = None,
     ) -> tuple[Event[A], Event[B], Event[C]] | None: ...  # fmt: skip
     @overload
     async def wait_for_event(
         self, step_id: str, *, all_of: tuple[EventType[A], EventType[B], EventType[C], EventType[D]],
-        timeout: Duration, if_exp: str | None = None, match: str | None = None,
+        timeout: Duration, if_exp: str | None = None, match: str | None = None, since: Since | None = None,
     ) -> tuple[Event[A], Event[B], Event[C], Event[D]] | None: ...  # fmt: skip
     @overload
     async def wait_for_event(
         self, step_id: str, *, all_of: tuple[EventType[A], ...], timeout: Duration, if_exp: str | None = None,
-        match: str | None = None,
+        match: str | None = None, since: Since | None = None,
     ) -> tuple[Event[A], ...] | None: ...  # fmt: skip
     @overload
     async def wait_for_event(
         self, step_id: str, *, all_of: tuple[str, ...], timeout: Duration, if_exp: str | None = None,
-        match: str | None = None,
+        match: str | None = None, since: Since | None = None,
     ) -> tuple[Event[dict[str, Any]], ...] | None: ...  # fmt: skip
     async def wait_for_event(
         self, step_id: str, *, event: AnyEvent | None = None, any_of: tuple[AnyEvent, ...] | None = None,
         all_of: tuple[AnyEvent, ...] | None = None, timeout: Duration, if_exp: str | None = None,
-        match: str | None = None,
+        match: str | None = None, since: Since | None = None,
     ) -> Any:  # fmt: skip
         """Wait for an event that arrives from now on; None when the time is up, which is no error (STEP-08, STEP-11).
 
         ``any_of`` waits for the first of several, ``all_of`` for one of each and returns them in this order. ``if_exp``
         is CEL over ``event``, which started the run, and ``async``, the one that arrived; ``match="data.id"`` is short
-        for ``"event.data.id == async.data.id"`` (STEP-09). A name is the same as ``EventType(name)``.
+        for ``"event.data.id == async.data.id"`` (STEP-09). A name is the same as ``EventType(name)``. With
+        ``since="trigger"`` events count that came after the one that started the run, for 10 minutes after their
+        receipt: the first that fits, in the order in which they were accepted.
         """
+        if since not in (None, "trigger"):
+            raise ValueError(f"since is {since!r}; it must be None or 'trigger'")
         given = [each for each in (None if event is None else (event,), any_of, all_of) if each is not None]
         if len(given) != 1 or not given[0]:
             raise TypeError("a wait is for event=, any_of= or all_of=: give one of them")
@@ -239,7 +245,7 @@ class Step:
         decode = partial(read_match if all_of is None else read_matches, types=types)
         return await self._runner.wait_for_event(
             step_id, events=tuple(each.name for each in types), all_of=all_of is not None, if_exp=if_exp,
-            timeout_ms=milliseconds(timeout), decode=decode,
+            is_since_trigger=since is not None, timeout_ms=milliseconds(timeout), decode=decode,
         )  # fmt: skip
 
     async def wait_for_signal(

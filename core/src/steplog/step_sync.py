@@ -7,7 +7,7 @@ from typing import Any, Literal, Protocol, overload
 from steplog.durations import Duration
 from steplog.event import Event, EventType
 from steplog.functions import Function
-from steplog.step import A, B, C, D, P, R, Signal, Step
+from steplog.step import A, B, C, D, P, R, Signal, Since, Step
 
 
 class Blocking(Protocol):
@@ -48,61 +48,62 @@ class StepSync:
     @overload
     def wait_for_event(
         self, step_id: str, *, event: EventType[A], timeout: Duration, if_exp: str | None = None,
-        match: str | None = None,
+        match: str | None = None, since: Since | None = None,
     ) -> Event[A] | None: ...  # fmt: skip
     @overload
     def wait_for_event(
-        self, step_id: str, *, event: str, timeout: Duration, if_exp: str | None = None, match: str | None = None
-    ) -> Event[dict[str, Any]] | None: ...
+        self, step_id: str, *, event: str, timeout: Duration, if_exp: str | None = None, match: str | None = None,
+        since: Since | None = None,
+    ) -> Event[dict[str, Any]] | None: ...  # fmt: skip
     @overload
     def wait_for_event(
         self, step_id: str, *, any_of: tuple[EventType[A], EventType[B]], timeout: Duration, if_exp: str | None = None,
-        match: str | None = None,
+        match: str | None = None, since: Since | None = None,
     ) -> Event[A] | Event[B] | None: ...  # fmt: skip
     @overload
     def wait_for_event(
         self, step_id: str, *, any_of: tuple[EventType[A], EventType[B], EventType[C]], timeout: Duration,
-        if_exp: str | None = None, match: str | None = None,
+        if_exp: str | None = None, match: str | None = None, since: Since | None = None,
     ) -> Event[A] | Event[B] | Event[C] | None: ...  # fmt: skip
     @overload
     def wait_for_event(
         self, step_id: str, *, any_of: tuple[EventType[A], EventType[B], EventType[C], EventType[D]],
-        timeout: Duration, if_exp: str | None = None, match: str | None = None,
+        timeout: Duration, if_exp: str | None = None, match: str | None = None, since: Since | None = None,
     ) -> Event[A] | Event[B] | Event[C] | Event[D] | None: ...  # fmt: skip
     @overload
     def wait_for_event(
         self, step_id: str, *, any_of: tuple[EventType[A], ...], timeout: Duration, if_exp: str | None = None,
-        match: str | None = None,
+        match: str | None = None, since: Since | None = None,
     ) -> Event[A] | None: ...  # fmt: skip
     @overload
     def wait_for_event(
         self, step_id: str, *, any_of: tuple[str, ...], timeout: Duration, if_exp: str | None = None,
-        match: str | None = None,
+        match: str | None = None, since: Since | None = None,
     ) -> Event[dict[str, Any]] | None: ...  # fmt: skip
     @overload
     def wait_for_event(
         self, step_id: str, *, all_of: tuple[EventType[A], EventType[B]], timeout: Duration, if_exp: str | None = None,
-        match: str | None = None,
+        match: str | None = None, since: Since | None = None,
     ) -> tuple[Event[A], Event[B]] | None: ...  # fmt: skip
     @overload
     def wait_for_event(
         self, step_id: str, *, all_of: tuple[EventType[A], EventType[B], EventType[C]], timeout: Duration,
-        if_exp: str | None = None, match: str | None = None,
+        if_exp: str | None = None, match: str | None = None, since: Since | None = None,
     ) -> tuple[Event[A], Event[B], Event[C]] | None: ...  # fmt: skip
     @overload
     def wait_for_event(
         self, step_id: str, *, all_of: tuple[EventType[A], EventType[B], EventType[C], EventType[D]],
-        timeout: Duration, if_exp: str | None = None, match: str | None = None,
+        timeout: Duration, if_exp: str | None = None, match: str | None = None, since: Since | None = None,
     ) -> tuple[Event[A], Event[B], Event[C], Event[D]] | None: ...  # fmt: skip
     @overload
     def wait_for_event(
         self, step_id: str, *, all_of: tuple[EventType[A], ...], timeout: Duration, if_exp: str | None = None,
-        match: str | None = None,
+        match: str | None = None, since: Since | None = None,
     ) -> tuple[Event[A], ...] | None: ...  # fmt: skip
     @overload
     def wait_for_event(
         self, step_id: str, *, all_of: tuple[str, ...], timeout: Duration, if_exp: str | None = None,
-        match: str | None = None,
+        match: str | None = None, since: Since | None = None,
     ) -> tuple[Event[dict[str, Any]], ...] | None: ...  # fmt: skip
     def wait_for_event(self, step_id: str, **options: Any) -> Any:
         return self._blocking(self._step.wait_for_event(step_id, **options))

@@ -57,11 +57,13 @@ class BodilessSteps:
         await self._wait(step_id, operation, due_ms - at_ms, msgspec.json.decode)
 
     async def wait_for_event(
-        self, step_id: str, *, events: tuple[str, ...], all_of: bool, if_exp: str | None, timeout_ms: int,
-        decode: Decode,
+        self, step_id: str, *, events: tuple[str, ...], all_of: bool, if_exp: str | None, is_since_trigger: bool,
+        timeout_ms: int, decode: Decode,
     ) -> Any:  # fmt: skip
         timeout_ms = max(timeout_ms, 0)
-        operation = WaitForEvent(events=events, all_of=all_of, if_exp=if_exp, timeout_ms=timeout_ms)
+        operation = WaitForEvent(
+            events=events, all_of=all_of, if_exp=if_exp, timeout_ms=timeout_ms, is_since_trigger=is_since_trigger
+        )
         return await self._wait(step_id, operation, timeout_ms, decode)
 
     async def wait_for_signal(self, step_id: str, *, signal: str, timeout_ms: int, replace: bool) -> Signal | None:

@@ -6,7 +6,7 @@ import msgspec
 
 from steplog.engine.effects import Effect
 from steplog.engine.messages import Message
-from steplog.engine.records import Record
+from steplog.engine.records import Place, Record
 from steplog.engine.state import State
 
 encode = msgspec.json.Encoder().encode
@@ -15,7 +15,7 @@ encode = msgspec.json.Encoder().encode
 class Draft:
     """Gathers a turn. Nothing of it is visible outside before it is committed."""
 
-    __slots__ = ("effects", "events", "follow_ups", "messages", "now_ms", "number", "records", "state")
+    __slots__ = ("effects", "events", "follow_ups", "messages", "met", "now_ms", "number", "records", "state")
 
     def __init__(self, state: State) -> None:
         self.state = state
@@ -26,11 +26,18 @@ class Draft:
         self.effects: list[Effect] = []
         self.messages: deque[Message] = deque()  # between owners, decided before the turn ends
         self.follow_ups: list[Message] = []  # to be decided by a later turn
+        self.met = 0  # waits that events were held against
 
     def begin(self, number: int, now_ms: int) -> None:
         """Start a turn with what nobody has taken from the last."""
         self.number, self.now_ms = number, now_ms
         self.records, self.events, self.effects, self.follow_ups = [], [], [], []
+        self.met = 0
+
+    @property
+    def next_place(self) -> Place:
+        """Where the next accepted event will stand."""
+        return self.number, len(self.events)
 
     def journal(self, record: Record) -> None:
         """Write a record of what was decided."""

@@ -2,19 +2,22 @@
 
 One ``apply`` handles one message. It changes the state, appends journal records and asks for effects (``draft.py``);
 nothing of that is visible outside before the turn that holds it is committed. Each kind of owner has a module, which
-knows the ones before it in this order: runs, versions, waits, endings, dispatching, routing, steps. One that wants
-something of a later one leaves a message in the draft, which is decided before the turn ends.
+knows the ones before it in this order: runs, versions, waits, endings, dispatching, routing, arrivals, steps. One that
+wants something of a later one leaves a message in the draft, which is decided before the turn ends.
 """
 
 from typing import assert_never
 
 from steplog.engine import keys
+from steplog.engine.arrivals import Arrivals
 from steplog.engine.backoffs import end_backoffs
 from steplog.engine.crons import Crons
 from steplog.engine.dispatching import Dispatches
 from steplog.engine.draft import Draft
 from steplog.engine.endings import Endings
+from steplog.engine.failures import Failures
 from steplog.engine.functions import ENVIRONMENTS, EngineConfig, Registry
+from steplog.engine.mail import Mail
 from steplog.engine.messages import (
     Adopt,
     ChildEnded,
@@ -31,6 +34,7 @@ from steplog.engine.messages import (
     SweepSeen,
     TimerFired,
 )
+from steplog.engine.recent import EventLog, Recent
 from steplog.engine.routing import Routing
 from steplog.engine.runs import Runs
 from steplog.engine.state import State
@@ -42,7 +46,7 @@ from steplog.engine.waits import Waits
 class Engine:
     """The owners of one partition."""
 
-    def __init__(self, state: State, registry: Registry, config: EngineConfig) -> None:
+    def __init__(self, state: State, log: EventLog, registry: Registry, config: EngineConfig) -> None:
         self.state, self._registry = state, registry
         self.draft = draft = Draft(state)
         self.runs = runs = Runs(draft)
@@ -50,9 +54,13 @@ class Engine:
         self._waits = waits = Waits(draft)
         self._endings = Endings(draft, runs, waits, registry, config)
         self._dispatches = Dispatches(draft, runs, self._endings, registry, config)
-        self._routing = Routing(draft, runs, versions, self._dispatches, registry)
+        failures = Failures(draft)
+        self._routing = Routing(draft, runs, versions, self._dispatches, registry, failures)
         self._crons = Crons(draft, registry)
-        self._steps = Steps(draft, runs, waits, self._endings, self._dispatches, registry, config)
+        self._mail = mail = Mail(draft, log)
+        recent = Recent(draft, log, config.kept_bytes)
+        self._arrivals = arrivals = Arrivals(draft, runs, waits, mail, recent, failures, config)
+        self._steps = Steps(draft, runs, waits, arrivals, self._endings, self._dispatches, registry, config)
 
     @property
     def live_runs(self) -> int:
@@ -84,6 +92,7 @@ class Engine:
             self._routing.recover(env)
             self._waits.recover(env)
             found += [SweepSeen(env=env), PlanCrons(env=env)]
+        self._mail.recover()
         return found
 
     def apply(self, message: Message) -> None:
@@ -92,10 +101,10 @@ class Engine:
             case OpReported():
                 self._steps.report(message)
             case EventAccepted():
-                met = self._steps.find_met(message) if self._waits.is_used else []
-                self._routing.accept(message, resumed=tuple([each.ref for each in met if each.is_last]))
-                if met:
-                    self._steps.meet(message, met)
+                met = self._arrivals.find(message) if self._waits.is_used else None
+                self._routing.accept(message, resumed=() if met is None else self._steps.resumed_by(met))
+                if met is not None:
+                    self._steps.meet(met)
             case RunReported():
                 self._endings.report(message)
             case TimerFired(step=keys.CRON_TICK):
@@ -123,6 +132,11 @@ class Engine:
             case _:
                 assert_never(message)
 
+    def open_mail(self) -> None:
+        """Go on with the events that earlier turns have not held against all waits."""
+        while (met := self._arrivals.next_mailed()) is not None:
+            self._steps.meet(met)
+
     def pump(self) -> bool:
-        """Give free places to the runs that wait. Returns whether more could be given at once."""
-        return self._dispatches.pump()
+        """Give free places to the runs that wait. Returns whether the next turn has something to do at once."""
+        return self._dispatches.pump() or not self._mail.is_empty

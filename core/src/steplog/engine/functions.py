@@ -62,6 +62,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     run_state_bytes: int = 32_000_000  # events, step outputs and the function's output of one run
     lost_allowance: int = 3  # beyond the retries; then its steps end in WorkerLost
     retry: RetryPolicy = RetryPolicy()
+    met_per_turn: int = 1_000  # waits that events are held against in one turn
+    kept_bytes: int = 64 << 20  # of events for waits that look back: in memory at most, and read from the log at once
 
 
 class _Candidate(NamedTuple):
@@ -83,11 +85,11 @@ class Registry:
         self._by_name = {name: _candidates(name, triggers) for name in names}
 
     def started_by(
-        self, event: EventAccepted, *, on_failure: Callable[[FunctionSpec, Filter, EvaluationError], None] | None = None
+        self, event: EventAccepted, *, on_failure: Callable[[str, str, EvaluationError], None] | None = None
     ) -> list[FunctionSpec]:
         """Every function that an event starts, in the order of registration.
 
-        ``on_failure`` is told of each condition that has no value for the event, and so is false (GAP-05).
+        ``on_failure`` is told of each condition, by function and text, that has no value for the event (GAP-05).
         """
         candidates = self._by_name.get(event.name)
         if candidates is None:
@@ -115,7 +117,7 @@ class Registry:
 
 def _is_any(
     spec: FunctionSpec, conditions: Sequence[Filter], body: Any,
-    on_failure: Callable[[FunctionSpec, Filter, EvaluationError], None] | None,
+    on_failure: Callable[[str, str, EvaluationError], None] | None,
 ) -> bool:  # fmt: skip
     for condition in conditions:
         try:
@@ -123,7 +125,7 @@ def _is_any(
                 return True
         except EvaluationError as error:
             if on_failure is not None:
-                on_failure(spec, condition, error)
+                on_failure(spec.id, condition.text, error)
     return False
 
 

@@ -63,12 +63,16 @@ class SendEvent(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=
 
 
 class WaitForEvent(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
-    """Wait for an event of one of these names, or for one of each; ``if_exp`` is CEL over ``event`` and ``async``."""
+    """Wait for an event of one of these names, or for one of each; ``if_exp`` is CEL over ``event`` and ``async``.
+
+    ``is_since_trigger``: events that came after the one that started the run count, else those from now on.
+    """
 
     events: tuple[str, ...]
     timeout_ms: int
     all_of: bool = False
     if_exp: str | None = None
+    is_since_trigger: bool = False
 
 
 class WaitForSignal(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):

@@ -3,7 +3,7 @@
 Fields are only added; a reader ignores what it does not know. ``seq`` counts the records of one run without a gap.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -11,6 +11,7 @@ from msgspec import UNSET, UnsetType
 from steplog.engine.operations import ErrorInfo
 
 VERSION = 1
+Place = tuple[int, int]  # of an accepted event in the log: the turn that wrote it, and its number there
 
 
 class RunRef(msgspec.Struct, frozen=True):
@@ -35,7 +36,7 @@ class Skip(msgspec.Struct, frozen=True):
 
 
 class ExpressionFailure(msgspec.Struct, frozen=True):
-    """A condition of a function that had no value for an event, and so counted as false (GAP-05)."""
+    """A condition of a function, or of a wait in it, that had no value for an event, and so was false (GAP-05)."""
 
     function: str
     expression: str
@@ -155,6 +156,9 @@ class StepWaiting(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", t
     events: tuple[str, ...] | UnsetType = UNSET  # names: one of them, or each where ``all`` is true
     all: bool | UnsetType = UNSET
     expression: str | UnsetType = UNSET
+    since: Literal["trigger"] | UnsetType = UNSET  # from when on events count, if not from now on
+    cut: int | UnsetType = UNSET  # ms; what was received until then is not looked at any more, though it was to be
+    failed: tuple[ExpressionFailure, ...] | UnsetType = UNSET  # for events that it has looked back at
     signal: str | UnsetType = UNSET
     function: str | UnsetType = UNSET  # that was invoked
     child: str | UnsetType = UNSET  # its run

@@ -264,10 +264,19 @@ class State:
         """Return the least key of an ordered family."""
         return self._heads[kind].first()
 
-    def group(self, prefix: bytes) -> list[bytes]:
-        """Return every key of a group, in order."""
-        found = self._groups[prefix[0]].pending(prefix).union(self._table.keys(prefix, keys.after(prefix), 1 << 40))
-        return sorted([key for key in found if not self.is_deleted(key)])
+    def group(self, prefix: bytes, limit: int, *, beyond: bytes = b"") -> list[bytes]:
+        """Return the first ``limit`` keys of a group, in order: of those greater than ``beyond``, where it is given."""
+        start, stop = max(prefix, beyond + b"\0") if beyond else prefix, keys.after(prefix)
+        pending = self._groups[prefix[0]].pending(prefix)
+        found: list[bytes] = []
+        while True:
+            rows = self._table.keys(start, stop, limit)
+            upto = rows[-1] if len(rows) == limit else stop
+            merged = pending.union(rows)
+            found += sorted([key for key in merged if start <= key <= upto and not self.is_deleted(key)])
+            if len(found) >= limit or len(rows) < limit:
+                return found[:limit]
+            start = upto + b"\0"
 
     @property
     def oldest_turn(self) -> int | None:

@@ -5,7 +5,7 @@ event is looked into at the paths that waits for its name use, and meets the wai
 an equality stands under the name alone. The index finds candidates; the step decides.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -13,7 +13,6 @@ from steplog.cel import EVENT_AND_ASYNC, Filter, compile_filter, value_at
 from steplog.engine import keys
 from steplog.engine.draft import Draft, encode
 from steplog.engine.ids import hash16
-from steplog.engine.messages import EventAccepted
 from steplog.errors import EvaluationError
 
 MOST_PATHS = 16  # of a name; further waits stand under the name alone
@@ -21,6 +20,15 @@ MOST_FILTERS = 10_000  # compiled ones that are kept
 
 Path = tuple[str, ...]
 _path_decoder = msgspec.json.Decoder(tuple[str, Path])
+
+
+class Spot(NamedTuple):
+    """Where in the index a wait stands for events of one name."""
+
+    name: str
+    path: Path
+    value: bytes  # a hash; ``NO_PATH`` without a path
+    key: bytes
 
 
 class Waits:
@@ -55,36 +63,37 @@ class Waits:
             found = self._filters[text] = compile_filter(text, EVENT_AND_ASYNC)
         return found
 
-    def arm(self, run_key: bytes, step: bytes, names: tuple[str, ...], if_exp: str | None, event: Any) -> list[bytes]:
-        """Let events of some names find a step; returns the keys by which they do. ``event`` started the run."""
+    def arm(self, run_key: bytes, step: bytes, names: tuple[str, ...], if_exp: str | None, event: Any) -> list[Spot]:
+        """Let events of some names find a step; returns where they do. ``event`` started the run."""
         env, state = keys.env_of(run_key), self._draft.state
-        made: list[bytes] = []
+        made: list[Spot] = []
         for name in dict.fromkeys(names):
             path, value = self._place(env, name, if_exp, event)
-            made.append(keys.wait(keys.waits(env, _name_hash(name), _path_hash(path), value), run_key, step))
-            state.put(made[-1], b"", new=True)
+            key = keys.wait(keys.waits(env, _name_hash(name), _path_hash(path), value), run_key, step)
+            state.put(key, b"", new=True)
+            made.append(Spot(name, path, value, key))
         return made
 
-    def candidates(self, event: EventAccepted, body: Any) -> list[tuple[bytes, bytes]]:
-        """The steps, as (run key, hash), that an event may end, in the order of their runs."""
-        paths = self._paths.get((event.env, event.name))
-        if paths is None:
-            return []
-        found: set[tuple[bytes, bytes]] = set()
-        name = _name_hash(event.name)
-        for path, path_hash in paths.items():
-            value = keys.NO_PATH if not path else _value_hash(value_at(body, path))
+    def candidates(self, env: int, name: str, event: Any, most: int, *, beyond: bytes = b"") -> list[bytes]:
+        """The keys of the first ``most`` waits, in order, that an event may end: of those greater than ``beyond``."""
+        name_hash = _name_hash(name)
+        prefixes: list[bytes] = []
+        for path, path_hash in self._paths.get((env, name), {}).items():
+            value = value_hash(event, path) if path else keys.NO_PATH
             if value is not None:
-                prefix = keys.waits(event.env, name, path_hash, value)
-                found.update(keys.wait_owner(key) for key in self._draft.state.group(prefix))
-        return sorted(found)
+                prefixes.append(keys.waits(env, name_hash, path_hash, value))
+        found: list[bytes] = []
+        for prefix in sorted(prefixes):
+            if len(found) < most:  # the turn may have done enough before the first
+                found += self._draft.state.group(prefix, most - len(found), beyond=beyond)
+        return found
 
     def _place(self, env: int, name: str, if_exp: str | None, event: Any) -> tuple[Path, bytes]:
         """Where in the index a wait stands, registering its path."""
         known = self._paths.setdefault((env, name), {})
         for equality in self.filter(if_exp).equalities if if_exp else ():
             try:
-                value = _value_hash(equality.value(event))
+                value = _hash(equality.value(event))
             except EvaluationError:
                 continue
             if value is not None and (equality.path in known or len(known) < MOST_PATHS):
@@ -100,6 +109,11 @@ class Waits:
             self._draft.state.put(keys.path(env, _name_hash(name), known[path]), encode((name, path)))
 
 
+def value_hash(event: Any, path: Path) -> bytes | None:
+    """The index's part of what an event has at a path; None where it has nothing."""
+    return _hash(value_at(event, path))
+
+
 def _name_hash(name: str) -> bytes:
     return hash16(name.encode("utf8", "surrogatepass"))
 
@@ -108,6 +122,6 @@ def _path_hash(path: Path) -> bytes:
     return hash16(encode(path)) if path else keys.NO_PATH
 
 
-def _value_hash(value: str | None) -> bytes | None:
+def _hash(value: str | None) -> bytes | None:
     """The index's part of a value, which is canonical text; None for one that equals nothing."""
     return None if value is None else hash16(value.encode("utf8", "surrogatepass"))
