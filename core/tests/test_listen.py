@@ -12,7 +12,7 @@ import pytest
 import uvloop
 
 from steplog.errors import ConfigInvalid, PortInUse
-from steplog.server.http import Receive, Scope, Send, answer_json, read_body
+from steplog.server.http import Held, Intake, Receive, Scope, Send, answer_json, read_body
 from steplog.server.listen import FIRST_READ_S, serve
 from steplog.server.patience import Patience
 from steplog.server.sockets import bind
@@ -172,7 +172,7 @@ class Reader:
     """An application that answers with the length of what it was sent."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body = await read_body(receive, None, 1_000)
+        body = await read_body(receive, None, 1_000, Held(Intake(1_000)))
         await answer_json(send, 200, b"%d" % len(body), [])
 
 

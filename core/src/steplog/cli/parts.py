@@ -42,6 +42,6 @@ def node_config(config: Config) -> NodeConfig:
     """How the functions run."""
     local = LocalConfig(
         evict_after_ms=config.engine.evict_after_ms, output_bytes=config.limits.step_output_bytes,
-        event_bytes=config.limits.event_size_bytes,
+        event_bytes=config.limits.event_size_bytes, steps=config.limits.steps, run_bytes=config.limits.run_size_bytes,
     )  # fmt: skip
     return NodeConfig(local=local)

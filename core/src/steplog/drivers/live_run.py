@@ -28,6 +28,7 @@ from steplog.drivers.failures import Failure, describe_error
 from steplog.drivers.loop import TENANT, Tenant
 from steplog.drivers.run_logger import RunLogger
 from steplog.engine.effects import Dispatch, Recorded
+from steplog.engine.functions import MOST_STEP_MS
 from steplog.engine.ids import hash16
 from steplog.engine.messages import Message, OpReported, RunParked, RunReported
 from steplog.engine.operations import (
@@ -36,12 +37,13 @@ from steplog.engine.operations import (
     Operation,
     StepError,
     StepRun,
+    too_many_steps,
 )
 from steplog.errors import EventDataInvalid, Interrupt, OutputUnserializable
 from steplog.errors import StepError as StepFailed
 from steplog.functions import Function
 from steplog.step import STEP, StepOptions
-from steplog.values import Decode, dump, load, signature_of
+from steplog.values import WARNED_PERCENT, Decode, dump, load, signature_of
 
 logger = logging.getLogger(__name__)
 
@@ -56,9 +58,22 @@ class LocalConfig(msgspec.Struct, frozen=True, kw_only=True):
     evict_after_ms: int = EVICT_AFTER_MS  # a run whose open operations all wait longer is parked at once
     replay_every_step: bool = False  # every result comes by a replay, as over HTTP
     output_bytes: int = 4_000_000  # of a step or function (LIM-03)
-    event_bytes: int = 256_000  # of an event that a step sends
+    event_bytes: int = 256 << 10  # of an event that a step sends
+    steps: int = 1_000  # of a run; no body of a further one begins (LIM-08)
+    run_bytes: int = 32_000_000  # the engine's limit, to warn before it (LIM-04)
+    step_ms: int = MOST_STEP_MS  # how long one attempt may take
     threads: int = 16  # for plain ``def`` steps
     function_threads: int = 64  # for plain ``def`` functions; each holds one while it has a step of its own to run
+
+
+class Gauge:
+    """How much of a limit a run has used up, and from where on it is warned of (GAP-20)."""
+
+    __slots__ = ("limit", "value", "warned_at")
+
+    def __init__(self, limit: int, value: int = 0) -> None:
+        self.limit, self.value = limit, value
+        self.warned_at = -(-limit * WARNED_PERCENT // 100)
 
 
 class Host(Protocol):
@@ -92,7 +107,8 @@ class LiveRun(BodilessSteps, Tenant):
     __slots__ = (
         "_bodies", "_calls", "_counts", "_deferred", "_delivered", "_dispatch", "_event_bytes", "_executing",
         "_function", "_has_warned", "_host", "_interrupts", "_is_poisoned", "_loop", "_now_ms", "_own_attempt",
-        "_passed_ms", "_pending", "_post", "_results", "_uuids", "generation", "is_over", "key", "run_id", "task",
+        "_passed_ms", "_pending", "_post", "_results", "_size", "_steps", "_uuids", "generation", "is_over", "key",
+        "run_id", "task",
     )  # fmt: skip
 
     def __init__(self, host: Host, function: Function[Any, Any], dispatch: Dispatch) -> None:
@@ -115,6 +131,9 @@ class LiveRun(BodilessSteps, Tenant):
             self._pending[step] = (None, attempt)
         self._own_attempt, self._is_poisoned = dispatch.attempt, dispatch.is_poisoned
         self._has_warned = False
+        self._steps = Gauge(host.config.steps)
+        self._size = Gauge(host.config.run_bytes, sum(map(len, dispatch.events)))
+        self._size.value += sum([len(each.data or b"") for each in dispatch.recorded])
         self._interrupts = self._uuids = 0
         self._passed_ms = dispatch.started_ms
 
@@ -194,8 +213,25 @@ class LiveRun(BodilessSteps, Tenant):
         occurrence = self._counts.get(step_id, 0)
         self._counts[step_id] = occurrence + 1
         call = Call(self.run_id, step_id, occurrence, self._loop.create_future(), decode)
+        steps = self._steps
+        steps.value += 1
+        if steps.value >= steps.warned_at and not self.is_over:
+            self._near_step_limit(call)
         self._calls[call.step] = call
         return call
+
+    def _near_step_limit(self, call: Call) -> None:
+        """Warn at 80 % of the limit, and end the run beyond it, before a body begins whose result nobody would keep."""
+        steps = self._steps
+        if steps.value > steps.limit:
+            self._fail(too_many_steps(steps.limit))
+            raise Interrupt
+        if steps.value == steps.warned_at and call.step not in self._results:
+            self._warn_of(steps, "a run is close to the limit of its steps")
+
+    def _warn_of(self, gauge: Gauge, what: str) -> None:
+        fields = {"function": self._function.id, "run_id": self.run_id, "value": gauge.value, "limit": gauge.limit}
+        logger.warning(what, extra={"fields": fields})
 
     def _may_begin(self, call: Call) -> bool:
         """Whether a call begins at once: not if its result is there, it waits, or other results come before it."""
@@ -238,7 +274,7 @@ class LiveRun(BodilessSteps, Tenant):
         assert task is not None, "functions run in tasks"
         started_ms = self._now_ms()
         self._executing[call.step] = task
-        bodies.running.add(task)
+        bodies.began(task, call)
         token = STEP.set(call)
         try:
             body = handler(*args, **kwargs) if is_async else bodies.in_thread(handler, args, kwargs)
@@ -247,21 +283,28 @@ class LiveRun(BodilessSteps, Tenant):
             call.copy = (load(data, call.decode, call.step_id),)
             operation: Operation = StepRun(data=data, started_ms=started_ms, ended_ms=self._now_ms())
         except asyncio.CancelledError as error:
-            if task.cancelling():  # the function turned away from it, or the process ends
+            if task.cancelling() > call.is_overdue:  # the function turned away from it, or the process ends
                 self._calls.pop(call.step, None)
                 self._ask_for_rest()
                 raise
-            operation = self._failed(call, error, started_ms)
+            operation = self._failed(call, self._overdue() if call.is_overdue else error, started_ms)
         except BaseException as error:  # noqa: BLE001 - user code
             operation = self._failed(call, error, started_ms)
         finally:
             STEP.reset(token)
             del self._executing[call.step]
             bodies.ended(task)
+            if call.is_overdue:
+                task.uncancel()
         if call.is_nested:
             nested = ErrorInfo(name="StepNested", message="Nested steps are not supported.")
             return StepError(error=nested, started_ms=started_ms, ended_ms=self._now_ms(), final=True)
         return operation
+
+    def _overdue(self) -> TimeoutError:
+        return TimeoutError(
+            f"the step ran for longer than {self._host.config.step_ms / 1000:g} s, the limit of an attempt"
+        )
 
     def _failed(self, call: Call, error: BaseException, started_ms: int) -> Operation:
         failure: Failure = describe_error(error, self._now_ms())
@@ -326,6 +369,10 @@ class LiveRun(BodilessSteps, Tenant):
             self.park()  # the engine sees that a result came meanwhile, and sends them all
             return
         self._delivered += 1
+        size, added = self._size, len(recorded.data or b"")
+        size.value += added
+        if size.value - added < size.warned_at <= size.value:
+            self._warn_of(size, "a run is close to the limit of its size")
         self._own_attempt, self._is_poisoned = 0, False
         call = None
         if not self._results and self._loop.is_at_rest(self):
@@ -411,19 +458,20 @@ class LiveRun(BodilessSteps, Tenant):
         if self._function.is_strict and not self.is_over:
             where = "at its end" if step_id is None else f"at step {step_id!r}"
             message = f"the steps of the function have changed since the run began, seen {where}; it is strict"
-            error = ErrorInfo(name="StepsChanged", message=message)
-            self._retire()
-            executing = self._outliving()
-            self._post(
-                RunReported(run=self.key, generation=self.generation, error=error, final=True, executing=executing)
-            )
-            self._interrupt()
+            self._fail(ErrorInfo(name="StepsChanged", message=message))
         elif not self._has_warned:
             self._has_warned = True
             logger.warning(
                 "the steps of a function have changed since the run began",
                 extra={"fields": {"function": self._function.id, "run_id": self.run_id, "step": step_id}},
             )
+
+    def _fail(self, error: ErrorInfo) -> None:
+        """End the run, whatever its function does."""
+        self._retire()
+        executing = self._outliving()
+        self._post(RunReported(run=self.key, generation=self.generation, error=error, final=True, executing=executing))
+        self._interrupt()
 
     def _settle(self, call: Call, recorded: Recorded) -> None:
         self._passed_ms = recorded.at_ms

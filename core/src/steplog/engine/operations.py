@@ -2,6 +2,10 @@
 
 import msgspec
 
+from steplog.engine.ids import text_problem
+
+MOST_SIGNAL_CHARACTERS = 256
+
 
 class ErrorInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """An error as it is recorded and shown (ERR-18)."""
@@ -94,3 +98,20 @@ class Lost(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True)
 
 
 Operation = StepRun | StepError | Sleep | SendEvent | WaitForEvent | WaitForSignal | SendSignal | InvokeFunction | Lost
+
+
+def signal_problem(name: object) -> str | None:
+    """Say what is wrong with the name of a signal."""
+    problem = text_problem(name)
+    if problem is None and not 0 < len(str(name)) <= MOST_SIGNAL_CHARACTERS:
+        return f"has {len(str(name))} characters, it must have 1 to {MOST_SIGNAL_CHARACTERS}"
+    return problem
+
+
+def too_many_steps(limit: int) -> ErrorInfo:
+    """The error of a run that makes more steps than it may (LIM-08)."""
+    return ErrorInfo(
+        name="InngestErrFunctionOverflowed",
+        message=f"The function run exceeded the step limit of {limit} steps. Split it: let it send events that start "
+        "others, or do more in one step.",
+    )

@@ -25,6 +25,7 @@ from steplog.engine.operations import (
     StepRun,
     WaitForEvent,
     WaitForSignal,
+    too_many_steps,
 )
 from steplog.engine.records import event_seen
 from steplog.engine.retry import delay_ms
@@ -61,7 +62,7 @@ class Steps:
         is_new = step is None
         if step is None:
             if len(run.steps) >= self._config.steps_per_run:
-                self._endings.fail(run, _too_many_steps(self._config.steps_per_run))
+                self._endings.fail(run, too_many_steps(self._config.steps_per_run))
                 return
             step = run.steps[key] = StepState(
                 id=message.wire_id, name=message.step_id, op="", state="due", attempt=message.attempt
@@ -363,10 +364,3 @@ _INVOKE_TIMED_OUT = ErrorInfo(
     name="InngestInvokeTimeoutError", message="Timed out waiting for invoked function to complete"
 )
 _waiter_decoder = msgspec.json.Decoder(tuple[bytes, bytes])
-
-
-def _too_many_steps(limit: int) -> ErrorInfo:
-    return ErrorInfo(
-        name="InngestErrFunctionOverflowed",
-        message=f"The function run exceeded the step limit of {limit} steps.",
-    )

@@ -13,6 +13,7 @@ from steplog.server.config import ServerConfig
 from steplog.server.event_api import PATH, EventApi
 from steplog.server.http import (
     Disconnected,
+    Intake,
     Message,
     Problem,
     Receive,
@@ -39,8 +40,9 @@ class Application:
 
     def __init__(self, backend: Backend, config: ServerConfig) -> None:
         keys = Keys(config)
-        self._event_api = EventApi(backend, config, keys)
-        self._rest = RestApi(backend, keys, Actions(backend, config))
+        intake = Intake(config.intake_bytes)
+        self._event_api = EventApi(backend, config, keys, intake)
+        self._rest = RestApi(backend, keys, Actions(backend, config, intake))
         self._rest_app = self._rest.application(self._event_api)
         self._headers = common_headers(is_dev=config.is_dev)
         self._names = {name.lower().encode() for name in (*LOCAL_NAMES, *config.allow_hosts)} if config.is_dev else None

@@ -5,6 +5,7 @@ import msgspec
 DEV_EVENT_BYTES = 3 << 20  # 3 MiB: what the SDKs' own dev server takes
 START_EVENT_BYTES = 256 << 10
 REQUEST_BYTES = 32 << 20
+INTAKE_BYTES = 128 << 20
 
 
 class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -16,3 +17,4 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     allow_hosts: tuple[str, ...] = ()  # names besides localhost that a request to ``dev`` may be addressed to
     event_size_bytes: int = START_EVENT_BYTES
     request_size_bytes: int = REQUEST_BYTES
+    intake_bytes: int = INTAKE_BYTES  # of all requests together, until they are answered
