@@ -132,7 +132,7 @@ def in_zone(cron: Plain, zone: str) -> CronSchedule:
     return parse_cron(f"TZ={zone} {cron.text}")
 
 
-@pytest.mark.spec("FN-05")
+@pytest.mark.spec("FN-05", "FAULT-F1")
 @given(crons(), st.sampled_from(CHANGES))
 def test_ticks_are_those_that_a_look_at_every_minute_finds(cron: Plain, change: tuple[str, str]) -> None:
     expected = by_minutes(cron, *change)
@@ -153,6 +153,7 @@ def test_the_next_tick_is_the_same_from_every_moment_before_it(
     assert in_zone(cron, change[0]).next_after(at_ms) == later[0]
 
 
+@pytest.mark.spec("FAULT-F1")
 @given(crons(), st.sampled_from(sorted({zone for zone, _ in CHANGES})), st.integers(0, 4_000_000_000_000))
 def test_planned_instants_increase_and_are_the_first_of_what_comes(cron: Plain, zone: str, after_ms: int) -> None:
     schedule = in_zone(cron, zone)
@@ -163,6 +164,7 @@ def test_planned_instants_increase_and_are_the_first_of_what_comes(cron: Plain, 
     assert schedule.missed(after_ms, ticks[-1] + 1, "last") == ticks[-1:]
 
 
+@pytest.mark.spec("FAULT-F1")
 @pytest.mark.parametrize(
     "zone",
     ["UTC", "America/New_York", "Europe/Paris", "Australia/Lord_Howe", "America/Havana", "Asia/Beirut"],

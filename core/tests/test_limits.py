@@ -68,7 +68,7 @@ def test_a_year_is_waited_for_and_no_millisecond_more(kind: str) -> None:
             with pytest.raises(StepError) as caught:
                 await WAITS[kind](ctx.step, wait_ms)
             assert caught.value.name == "InngestErrTimeoutTooLong"
-            assert f"for {wait_ms} ms, longer than a year: the limit is {MOST_WAIT_MS} ms" in caught.value.message
+            assert f"for longer than a year: {wait_ms} ms, the limit is {MOST_WAIT_MS} ms" in caught.value.message
         await WAITS[kind](ctx.step, MOST_WAIT_MS)
         return "not reached"
 
@@ -94,7 +94,7 @@ def test_a_year_is_waited_for_and_no_millisecond_more(kind: str) -> None:
 @pytest.mark.spec("LIM-01", "STEP-07")
 def test_a_sleep_until_a_time_in_more_than_a_year_is_refused() -> None:
     async def body(ctx: Context) -> str:
-        with pytest.raises(StepError, match=r"sleeps for .* longer than a year"):
+        with pytest.raises(StepError, match="sleeps for longer than a year"):
             await ctx.step.sleep_until("w", datetime.now(UTC) + timedelta(days=367))
         return "refused"
 
