@@ -21,6 +21,7 @@ WARNED_PERCENT = 80  # of the limit (GAP-20)
 MOST_SIGNATURES = 10_000  # a type that is made anew in every run must not fill the memory
 _encode = msgspec.json.Encoder().encode
 _encode_models = msgspec.json.Encoder(enc_hook=encode_hook).encode
+_SCALARS = frozenset({str, int, float, bool, type(None)})
 _skip = msgspec.json.Decoder(msgspec.Raw).decode
 
 
@@ -65,10 +66,11 @@ def encode(value: object) -> bytes:
         path = _not_finite(msgspec.to_builtins(value, enc_hook=encode_hook), "$")
         if path:
             raise ValueError(f"{path} is not a finite number")
-    _skip(data)  # a msgspec.Raw is written as it is, whatever it holds
-    problem = json_text.structure_problem(data)
-    if problem is not None:
-        raise ValueError(problem)
+    if type(value) not in _SCALARS:
+        _skip(data)  # a msgspec.Raw is written as it is, whatever it holds
+        problem = json_text.structure_problem(data)
+        if problem is not None:
+            raise ValueError(problem)
     return data
 
 

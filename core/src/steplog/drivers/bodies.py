@@ -11,15 +11,10 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import Future as ThreadFuture
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any
 
 from steplog.drivers.call import Call
 from steplog.drivers.loop import UsersLoop
-
-
-class _Running(NamedTuple):
-    until_s: float  # the loop's time
-    call: Call
 
 
 class Bodies:
@@ -33,12 +28,12 @@ class Bodies:
         self._functions = _Pool("steplog-function", function_threads)
         self._relays: set[asyncio.Task[None]] = set()  # nothing else may hold them
         self._are_over: asyncio.Event | None = None  # while somebody waits for it
-        self.running: dict[asyncio.Task[Any], _Running] = {}  # by tasks, in the order in which their bodies began
+        self.running: dict[asyncio.Task[Any], Call] = {}  # whose bodies tasks run, in the order in which they began
 
     def began(self, task: asyncio.Task[Any], call: Call) -> None:
         """A task begins a body. It is cancelled, and the call overdue, when it runs for too long (LIM-02)."""
-        call.is_overdue = False
-        self.running[task] = _Running(self.loop.time() + self._limit_s, call)
+        call.until_s, call.is_overdue = self.loop.time() + self._limit_s, False
+        self.running[task] = call
         if self._alarm is None:
             self._set_alarm(self._limit_s)
 
@@ -61,13 +56,13 @@ class Bodies:
     def _end_overdue(self) -> None:
         self._alarm = None
         now_s = self.loop.time()
-        for task, body in self.running.items():
-            if body.call.is_overdue:  # it swallows its cancellation
+        for task, call in self.running.items():
+            if call.is_overdue:  # it swallows its cancellation
                 continue
-            if body.until_s > now_s:
-                self._set_alarm(body.until_s - now_s)
+            if call.until_s > now_s:
+                self._set_alarm(call.until_s - now_s)
                 return
-            body.call.is_overdue = True
+            call.is_overdue = True
             task.cancel()
 
     def close(self) -> None:

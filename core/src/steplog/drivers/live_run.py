@@ -52,6 +52,9 @@ CLOSE_S = 5.0  # how long a closed function may unwind before it is named
 MOST_INTERRUPTS = 100  # raised in a function that swallows them; then its calls wait for ever, so that it cannot spin
 
 
+NEVER = 1 << 62  # no count comes to it
+
+
 class LocalConfig(msgspec.Struct, frozen=True, kw_only=True):
     """How the local driver treats its runs."""
 
@@ -64,16 +67,6 @@ class LocalConfig(msgspec.Struct, frozen=True, kw_only=True):
     step_ms: int = MOST_STEP_MS  # how long one attempt may take
     threads: int = 16  # for plain ``def`` steps
     function_threads: int = 64  # for plain ``def`` functions; each holds one while it has a step of its own to run
-
-
-class Gauge:
-    """How much of a limit a run has used up, and from where on it is warned of (GAP-20)."""
-
-    __slots__ = ("limit", "value", "warned_at")
-
-    def __init__(self, limit: int, value: int = 0) -> None:
-        self.limit, self.value = limit, value
-        self.warned_at = -(-limit * WARNED_PERCENT // 100)
 
 
 class Host(Protocol):
@@ -107,8 +100,8 @@ class LiveRun(BodilessSteps, Tenant):
     __slots__ = (
         "_bodies", "_calls", "_counts", "_deferred", "_delivered", "_dispatch", "_event_bytes", "_executing",
         "_function", "_has_warned", "_host", "_interrupts", "_is_poisoned", "_loop", "_now_ms", "_own_attempt",
-        "_passed_ms", "_pending", "_post", "_results", "_size", "_steps", "_uuids", "generation", "is_over", "key",
-        "run_id", "task",
+        "_passed_ms", "_pending", "_post", "_results", "_size_bytes", "_size_watched", "_steps", "_steps_watched",
+        "_uuids", "generation", "is_over", "key", "run_id", "task",
     )  # fmt: skip
 
     def __init__(self, host: Host, function: Function[Any, Any], dispatch: Dispatch) -> None:
@@ -131,9 +124,11 @@ class LiveRun(BodilessSteps, Tenant):
             self._pending[step] = (None, attempt)
         self._own_attempt, self._is_poisoned = dispatch.attempt, dispatch.is_poisoned
         self._has_warned = False
-        self._steps = Gauge(host.config.steps)
-        self._size = Gauge(host.config.run_bytes, sum(map(len, dispatch.events)))
-        self._size.value += sum([len(each.data or b"") for each in dispatch.recorded])
+        self._steps, self._steps_watched = 0, warned_at(host.config.steps)
+        self._size_bytes = sum(map(len, dispatch.events)) + sum([len(each.data or b"") for each in dispatch.recorded])
+        self._size_watched = warned_at(host.config.run_bytes)
+        if self._size_bytes >= self._size_watched:
+            self._size_watched = NEVER
         self._interrupts = self._uuids = 0
         self._passed_ms = dispatch.started_ms
 
@@ -213,25 +208,25 @@ class LiveRun(BodilessSteps, Tenant):
         occurrence = self._counts.get(step_id, 0)
         self._counts[step_id] = occurrence + 1
         call = Call(self.run_id, step_id, occurrence, self._loop.create_future(), decode)
-        steps = self._steps
-        steps.value += 1
-        if steps.value >= steps.warned_at and not self.is_over:
+        self._steps += 1
+        if self._steps >= self._steps_watched and not self.is_over:
             self._near_step_limit(call)
         self._calls[call.step] = call
         return call
 
     def _near_step_limit(self, call: Call) -> None:
         """Warn at 80 % of the limit, and end the run beyond it, before a body begins whose result nobody would keep."""
-        steps = self._steps
-        if steps.value > steps.limit:
-            self._fail(too_many_steps(steps.limit))
+        limit = self._host.config.steps
+        if self._steps > limit:
+            self._fail(too_many_steps(limit))
             raise Interrupt
-        if steps.value == steps.warned_at and call.step not in self._results:
-            self._warn_of(steps, "a run is close to the limit of its steps")
+        self._steps_watched = limit + 1
+        if call.step not in self._results:
+            self._warn_of_limit("steps", self._steps, limit)
 
-    def _warn_of(self, gauge: Gauge, what: str) -> None:
-        fields = {"function": self._function.id, "run_id": self.run_id, "value": gauge.value, "limit": gauge.limit}
-        logger.warning(what, extra={"fields": fields})
+    def _warn_of_limit(self, what: str, value: int, limit: int) -> None:
+        fields = {"function": self._function.id, "run_id": self.run_id, what: value, "limit": limit}
+        logger.warning("a run is close to a limit", extra={"fields": fields})
 
     def _may_begin(self, call: Call) -> bool:
         """Whether a call begins at once: not if its result is there, it waits, or other results come before it."""
@@ -369,10 +364,10 @@ class LiveRun(BodilessSteps, Tenant):
             self.park()  # the engine sees that a result came meanwhile, and sends them all
             return
         self._delivered += 1
-        size, added = self._size, len(recorded.data or b"")
-        size.value += added
-        if size.value - added < size.warned_at <= size.value:
-            self._warn_of(size, "a run is close to the limit of its size")
+        self._size_bytes += len(recorded.data or b"")
+        if self._size_bytes >= self._size_watched:
+            self._size_watched = NEVER
+            self._warn_of_limit("size_bytes", self._size_bytes, self._host.config.run_bytes)
         self._own_attempt, self._is_poisoned = 0, False
         call = None
         if not self._results and self._loop.is_at_rest(self):
@@ -535,6 +530,11 @@ class LiveRun(BodilessSteps, Tenant):
                 "a closed function does not end; it is abandoned",
                 extra={"fields": {"function": self._function.id, "run_id": self.run_id, "after_s": CLOSE_S}},
             )
+
+
+def warned_at(limit: int) -> int:
+    """From where on a limit is warned of (GAP-20)."""
+    return -(-limit * WARNED_PERCENT // 100)
 
 
 async def _within(timeout_ms: int, body: Awaitable[Any]) -> Any:
