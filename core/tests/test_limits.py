@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -20,6 +21,7 @@ from steplog.node import NodeConfig
 from steplog.server.config import DEV_EVENT_BYTES, START_EVENT_BYTES, ServerConfig
 from steplog.step import Step
 
+from .command_line import steplog as command
 from .running import (
     FAST,
     Body,
@@ -231,7 +233,7 @@ def _recording(count: int) -> Body:
 
 @pytest.mark.spec("LIM-04", "LIMW-03")
 def test_a_run_of_the_limits_size_completes_and_a_byte_less_of_a_limit_fails_it() -> None:
-    event = Event(name="go", data={}, id="o1")  # with an id its record has always the same size
+    event: Event[Any] = Event(name="go", data={}, id="o1")  # with an id its record has always the same size
     _, log = on_users_loop(run_once(declare(_recording(10)), event))
     size = len(log.events[0][1][-1]) + 10 * 100 + len("null")
     ended, _ = on_users_loop(run_once(declare(_recording(10)), event, _of_size(size)))
@@ -429,3 +431,13 @@ def test_a_run_at_the_limit_goes_on_after_a_crash_from_its_records() -> None:
     on_users_loop(story())
     assert begun == list(range(999)), "no body ran again"
     assert of(log, records.RunFailed) == []
+
+
+@pytest.mark.spec("LIMW-03", "LIM-08")
+def test_the_steps_of_a_run_are_configured_up_to_ten_thousand(tmp_path: Path) -> None:
+    for steps_ in (1, 10_000):
+        assert command("config", "check", "--set", f"limits.steps={steps_}", cwd=tmp_path).code == 0
+    for wrong in (0, 10_001):
+        refused = command("config", "check", "--set", f"limits.steps={wrong}", cwd=tmp_path)
+        assert refused.code == 2
+        assert "limits.steps" in refused.stderr + refused.stdout
