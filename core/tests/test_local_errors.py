@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from steplog import App, Context, Event, NonRetriableError, RetryAfterError, StepError, current_step
+from steplog import App, Context, ContextSync, Event, NonRetriableError, RetryAfterError, StepError, current_step
 from steplog.engine import records
 from steplog.errors import ConfigInvalid, StepOutsideRun
 from steplog.log.memory import MemoryLog
@@ -347,6 +347,34 @@ def test_whatever_is_raised_is_recorded_as_a_failure_and_the_worker_survives(
     assert failed.error.name == name
     assert text in failed.error.message
     assert len(failed.error.message) <= 40_000
+
+
+@pytest.mark.spec("FAULT-D9", "SDK-06")
+@pytest.mark.parametrize("is_step", [True, False])
+@pytest.mark.parametrize(
+    "error", [SystemExit(3), KeyboardInterrupt(), asyncio.CancelledError(), GeneratorExit(), StopIteration(), Fatal()]
+)
+def test_whatever_a_plain_function_raises_in_its_thread_fails_its_run_alone(
+    error: BaseException, is_step: bool
+) -> None:
+    app = App("a")
+
+    @app.function("f", trigger="go", retries=0)
+    def f(ctx: ContextSync) -> None:
+        if is_step:
+            ctx.step.run("hostile", raising(error))
+        raising(error)()
+
+    @app.function("after", trigger="after")
+    def after(ctx: ContextSync) -> str:
+        return ctx.step.run("alive", lambda: "alive")
+
+    async def test() -> tuple[Any, Any]:
+        async with running(app) as node:
+            return await node.run(go()), await node.run(Event(name="after", data={}))
+
+    (ended,), (alive,) = on_users_loop(test())
+    assert (ended.status, alive.output) == ("failed", "alive")
 
 
 @pytest.mark.spec("FAULT-D9")
