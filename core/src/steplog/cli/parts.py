@@ -12,7 +12,7 @@ from steplog.engine.functions import EngineConfig
 from steplog.engine.retry import RetryPolicy
 from steplog.node import NodeConfig, functions_of
 from steplog.paths import history_path
-from steplog.server.config import ServerConfig
+from steplog.server.config import INTAKE_BYTES, ServerConfig
 from steplog.shells.process import ProcessEngine
 
 
@@ -34,6 +34,7 @@ def engine_of(
             is_dev=is_dev, event_keys=secret_values(config.auth.event_keys),
             signing_keys=secret_values(config.auth.signing_keys), allow_hosts=config.server.allow_hosts,
             event_size_bytes=limits.event_size_bytes, request_size_bytes=limits.request_size_bytes,
+            intake_bytes=max(INTAKE_BYTES, 4 * limits.request_size_bytes),
         ),
     )  # fmt: skip
 
