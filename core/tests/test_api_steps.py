@@ -209,11 +209,11 @@ def test_options_go_with_the_steps_made_by_them_alone() -> None:
     step = Step(run)
 
     async def body() -> list[Any]:
-        special = step.options(retries=1, timeout=DAY, output_type=Order)
+        special = step.options(retries=1, timeout=timedelta(hours=2), output_type=Order)
         return [await special.run("a", plus_one, number=5), await step.run("b", plus_one, 5)]
 
     assert asyncio.run(body()) == [Order("o1"), {"id": "o1"}]
-    assert run.asked == [("a", plus_one, (), {"number": 5}, (1, DAY_MS)), ("b", plus_one, (5,), {}, None)]
+    assert run.asked == [("a", plus_one, (), {"number": 5}, (1, 7_200_000)), ("b", plus_one, (5,), {}, None)]
 
 
 def test_the_steps_of_plain_functions_are_the_same_ones() -> None:

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from steplog import errors
+from steplog.config.schema import keys
 from steplog.engine import records
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -23,6 +24,13 @@ def test_every_kind_of_record_is_documented() -> None:
     kinds = re.findall(r'tag="([a-z.]+)"', Path(records.__file__).read_text())
     assert len(kinds) > 5
     assert [kind for kind in kinds if f"`{kind}`" not in text] == []
+
+
+def test_every_limit_that_can_be_set_is_documented() -> None:
+    text = (DOCS / "limits.md").read_text()
+    names = [name for name in keys() if name.startswith("limits.")]
+    assert len(names) >= 5
+    assert [name for name in names if f"`{name}`" not in text] == []
 
 
 def test_every_link_of_the_readme_and_the_docs_leads_somewhere() -> None:

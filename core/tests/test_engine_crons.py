@@ -134,3 +134,34 @@ def test_a_schedule_that_is_removed_at_its_tick_is_over(after: FunctionSpec) -> 
     partition.now_ms = NOON + HOUR
     assert all_of(Dispatch, partition.crash(after) + partition.advance(DAY)) == []
     assert [key for key in partition.stored() if key.startswith(("cron", "timer"))] == []
+
+
+EVERY_HOUR, AT_ONE, AT_HALF = CronTrigger("0 * * * *"), CronTrigger("0 13 * * *"), CronTrigger("30 * * * *")
+
+
+@pytest.mark.spec("FAULT-F7", "FN-07")
+@pytest.mark.parametrize("late_ms", [-1, 0, 1, 61_000])
+@pytest.mark.parametrize("before", [(EVERY_HOUR,), (AT_ONE, AT_HALF)])
+@pytest.mark.parametrize("after", [(EVERY_HOUR,), (AT_ONE,), (AT_HALF,), (EVERY_HOUR, AT_ONE)])
+@pytest.mark.parametrize("is_written", [False, True])
+def test_a_tick_that_both_plans_have_is_one_run_whatever_the_moment_of_the_edit(
+    late_ms: int, before: tuple[CronTrigger, ...], after: tuple[CronTrigger, ...], is_written: bool
+) -> None:
+    """``is_written``: the tick is on the log when the edit comes, and what it asked for is not done yet."""
+    partition = Partition(cron(*before))
+    partition.settle()
+    partition.now_ms = NOON + 30 * MINUTE
+    partition.settle()
+    partition.now_ms = NOON + HOUR + late_ms
+    if is_written and partition.processor.has_work(partition.now_ms):
+        partition.write(partition.decide())
+    partition.crash(cron(*after))
+    partition.advance(45 * MINUTE - late_ms)
+    stored = [msgspec.json.decode(event) for _, turn in partition.log.events for event in turn]
+    planned = {event["internal_id"]: event["id"] for event in stored}
+    fired = [planned[r.event] for r in partition.of(records.EventRouted) for _ in r.runs]
+    assert len(fired) == len(set(fired))
+    assert set(fired) <= {at(NOON + 30 * MINUTE), at(NOON + HOUR), at(NOON + 90 * MINUTE)}
+    if late_ms < 0:
+        assert (at(NOON + HOUR) in fired) == (after != (AT_HALF,))
+    assert (at(NOON + 90 * MINUTE) in fired) == (AT_HALF in after)

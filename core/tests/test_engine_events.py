@@ -110,7 +110,7 @@ def test_a_delayed_run_that_finds_no_place_leaves_nothing_behind() -> None:
 # --- duplicates
 
 
-@pytest.mark.spec("EVT-14", "ATV-02", "IDEM-03")
+@pytest.mark.spec("EVT-14", "ATV-02", "IDEM-03", "LIMW-07")
 def test_an_id_starts_one_run_in_24_hours() -> None:
     partition = Partition(PACK)
     run = the(Dispatch, partition.send("pack", id="order-1"))

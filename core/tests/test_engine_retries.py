@@ -57,7 +57,7 @@ def test_a_constant_interval_replaces_schedule_and_jitter() -> None:
     assert {delay_ms(RetryPolicy(interval_ms=250), n, asked_ms=None, seed=b"") for n in range(1, 9)} == {250}
 
 
-@pytest.mark.spec("ERR-02", "ERR-04", "ATV-30", "DUR-07")
+@pytest.mark.spec("ERR-02", "ERR-04", "ATV-30", "DUR-07", "LIMW-02")
 def test_a_step_is_tried_five_times_and_then_has_failed() -> None:
     partition = Partition(PACK)
     run = partition.start("pack")

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from steplog import json_text
 from steplog.engine.ids import decode_ulid, ulid_ms
 from steplog.engine.records import StoredEvent
 from steplog.errors import EventInvalid
-from steplog.server import json_text
 from steplog.server.ingest import MOST_EVENTS, InternalIds, Parsed, parse
 
 NOW_MS = 1_700_000_000_123

@@ -517,6 +517,24 @@ def test_steps_that_were_sequential_and_became_parallel_keep_their_results() -> 
     assert output == ["a!", "b!", "c?"]
 
 
+@pytest.mark.spec("FAULT-D5", "STEP-02")
+def test_one_id_twice_in_parallel_follows_the_order_of_its_calls() -> None:
+    """Nothing else tells two calls apart: the first call has the first one's result, whatever it would run now."""
+
+    def both(first: str, second: str) -> Body:
+        async def body(ctx: Context) -> list[Any]:
+            found = await asyncio.gather(ctx.step.run("p", value, first), ctx.step.run("p", value, second))
+            await ctx.step.sleep("nap", 300)
+            return [*found, await ctx.step.run("p", value, "third")]
+
+        return body
+
+    output, log = changed(both("x", "y"), both("y", "x"))
+    assert output == ["x", "y", "third"]
+    assert sorted(steps(log)) == ["nap", "p", "p", "p"]
+    assert len({r.id for r in of(log, records.StepCompleted)}) == 4
+
+
 @pytest.mark.spec("FAULT-D5")
 def test_a_step_that_becomes_another_kind_of_step_keeps_what_its_id_has() -> None:
     async def runs(ctx: Context) -> Any:

@@ -292,7 +292,8 @@ class StepLimitExceeded(SteplogError):
 
     def __init__(self, limit: int) -> None:
         super().__init__(
-            f"The function run exceeded the step limit of {limit} steps; split it, let it send events that start others"
+            f"The function run exceeded the step limit of {limit} steps. Split it: let it send events that start "
+            "others, or do more in one step."
         )
         self.limit = limit
 

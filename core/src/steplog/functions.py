@@ -13,6 +13,7 @@ from steplog.codec import Decode, decoder_of
 from steplog.durations import Duration, milliseconds
 from steplog.engine.cron import parse_cron
 from steplog.engine.functions import CronTrigger, EventTrigger, FunctionSpec, Trigger
+from steplog.engine.ids import text_problem
 from steplog.engine.operations import ErrorInfo
 from steplog.errors import ConfigInvalid, CronInvalid, ExpressionInvalid, native_name
 from steplog.event import INVOKED, A, Event, EventType, Triggering, data_problem, name_problem
@@ -132,8 +133,8 @@ def declare(
     """
     problems = _head_problems(fn_id, name)
     triggers, event_types = _read_triggers(trigger, problems)
-    if not isinstance(retries, int) or isinstance(retries, bool) or not 0 <= retries <= MOST_RETRIES:
-        problems.append(f"retries is {retries!r}; it must be a number from 0 to {MOST_RETRIES}")
+    problem = retries_problem(retries)
+    problems += [problem] if problem else []
     if not isinstance(strict, bool):
         problems.append(f"strict is {strict!r}; it must be True or False")
     problems += _handler_problems(handler)
@@ -154,6 +155,13 @@ def declare(
     )  # fmt: skip
     function = _make(handler, spec, event_types)
     return [function] if on_failure is None else [function, _failure_function(function, on_failure)]
+
+
+def retries_problem(retries: object) -> str | None:
+    """Say what is wrong with how often something is tried again."""
+    if isinstance(retries, int) and not isinstance(retries, bool) and 0 <= retries <= MOST_RETRIES:
+        return None
+    return f"retries is {retries!r}; it must be a number from 0 to {MOST_RETRIES}"
 
 
 def _failure_function(function: Function[Any, Any], handler: Callable[..., Any]) -> Function[Any, Any]:
@@ -179,6 +187,9 @@ def _head_problems(fn_id: object, name: object) -> list[str]:
         problems.append(f"id is {fn_id!r}; give text")
     elif not fn_id:
         problems.append("id is empty")
+    else:
+        problem = text_problem(fn_id)
+        problems += [f"id {problem}"] if problem else []
     if name is not None and not isinstance(name, str):
         problems.append(f"name is {name!r}; give text")
     return problems

@@ -11,9 +11,12 @@ import msgspec
 
 from steplog.codec import Decode, decode_plain, decoder
 from steplog.durations import Duration, epoch_ms, milliseconds
-from steplog.errors import StepOutsideRun
+from steplog.engine.functions import MOST_STEP_MS
+from steplog.engine.ids import text_problem
+from steplog.engine.operations import signal_problem
+from steplog.errors import ConfigInvalid, StepOutsideRun
 from steplog.event import Event, EventType, read_match, read_matches
-from steplog.functions import Function
+from steplog.functions import Function, retries_problem
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -122,9 +125,18 @@ class Step:
 
         ``retries`` is how often the step is tried again, ``timeout`` how long one attempt may take, ``output_type``
         what its result is decoded as; each is the function's, or the return annotation, unless given.
+
+        Raises ``ConfigInvalid`` for retries that are not 0 to 20 (LIMW-02), or a timeout over 2 hours (LIM-02).
         """
+        timeout_ms = _milliseconds(timeout)
+        problem = None if retries is None else retries_problem(retries)
+        problems = [] if problem is None else [problem]
+        if timeout_ms is not None and timeout_ms > MOST_STEP_MS:
+            problems.append(f"timeout is {timeout_ms} ms; the limit of a step's attempt is {MOST_STEP_MS} ms, 2 hours")
+        if problems:
+            raise ConfigInvalid("step.options", problems)
         decode = None if output_type is None else decoder(output_type)
-        return Step(self._runner, StepOptions(retries, _milliseconds(timeout), decode))
+        return Step(self._runner, StepOptions(retries, timeout_ms, decode))
 
     @overload
     async def run(
@@ -240,7 +252,10 @@ class Step:
         if match is not None:
             if if_exp is not None:
                 raise TypeError("a wait has if_exp= or match=: give one of them")
+            _check("match", text_problem(match))
             if_exp = f"event.{match} == async.{match}"
+        if if_exp is not None:
+            _check("if_exp", text_problem(if_exp))
         types = tuple(_event_type(each) for each in given[0])
         decode = partial(read_match if all_of is None else read_matches, types=types)
         return await self._runner.wait_for_event(
@@ -258,12 +273,14 @@ class Step:
         """
         if conflict not in ("fail", "replace"):
             raise ValueError(f"conflict is {conflict!r}; it must be fail or replace")
+        _check("the signal's name", signal_problem(signal))
         return await self._runner.wait_for_signal(
             step_id, signal=signal, timeout_ms=milliseconds(timeout), replace=conflict == "replace"
         )
 
     async def send_signal(self, step_id: str, signal: str, data: Any = None) -> str | None:
         """Send a signal, once; returns the id of the run that it resumed, None where none waited for it."""
+        _check("the signal's name", signal_problem(signal))
         return await self._runner.send_signal(step_id, signal=signal, data=data)
 
     @overload
@@ -290,6 +307,7 @@ class Step:
         called, decode = (
             (function, decode_plain) if isinstance(function, str) else (function.id, function.decode_output)
         )
+        _check("the function's id", text_problem(called))
         return await self._runner.invoke(
             step_id, function_id=called, data={} if data is None else data, user=user, v=v,
             timeout_ms=_milliseconds(timeout), decode=decode,
@@ -309,6 +327,12 @@ class Step:
 
 def _milliseconds(duration: Duration | None) -> int | None:
     return None if duration is None else milliseconds(duration)
+
+
+def _check(what: str, problem: str | None) -> None:
+    """Raise ``ValueError`` for what no driver could hand on."""
+    if problem is not None:
+        raise ValueError(f"{what} {problem}")
 
 
 def _event_type(event: AnyEvent) -> EventType[Any]:

@@ -112,8 +112,7 @@ class Turns:
             return self.position
         if self._processor is None:
             raise LogUnavailable("the log cannot be written at the moment; nothing was accepted")
-        if self._processor.waiting + len(events) > MOST_WAITING:
-            raise Overloaded(f"{self._processor.waiting} messages wait; send again later")
+        self._check_room(self._processor, len(events))
         ticket, answer = self._new_ticket()
         last = msgspec.structs.replace(events[-1], ticket=ticket, is_last=True)
         self.post([*events[:-1], last])
@@ -123,10 +122,11 @@ class Turns:
     async def signal(self, name: str, data: bytes) -> str | None:
         """Resume the step that waits for a signal; returns its run's id, None where nobody waits.
 
-        Raises ``LogUnavailable`` where the log cannot be written.
+        Raises as ``submit`` does.
         """
         if self._processor is None:
             raise LogUnavailable("the log cannot be written at the moment; the signal was not sent")
+        self._check_room(self._processor, 1)
         ticket, answer = self._new_ticket()
         self.post([SignalSent(env=DEFAULT_ENV, signal=name, data=data, ticket=ticket)])
         return (await answer).run_id
@@ -134,6 +134,10 @@ class Turns:
     def is_function(self, function: str) -> bool:
         """Whether a function, by its qualified id, is registered here."""
         return function in self._registry.by_id
+
+    def _check_room(self, processor: Processor, count: int) -> None:
+        if processor.waiting + count > MOST_WAITING:
+            raise Overloaded(f"{processor.waiting} messages wait, the limit is {MOST_WAITING}; send again later")
 
     def _new_ticket(self) -> tuple[int, "asyncio.Future[Answer]"]:
         self._last_ticket += 1

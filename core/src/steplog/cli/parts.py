@@ -13,7 +13,7 @@ from steplog.engine.retry import RetryPolicy
 from steplog.event_types import EventTypes
 from steplog.node import NodeConfig, functions_of
 from steplog.paths import history_path
-from steplog.server.config import ServerConfig
+from steplog.server.config import INTAKE_BYTES, ServerConfig
 from steplog.shells.process import ProcessEngine
 
 
@@ -41,6 +41,7 @@ def engine_of(
             event_size_bytes=limits.event_size_bytes, request_size_bytes=limits.request_size_bytes,
             typed=types.typed() if config.events.validate == "refuse" else None,
             apps=tuple([app.id for app in apps]), since_ms=since_ms,
+            intake_bytes=max(INTAKE_BYTES, 4 * limits.request_size_bytes),
         ),
     )  # fmt: skip
 
@@ -49,6 +50,6 @@ def node_config(config: Config) -> NodeConfig:
     """How the functions run."""
     local = LocalConfig(
         evict_after_ms=config.engine.evict_after_ms, output_bytes=config.limits.step_output_bytes,
-        event_bytes=config.limits.event_size_bytes,
+        event_bytes=config.limits.event_size_bytes, steps=config.limits.steps, run_bytes=config.limits.run_size_bytes,
     )  # fmt: skip
     return NodeConfig(local=local, refuses_misfits=config.events.validate == "refuse")

@@ -101,7 +101,8 @@ class BodilessSteps:
         """Call a step that only waits, for so long at the most."""
         if most_ms > MOST_WAIT_MS:
             verb = "sleeps" if isinstance(operation, Sleep) else "waits"
-            raise StepFailed(f"step {step_id!r} {verb} for longer than a year", "InngestErrTimeoutTooLong")
+            message = f"step {step_id!r} {verb} for longer than a year: {most_ms} ms, the limit is {MOST_WAIT_MS} ms"
+            raise StepFailed(message, "InngestErrTimeoutTooLong")
         call = self._register(step_id, decode)
         outcome: Any = BEGIN if self._may_begin(call) else await call.future
         if outcome is BEGIN:

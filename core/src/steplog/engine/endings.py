@@ -8,7 +8,7 @@ import msgspec
 from steplog.engine import effects, keys, records
 from steplog.engine.draft import Draft, encode
 from steplog.engine.events import FAILED_EVENT, FINISHED_EVENT, accept_event
-from steplog.engine.functions import EngineConfig, Registry
+from steplog.engine.functions import MOST_STEP_MS, EngineConfig, Registry
 from steplog.engine.ids import hash16, ulid
 from steplog.engine.messages import ChildEnded, EventAccepted, OpReported, RunReported
 from steplog.engine.operations import ErrorInfo, EventOut, StepError, StepRun, error_info
@@ -18,8 +18,6 @@ from steplog.engine.run import COMPLETED, FAILED, QUEUED, WAITING, Run
 from steplog.engine.runs import Runs
 from steplog.engine.waits import Waits
 from steplog.errors import StateSizeExceeded, wire_name
-
-OUTLIVED_MS = 7_200_000  # the longest execution of a step (LIM-02)
 
 
 class Endings:
@@ -142,7 +140,7 @@ class Endings:
         if executing:
             head.state, head.executing = status, executing
             run.steps, run.events = {}, []
-            self._runs.set_timer(run, self._draft.now_ms + OUTLIVED_MS)
+            self._runs.set_timer(run, self._draft.now_ms + MOST_STEP_MS)
             self._runs.outlive(run)
         else:
             self._runs.remove(run)

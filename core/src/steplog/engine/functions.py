@@ -16,6 +16,9 @@ ENVIRONMENTS = {0: "default"}  # number in keys → name in records; one until e
 DEFAULT_ENV = 0
 
 
+MOST_STEP_MS = 7_200_000  # of one attempt of a step (LIM-02)
+
+
 class EventTrigger(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """An event starts the function.
 

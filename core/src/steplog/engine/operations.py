@@ -2,7 +2,10 @@
 
 import msgspec
 
+from steplog.engine.ids import text_problem
 from steplog.errors import SteplogError
+
+MOST_SIGNAL_CHARACTERS = 256
 
 
 class ErrorInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -105,3 +108,11 @@ class Lost(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True)
 
 
 Operation = StepRun | StepError | Sleep | SendEvent | WaitForEvent | WaitForSignal | SendSignal | InvokeFunction | Lost
+
+
+def signal_problem(name: object) -> str | None:
+    """Say what is wrong with the name of a signal."""
+    problem = text_problem(name)
+    if problem is None and not 0 < len(str(name)) <= MOST_SIGNAL_CHARACTERS:
+        return f"has {len(str(name))} characters, it must have 1 to {MOST_SIGNAL_CHARACTERS}"
+    return problem
