@@ -80,7 +80,7 @@ def test_every_fault_has_struck() -> None:
 def test_a_fault_may_strike_at_every_turn(kind: str) -> None:
     """Not at random: at the first turn, at the second, and so on to the last."""
     struck = 0
-    for seed in (6, 57):
+    for seed in [report.seed for report in reports(0) if 30 < report.turns < 80][:2]:
         nth = 1
         while simulate(seed, only=Strike(kind, nth)).fired[kind]:
             nth += 1
