@@ -19,6 +19,8 @@ NAMES = (
     "cron",
     "cel",
     "waits",
+    "replay",
+    "slow_clients",
 )
 
 

@@ -1,4 +1,4 @@
-"""What an event costs while many steps wait, in the engine and the log: for one of them, and for none."""
+"""What an event costs while many steps wait: for one, none or all of them; and what a wait costs that looks back."""
 
 import os
 import time
@@ -14,7 +14,7 @@ from steplog.engine.operations import EventOut, WaitForEvent
 from steplog.engine.processor import Processor
 from steplog.log.sqlite import SqliteLog
 
-FEW, MANY, EVENTS, BATCH = 100, 100_000, 2_000, 50
+FEW, MANY, ALL, EVENTS, BATCH = 100, 100_000, 20_000, 2_000, 50
 DAY_MS = 86_400_000
 NOW_MS = 1_800_000_000_000
 WIRE_ID = step_wire_id("paid", 0)
@@ -33,31 +33,46 @@ class Partition:
 
     def __init__(self, processor: Processor, log: SqliteLog) -> None:
         self._processor, self._log = processor, log
+        self.longest_s = 0.0
 
     async def decide(self, messages: list[Message]) -> list[Dispatch]:
         """Decide messages as turns; the runs that they dispatch."""
         self._processor.post(*messages)
         found: list[Dispatch] = []
+        self.longest_s = 0.0  # of these turns
         while self._processor.has_work(NOW_MS):
+            began = time.perf_counter()
             while not self._processor.advance(NOW_MS):
                 pass
             await self._log.commit(self._processor.seal())
+            self.longest_s = max(self.longest_s, time.perf_counter() - began)
             found += [effect for effect in self._processor.committed() if isinstance(effect, Dispatch)]
         return found
 
-    async def wait(self, first: int, count: int) -> None:
+    async def wait(self, first: int, count: int, *, if_exp: str | None = "async.data.order == event.data.id") -> None:
         """Start runs that wait for the payment of their order, and park them."""
         begun = await self.decide([event("order", "id", number) for number in range(first, first + count)])
-        op = WaitForEvent(events=("paid",), timeout_ms=DAY_MS, if_exp="async.data.order == event.data.id")
+        op = WaitForEvent(events=("paid",), timeout_ms=DAY_MS, if_exp=if_exp)
         messages: list[Message] = []
         for at in begun:
-            messages.append(
-                OpReported(
-                    run=at.run, generation=at.generation, step=STEP, wire_id=WIRE_ID, step_id="paid", attempt=0, op=op
-                )
-            )
+            messages.append(_reported(at, op))
             messages.append(RunParked(run=at.run, generation=at.generation, delivered=0))
         await self.decide(messages)
+
+    async def us_a_wait(self, first: int, *, is_since_trigger: bool) -> float:
+        """Start runs, send what each waits for, a batch a turn, and let them wait; only the waits are timed."""
+        op = WaitForEvent(
+            events=("paid",), timeout_ms=DAY_MS, if_exp="async.data.order == event.data.id",
+            is_since_trigger=is_since_trigger,
+        )  # fmt: skip
+        took_s = 0.0
+        for number in range(first, first + EVENTS, BATCH):
+            begun = await self.decide([event("order", "id", number + n) for n in range(BATCH)])
+            await self.decide([event("paid", "order", number + n) for n in range(BATCH)])
+            began = time.perf_counter()
+            await self.decide([_reported(at, op) for at in begun])
+            took_s += time.perf_counter() - began
+        return took_s / EVENTS * 1e6
 
     async def us_an_event(self, first: int) -> float:
         """Send events, a batch a turn."""
@@ -65,6 +80,12 @@ class Partition:
         for number in range(first, first + EVENTS, BATCH):
             await self.decide([event("paid", "order", number + n) for n in range(BATCH)])
         return (time.perf_counter() - began) / EVENTS * 1e6
+
+
+def _reported(at: Dispatch, op: WaitForEvent) -> OpReported:
+    return OpReported(
+        run=at.run, generation=at.generation, step=STEP, wire_id=WIRE_ID, step_id="paid", attempt=0, op=op
+    )
 
 
 async def benchmark(directory: Path) -> None:
@@ -79,7 +100,27 @@ async def benchmark(directory: Path) -> None:
         matched = await partition.us_an_event(0) if waiting >= EVENTS else float("nan")
         unmatched = await partition.us_an_event(10_000_000)
         print(f"{waiting:10,} {matched:18.1f} {unmatched:12.1f}")
+        if waiting < EVENTS:
+            plain = await partition.us_a_wait(20_000_000, is_since_trigger=False)
+            back = await partition.us_a_wait(30_000_000, is_since_trigger=True)
+            print(f"           a wait {plain:.1f} µs; one that looks back, and ends at once {back:.1f} µs")
         log.close()
+    await _for_all(directory)
+
+
+async def _for_all(directory: Path) -> None:
+    """One event that every step waits for."""
+    log = SqliteLog(directory / "all.db")
+    processor = Processor(await log.load(), Registry([ORDER]), EngineConfig(live_runs=10**9))
+    processor.recover()
+    partition = Partition(processor, log)
+    for first in range(0, ALL, 1_000):
+        await partition.wait(first, 1_000, if_exp=None)
+    began = time.perf_counter()
+    await partition.decide([event("paid", "order", 0)])
+    took_s, longest_ms = time.perf_counter() - began, partition.longest_s * 1e3
+    print(f"{ALL:10,} for all of them {took_s:.2f} s, the longest turn {longest_ms:.0f} ms")
+    log.close()
 
 
 def main() -> None:

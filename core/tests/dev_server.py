@@ -5,6 +5,7 @@ import http.client
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -12,8 +13,9 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from steplog.log.sqlite import JournalReader
 
@@ -21,6 +23,14 @@ from .command_line import clean_environment
 
 WAIT_S = 20.0
 _NO_CACHE = "PYTHONDONTWRITEBYTECODE"  # with it nobody would see that a compiled file is older than its source
+
+
+class Answer(NamedTuple):
+    """What came back."""
+
+    status: int
+    headers: http.client.HTTPMessage
+    body: Any  # JSON
 
 
 class DevServer:
@@ -75,20 +85,23 @@ class DevServer:
 
     def send(self, name: str, data: dict[str, Any] | None = None) -> str:
         """Send an event; returns its internal id."""
+        answer = self.post("/e/dev", {"name": name, "data": data or {}})
+        assert answer.status == 200, answer.body
+        return str(answer.body["ids"][0])
+
+    def post(self, path: str, body: Any) -> "Answer":
         port = int(self.url.rpartition(":")[2])
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=WAIT_S)
-        try:
-            connection.request("POST", "/e/dev", json.dumps({"name": name, "data": data or {}}))
+        with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=WAIT_S)) as connection:
+            connection.request("POST", path, json.dumps(body))
             answer = connection.getresponse()
-            body = json.loads(answer.read())
-        finally:
-            connection.close()
-        assert answer.status == 200, body
-        return str(body["ids"][0])
+            return Answer(answer.status, answer.headers, json.loads(answer.read()))
 
     def get(self, path: str) -> Any:
+        return self.get_json(path)["data"]
+
+    def get_json(self, path: str) -> Any:
         with urllib.request.urlopen(self.url + path, timeout=WAIT_S) as response:
-            return json.load(response)["data"]
+            return json.load(response)
 
     def result(self, event_id: str) -> Any:
         """Wait for the end of the one run of an event; returns its output."""
@@ -134,6 +147,17 @@ def until(found: Callable[[], Any]) -> Any:
         assert time.monotonic() < deadline_s, "it did not come true in time"
         time.sleep(0.01)
     return answer
+
+
+@contextmanager
+def no_room(pid: int) -> Iterator[None]:
+    """Let a process write no file, as where a disk is full."""
+    before = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (1, before[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, before)
 
 
 def _session(leader: int) -> Iterator[tuple[int, str]]:

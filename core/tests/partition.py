@@ -155,8 +155,9 @@ class Partition:
         return asyncio.run(deepcopy(self.log).load())
 
     def stored(self) -> list[str]:
-        """Every key of the state but those of seen events, as a crash would find it, readably."""
-        found = [key for key, _ in self._committed().table.scan(b"\0", b"\xff", 1 << 30) if key[0] != keys.SEEN]
+        """Every key of the state but those of seen events and functions, as a crash would find it, readably."""
+        kept = (keys.SEEN, keys.FUNCTION)
+        found = [key for key, _ in self._committed().table.scan(b"\0", b"\xff", 1 << 30) if key[0] not in kept]
         return [keys.printed(key) for key in found]
 
 

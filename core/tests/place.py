@@ -36,6 +36,9 @@ class Place:
     def steplog(self, *arguments: str, stdin: str = "") -> Done:
         return steplog(*arguments, cwd=self.directory, stdin=stdin, environment={"STEPLOG_URL": self.url})
 
+    def json(self, *arguments: str) -> Any:
+        return json.loads(self.steplog(*arguments, "--json").stdout)
+
     def send(self, *arguments: str) -> Any:
         sent = self.steplog("send", *arguments, "--json")
         assert sent.code in (0, 1), sent.stderr

@@ -18,6 +18,7 @@ from steplog import (
     TriggerCron,
     TriggerEvent,
 )
+from steplog.errors import ConfigInvalid
 from steplog.testing import Testbed
 
 from .running import Heard, go, on_users_loop, plus_one, value
@@ -36,7 +37,7 @@ def tell(app: App, story: Story, **options: Any) -> None:
     on_users_loop(played())
 
 
-@pytest.mark.spec("ATV-01", "EVT-13", "EVT-20", "FN-14", "FN-23", "TEST-03")
+@pytest.mark.spec("ATV-01", "EVT-13", "EVT-20", "FN-14", "FN-23", "TEST-03", "ARCH-11")
 def test_of_two_functions_of_an_event_one_fails_and_the_other_completes() -> None:
     app = App("a")
 
@@ -86,7 +87,7 @@ def test_an_id_starts_each_function_once_in_a_day() -> None:
     tell(app, story)
 
 
-@pytest.mark.spec("ATV-04", "EVT-06", "TRP-11", "FN-13")
+@pytest.mark.spec("ATV-04", "EVT-06", "TRP-11", "FN-13", "PY-09")
 def test_an_event_of_the_future_delays_starts_and_no_waits() -> None:
     app = App("a")
 
@@ -113,7 +114,26 @@ def test_an_event_of_the_future_delays_starts_and_no_waits() -> None:
     tell(app, story)
 
 
-@pytest.mark.spec("ATV-08", "FN-05", "FN-07", "TRP-18", "SYS-06")
+@pytest.mark.spec("ATV-07", "FN-08")
+def test_a_pattern_of_names_starts_a_function() -> None:
+    app = App("a")
+
+    @app.function("f", trigger="app/*")
+    async def f(ctx: Context) -> str:
+        return ctx.event.name
+
+    async def story(testbed: Testbed) -> None:
+        for name in ("app/user.created", "apps/x", "app", "app/blog.post.published", "my/app/x"):
+            await testbed.send(Event(name=name))
+        assert [run.output for run in testbed.runs()] == ["app/user.created", "app/blog.post.published"]
+
+    tell(app, story)
+    with pytest.raises(ConfigInvalid, match=r"app/user\.update\*.*did you mean 'app/user\.\*'"):
+        app.function("g", trigger="app/user.update*")(f.handler)
+    assert list(app.functions) == ["a-f"]
+
+
+@pytest.mark.spec("ATV-08", "FN-05", "FN-07", "TRP-18", "SYS-06", "ARCH-11")
 def test_crons_on_the_wall_clock_of_their_zone() -> None:
     app = App("a")
 
@@ -203,6 +223,47 @@ def test_waits_look_forward_only() -> None:
         assert run.waiting_for == "mine"
         await testbed.send(Event(name="paid", data={"user": "ann", "n": 2}))
         assert await run.result() == [None, None, {"user": "ann", "n": 2}]
+
+    tell(app, story)
+
+
+@pytest.mark.spec("ATV-14", "STEP-09")
+def test_a_wait_for_a_match_is_for_an_event_with_the_same_value() -> None:
+    app = App("a")
+
+    @app.function("f", trigger="go")
+    async def f(ctx: Context) -> list[Any]:
+        match = ctx.event.data["match"]
+        found = [
+            await ctx.step.wait_for_event(name, event="paid", timeout=timedelta(hours=1), match=match)
+            for name in ("one", "two")
+        ]
+        return [event and event.data["n"] for event in found]
+
+    async def story(testbed: Testbed) -> None:
+        by_id = await testbed.trigger(f, go(match="data.user.id", user={"id": 7}))
+        absent = await testbed.trigger(f, go(match="data.nobody", user={"id": 7}))
+        others: list[dict[str, Any]] = [{"user": {"id": 8}}, {"user": 7}, {}, {"user": {"id": 7}}]
+        for n, data in enumerate(others, 1):
+            await testbed.send(Event(name="paid", data={"n": n, **data}))
+        await testbed.advance(timedelta(hours=2))
+        assert (await by_id.result(), await absent.result()) == ([4, None], [None, None])
+
+    tell(app, story)
+
+
+@pytest.mark.spec("STEP-09")
+def test_a_wait_is_for_a_match_or_a_condition() -> None:
+    app = App("a")
+
+    @app.function("f", trigger="go", retries=0)
+    async def f(ctx: Context) -> Any:
+        return await ctx.step.wait_for_event("one", event="paid", timeout=5, match="data.id", if_exp="true")
+
+    async def story(testbed: Testbed) -> None:
+        run = await testbed.trigger(f, go())
+        assert run.error is not None
+        assert "if_exp= or match=" in run.error.message
 
     tell(app, story)
 

@@ -134,7 +134,7 @@ def test_a_handler_of_failures_is_a_function_of_its_own() -> None:
     companion = app.functions["shop-ship-failure"]
     assert app.functions["shop-ship"] is ship
     assert companion.spec == FunctionSpec(
-        id="shop-ship-failure", app="shop", version="2", retries=0, failure_of="shop-ship"
+        id="shop-ship-failure", app="shop", name="Ship (failure)", version="2", retries=0, failure_of="shop-ship"
     )
     assert (companion.name, companion.handler, companion.event_types) == ("Ship (failure)", on_failure, (FAILED,))
     assert app.event_types == {placed.name: placed}

@@ -40,7 +40,7 @@ async def count(ctx: Context[Order]) -> Order:
 class Recorded:
     """A run whose steps have results already: it notes what is asked, and gives each the next result, as JSON."""
 
-    run_id, attempt, logger = "r1", 0, getLogger("test")
+    app_id, run_id, attempt, logger = "shop", "r1", 0, getLogger("test")
 
     def __init__(self, *results: bytes) -> None:
         self.asked: list[tuple[Any, ...]] = []
@@ -70,10 +70,10 @@ class Recorded:
         return [event.name for event in events]
 
     async def wait_for_event(
-        self, step_id: str, *, events: tuple[str, ...], all_of: bool, if_exp: str | None, timeout_ms: int,
-        decode: Decode,
+        self, step_id: str, *, events: tuple[str, ...], all_of: bool, if_exp: str | None, is_since_trigger: bool,
+        timeout_ms: int, decode: Decode,
     ) -> Any:  # fmt: skip
-        self.asked.append((step_id, events, all_of, if_exp, timeout_ms))
+        self.asked.append((step_id, events, all_of, if_exp, is_since_trigger, timeout_ms))
         return self._next(decode)
 
     async def wait_for_signal(self, step_id: str, *, signal: str, timeout_ms: int, replace: bool) -> Signal | None:
@@ -85,9 +85,10 @@ class Recorded:
         return "r2"
 
     async def invoke(
-        self, step_id: str, *, function_id: str, data: object, timeout_ms: int | None, decode: Decode
-    ) -> Any:
-        self.asked.append((step_id, function_id, data, timeout_ms))
+        self, step_id: str, *, function_id: str, data: object, user: object, v: str | None, timeout_ms: int | None,
+        decode: Decode,
+    ) -> Any:  # fmt: skip
+        self.asked.append((step_id, function_id, data, user, v, timeout_ms))
         return self._next(decode)
 
 
@@ -105,7 +106,7 @@ def test_a_wait_names_its_events_and_reads_them_by_their_types() -> None:
     async def body() -> list[Any]:
         one = await step.wait_for_event("one", event=placed, timeout=DAY, if_exp="async.data.id == event.data.id")
         name = await step.wait_for_event("name", event="shop/order.voided", timeout=5)
-        some = await step.wait_for_event("any", any_of=(placed, voided), timeout=DAY)
+        some = await step.wait_for_event("any", any_of=(placed, voided), timeout=DAY, since="trigger")
         both = await step.wait_for_event("all", all_of=(placed, voided), timeout=DAY)
         assert one is not None
         assert name is not None
@@ -117,12 +118,12 @@ def test_a_wait_names_its_events_and_reads_them_by_their_types() -> None:
 
     assert asyncio.run(body()) == [Order("o1"), {"id": 5}, {"id": 5}, Order("o1"), {"id": 5}]
     assert run.asked == [
-        ("one", ("shop/order.placed",), False, "async.data.id == event.data.id", DAY_MS),
-        ("name", ("shop/order.voided",), False, None, 5),
-        ("any", ("shop/order.placed", "shop/order.voided"), False, None, DAY_MS),
-        ("all", ("shop/order.placed", "shop/order.voided"), True, None, DAY_MS),
-        ("late", ("shop/order.placed",), False, None, DAY_MS),
-        ("none", ("a", "b"), True, None, DAY_MS),
+        ("one", ("shop/order.placed",), False, "async.data.id == event.data.id", False, DAY_MS),
+        ("name", ("shop/order.voided",), False, None, False, 5),
+        ("any", ("shop/order.placed", "shop/order.voided"), False, None, True, DAY_MS),
+        ("all", ("shop/order.placed", "shop/order.voided"), True, None, False, DAY_MS),
+        ("late", ("shop/order.placed",), False, None, False, DAY_MS),
+        ("none", ("a", "b"), True, None, False, DAY_MS),
     ]
 
 
@@ -137,6 +138,7 @@ def test_a_wait_names_its_events_and_reads_them_by_their_types() -> None:
         ({"event": ""}, ConfigInvalid),
         ({"event": 5}, ConfigInvalid),
         ({"event": placed, "timeout": "5m"}, TypeError),
+        ({"event": placed, "since": "start"}, ValueError),
     ],
 )
 def test_a_wait_that_cannot_work_is_refused(options: dict[str, Any], error: type[Exception]) -> None:
@@ -157,7 +159,32 @@ def test_an_invoked_functions_result_is_read_by_its_annotation() -> None:
         ]
 
     assert asyncio.run(body()) == [Order("o2"), {"id": "o2"}]
-    assert run.asked == [("known", "shop-count", Order("o1"), DAY_MS), ("name", "stock-count", {}, None)]
+    assert run.asked == [
+        ("known", "shop-count", Order("o1"), None, None, DAY_MS),
+        ("name", "stock-count", {}, None, None, None),
+    ]
+
+
+@pytest.mark.spec("PY-29", "PY-30", "FN-20")
+def test_a_function_is_invoked_by_the_ids_of_it_and_of_its_app() -> None:
+    run = Recorded(b"1", b"2", b'{"id":"o2"}', b"4")
+    step, plain = Step(run), ContextSync(run, (), blocking=asyncio.run).step  # type: ignore[arg-type] # of coroutines
+
+    async def body() -> list[Any]:
+        return [
+            await step.invoke_by_id("own", function_id="count"),
+            await step.invoke_by_id("other", app_id="stock", function_id="count", data={"n": 1}, timeout=DAY),
+            await step.invoke("all", function=count, data=Order("o1"), user={"id": "u1"}, v="2"),
+        ]
+
+    assert asyncio.run(body()) == [1, 2, Order("o2")]
+    assert plain.invoke_by_id("plain", function_id="count", user={"id": "u1"}, v="3") == 4
+    assert run.asked == [
+        ("own", "shop-count", {}, None, None, None),
+        ("other", "stock-count", {"n": 1}, None, None, DAY_MS),
+        ("all", "shop-count", Order("o1"), {"id": "u1"}, "2", None),
+        ("plain", "shop-count", {}, {"id": "u1"}, "3", None),
+    ]
 
 
 def test_signals_are_sent_and_waited_for() -> None:
@@ -182,11 +209,11 @@ def test_options_go_with_the_steps_made_by_them_alone() -> None:
     step = Step(run)
 
     async def body() -> list[Any]:
-        special = step.options(retries=1, timeout=DAY, output_type=Order)
+        special = step.options(retries=1, timeout=timedelta(hours=2), output_type=Order)
         return [await special.run("a", plus_one, number=5), await step.run("b", plus_one, 5)]
 
     assert asyncio.run(body()) == [Order("o1"), {"id": "o1"}]
-    assert run.asked == [("a", plus_one, (), {"number": 5}, (1, DAY_MS)), ("b", plus_one, (5,), {}, None)]
+    assert run.asked == [("a", plus_one, (), {"number": 5}, (1, 7_200_000)), ("b", plus_one, (5,), {}, None)]
 
 
 def test_the_steps_of_plain_functions_are_the_same_ones() -> None:

@@ -19,6 +19,7 @@ COMMANDS = (
 )  # fmt: skip
 
 
+@pytest.mark.spec("ARCH-10")
 def test_help_lists_every_command_and_imports_none_of_them() -> None:
     shown = steplog_process("--help")
     assert shown.code == 0
@@ -46,6 +47,7 @@ def test_each_command_has_two_examples(command: str) -> None:
         found = found.get_command(click.Context(found), name) or found
     shown = found.help or ""
     assert len(re.findall(rf"^ +(?:STEPLOG_\S+ )*steplog {command}\b", shown, re.MULTILINE)) >= 2
+    assert shown.isascii(), "click prints it as it is, whatever the encoding"
 
 
 def test_a_wrong_verb_gets_the_nearest_right_one() -> None:
@@ -117,6 +119,35 @@ def test_a_file_that_cannot_be_parsed_is_named_with_its_line(tmp_path: Path) -> 
     broken = steplog_process("dev", "broken.py", "--port", "0", cwd=tmp_path)
     assert broken.code == 2
     assert broken.stderr.startswith(f"error[user_code]: {tmp_path / 'broken.py'}:2: SyntaxError: ")
+
+
+SAY = """
+from steplog import App, Context
+
+app = App("say")
+
+
+@app.function("say", trigger="say/say")
+async def say(ctx: Context) -> str:
+    if ctx.event.data.get("fails"):
+        raise RuntimeError("é → …")
+    return "é … 😀"
+"""
+
+
+def test_where_the_encoding_knows_no_more_the_output_is_ascii_and_data_are_unharmed(tmp_path: Path) -> None:
+    (tmp_path / "say.py").write_text(SAY)
+    ascii_only = {"PYTHONIOENCODING": "ascii"}
+    value = steplog_process("run", "say.py::say", cwd=tmp_path, environment=ascii_only)
+    whole = steplog_process("run", "say.py::say", "--json", cwd=tmp_path, environment=ascii_only)
+    assert value.stdout == '"\\u00e9 \\u2026 \\ud83d\\ude00"\n'
+    assert json.loads(whole.stdout)["output"] == json.loads(value.stdout) == "é … 😀"
+    failed = steplog_process(
+        "run", "say.py::say", '{"fails": 1}', "--retry-interval", "0", cwd=tmp_path, environment=ascii_only
+    )
+    assert failed.code == 1
+    assert all(done.stdout.isascii() and done.stderr.isascii() for done in (value, whole, failed))
+    assert "RuntimeError: \\xe9 -> .. (say.py:10)" in failed.stderr
 
 
 def test_colour_is_for_those_who_ask_for_it() -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from .command_line import clean_environment, steplog, steplog_process
+from .dev_server import no_room
 
 READY_S = 15
 
@@ -184,7 +185,7 @@ def test_dev_runs_what_the_file_above_names_within_its_limits(tmp_path: Path) ->
         big = steplog("send", "more/big", "--wait", "10s", cwd=below, environment=url)
         assert '"more-big" returned 202 bytes, the limit is 100;' in big.stdout
         two = steplog("send", "shop/order.placed", '{"id": "o1", "total": 5}', "--wait", "10s", environment=url)
-        assert "InngestErrFunctionOverflowed" in two.stdout
+        assert "StepLimitExceeded: The function run exceeded the step limit of 1 steps" in two.stdout
 
 
 def test_start_takes_its_keys_from_where_the_file_says(tmp_path: Path) -> None:
@@ -205,6 +206,29 @@ def test_start_takes_its_keys_from_where_the_file_says(tmp_path: Path) -> None:
     assert json.loads(audit.stdout)["log"] == "kept/log.db"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "origin"),
+    [
+        (("--log", "sqlite:taken"), "--log; STEPLOG_LOG and steplog.toml:4 are overridden"),
+        (("--no-reload", "--log", "sqlite:taken"), "--log; STEPLOG_LOG and steplog.toml:4 are overridden"),
+        ((), "STEPLOG_LOG; steplog.toml:4 is overridden"),
+    ],
+)
+def test_of_a_log_that_cannot_be_opened_is_said_who_names_it(
+    arguments: tuple[str, ...], origin: str, tmp_path: Path
+) -> None:
+    assert steplog("init", cwd=tmp_path).code == 0
+    (tmp_path / "steplog.toml").write_text('[app]\nload = ["orders.py"]\n[log]\nurl = "sqlite:a.db"\n')
+    (tmp_path / "taken").mkdir()
+    environment = {"STEPLOG_LOG": "sqlite:taken"}
+    failed = steplog_process("dev", "--port", "0", *arguments, cwd=tmp_path, environment=environment)
+    assert failed.code == 3
+    assert failed.stderr.splitlines() == [
+        "error[log_unavailable]: taken: unable to open database file",
+        f"  log.url from {origin}        another one: --log sqlite:OTHER.db",
+    ]
+
+
 def test_a_log_in_memory_leaves_nothing(tmp_path: Path) -> None:
     assert steplog("init", cwd=tmp_path).code == 0
     with serving("dev", "--log", "memory:", "--port", "0", cwd=tmp_path) as ready:
@@ -215,6 +239,42 @@ def test_a_log_in_memory_leaves_nothing(tmp_path: Path) -> None:
         assert '"receipt-o1-5, parcel-o1"' in sent.stdout
     assert not Path(ready["log"]).parent.exists()
     assert {path.name for path in tmp_path.iterdir()} - {"__pycache__"} == set(INIT)
+
+
+def test_start_logs_lines_of_json_where_no_terminal_is(tmp_path: Path) -> None:
+    assert steplog("init", cwd=tmp_path).code == 0
+    keys = {"STEPLOG_EVENT_KEY": "k", "STEPLOG_SIGNING_KEY": "51"}
+    server = subprocess.Popen(
+        [sys.executable, "-m", "steplog", "start", "--port", "0"], cwd=tmp_path, env=clean_environment() | keys,
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert server.stderr is not None
+    try:
+        ready = json.loads(server.stderr.readline())
+        (engine,) = _children(server.pid)
+        with no_room(engine):
+            assert post(f"{ready['url']}/e/k", {"name": "a/b"})[0] == 503
+            away = json.loads(server.stderr.readline())
+        again = json.loads(server.stderr.readline())
+        server.send_signal(signal.SIGINT)
+        stopped = json.loads(server.stderr.readline())
+        assert server.wait(10) == 0
+    finally:
+        server.kill()
+        server.wait()
+        server.stderr.close()
+    assert (ready["level"], ready["message"], ready["log"]) == ("info", "ready", "steplog.db")
+    assert ready["functions"] == {_app(tmp_path): 1}
+    assert (away["level"], away["logger"]) == ("warning", "steplog.outage")
+    assert away["message"].startswith("log unavailable: events get 503 with Retry-After, runs pause, nothing is lost")
+    assert "disk I/O error" in away["reason"]
+    assert again["message"].startswith("log available again after ")
+    assert stopped["message"] == "stopped"
+    assert all(line["at"].endswith("Z") for line in (ready, away, again, stopped))
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 # --- init
@@ -236,6 +296,8 @@ def test_init_makes_three_files_and_says_what_comes_next(tmp_path: Path) -> None
         'then send: steplog send my-shop/order.placed \'{"id": "o1", "total": 5}\' --wait 2s',
     ]
     assert _app(tmp_path / "My Shop!") == "my-shop"
+    told = json.loads(steplog("init", "other", "--json", cwd=tmp_path).stdout)
+    assert told == {"directory": "other", "app": "other", "files": list(INIT)}
 
 
 def test_the_made_project_passes_its_own_test_and_the_linters(tmp_path: Path) -> None:
@@ -281,6 +343,8 @@ def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
         (("runs", "list", "--fun"), {"--function"}),
         (("completion", "b"), {"bash"}),
         (("dev", "--allow"), {"--allow-host"}),
+        (("dev", "--set", "limits.st"), {"limits.steps=", "limits.step_output="}),
+        (("runs", "show", "8F"), set()),
         (("nonsense", "x"), set()),
     ],
 )
@@ -293,6 +357,7 @@ def test_bash_completes_commands_and_options(words: tuple[str, ...], offered: se
         '_steplog_completion steplog; printf "%s\\n" "${COMPREPLY[@]}"'
     )
     environment = clean_environment() | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    environment |= {"STEPLOG_URL": "http://127.0.0.1:9"}
     done = subprocess.run(
         ["bash", "--norc", "-c", script, "bash", *words], env=environment, capture_output=True, text=True, check=False
     )

@@ -64,7 +64,20 @@ async def approve(ctx: Context) -> object:
     return heard.data
 """
 DEADLINE_S = 10.0
-FAILED = ("failed,", "attempt", "1:", "OSError:", "printer", "is", "off", "(functions.py:12);", "again", "in")
+FAILED = (
+    "failed,",
+    "attempt",
+    "1",
+    "of",
+    "5:",
+    "OSError:",
+    "printer",
+    "is",
+    "off",
+    "(functions.py:12);",
+    "again",
+    "in",
+)
 OUTPUT = {"printed": "printed o1", "name": "inngest/function.invoked"}
 
 

@@ -12,8 +12,13 @@ from pathlib import Path
 from unittest.mock import patch
 
 import pytest
+from click.shell_completion import ShellComplete
+
+from steplog.cli import commands
+from steplog.server import answers
 
 from .command_line import clean_environment, steplog, steplog_process
+from .dev_server import until
 from .place import Place, placed
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "orders.py"
@@ -45,6 +50,12 @@ async def fail(ctx: Context) -> None:
     await ctx.step.run("charge", refuse)
 
 
+@app.function("pay", trigger="test/ordered")
+async def pay(ctx: Context) -> str:
+    paid = await ctx.step.wait_for_event("paid", event="test/paid", timeout=timedelta(hours=1))
+    return paid.data["by"]
+
+
 @app.function("wait", trigger="test/wait")
 async def wait(ctx: Context) -> None:
     await ctx.step.sleep("cool-off", timedelta(hours=1))
@@ -58,6 +69,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         yield place
 
 
+@pytest.mark.spec("TEST-01")
 def test_an_event_is_sent_and_its_run_awaited(place: Place) -> None:
     sent = steplog_process("send", "shop/order.placed", ORDER, "--wait", "10s", "--url", place.url)
     assert sent.code == 0
@@ -66,11 +78,12 @@ def test_an_event_is_sent_and_its_run_awaited(place: Place) -> None:
     assert re.fullmatch(r'  ship-order  [0-9A-Z]{26}  completed in [\d.]+ m?s → {"receipt":"charge-o1".*}', second)
 
 
+@pytest.mark.spec("DUR-15")
 def test_a_run_is_shown_with_its_steps(place: Place) -> None:
     run_id = place.send("shop/order.placed", ORDER, "--wait", "10s")["runs"][0]["run_id"]
     shown = place.steplog("runs", "show", run_id[-8:])
     assert shown.code == 0
-    head, _, queued, *steps = shown.stdout.splitlines()
+    head, _, queued, *steps, finalization = shown.stdout.splitlines()
     assert head.startswith(f"ship-order {run_id}  completed in ")
     assert queued.split()[0] == "queued"
     assert [(row.split()[0], row.split()[-1]) for row in steps] == [
@@ -80,6 +93,7 @@ def test_a_run_is_shown_with_its_steps(place: Place) -> None:
     ]
     assert all("█" in row for row in steps)
     assert steps[1].index("█") > steps[0].index("█")
+    assert re.fullmatch(r"  finalization +▕ +█ +\d+ ms", finalization), "from the last step to the end"
 
 
 def test_a_run_as_json_has_the_fields_of_the_rest_api(place: Place) -> None:
@@ -95,10 +109,11 @@ def test_a_run_as_json_has_the_fields_of_the_rest_api(place: Place) -> None:
 def test_attempts_that_failed_are_shown_with_their_place(place: Place) -> None:
     sent = place.send("test/print", "--wait", "15s")
     assert [run["state"] for run in sent["runs"]] == ["completed"]
-    row = place.steplog("runs", "show", sent["runs"][0]["run_id"]).stdout.splitlines()[-1]
-    assert re.search(r'^  pack .*✗░+.* "printed"   attempt 1: OSError: printer is off \(functions\.py:11\)$', row)
+    row = place.steplog("runs", "show", sent["runs"][0]["run_id"]).stdout.splitlines()[-2]
+    assert re.search(r'^  pack .*✗░+.* "printed"   attempt 1 of 5: OSError: printer is off \(functions\.py:11\)$', row)
 
 
+@pytest.mark.spec("TEST-01")
 def test_a_run_that_failed_is_the_answer_no(place: Place) -> None:
     sent = place.steplog("send", "test/fail", "--wait", "10s")
     assert sent.code == 1
@@ -108,10 +123,63 @@ def test_a_run_that_failed_is_the_answer_no(place: Place) -> None:
     assert "no such card" in listed[1]
 
 
+@pytest.mark.spec("DUR-15")
+def test_what_a_function_does_after_its_last_step_is_shown(tmp_path: Path) -> None:
+    slow = FUNCTIONS.replace("import timedelta", "import timedelta\nimport asyncio") + (
+        '\n\n@app.function("slow", trigger="test/slow")\nasync def slow(ctx: Context) -> None:\n'
+        '    await ctx.step.run("first", lambda: 1)\n    await asyncio.sleep(0.3)\n'
+    )
+    with placed(tmp_path, slow) as place:
+        (run,) = place.send("test/slow", "--wait", "10s")["runs"]
+        first, finalization = place.steplog("runs", "show", run["run_id"]).stdout.splitlines()[-2:]
+        (waiting,) = place.send("test/wait", "--wait", "100ms")["runs"]
+        assert "finalization" not in place.steplog("runs", "show", waiting["run_id"]).stdout, "it has not ended"
+    assert first.split()[0] == "first"
+    assert finalization.count("█") > first.count("█"), "most of the time"
+    assert int(finalization.split()[-2]) >= 299
+
+
 def test_a_run_that_waits_says_for_what(place: Place) -> None:
     sent = place.steplog("send", "test/wait", "--wait", "300ms")
     assert sent.code == 0
     assert re.search(r"  wait  [0-9A-Z]{26}  waiting: cool-off, in 60 min", sent.stdout)
+
+
+def test_a_run_that_tries_again_says_when(place: Place) -> None:
+    sent = place.steplog("send", "test/print", "--wait", "300ms")
+    assert sent.code == 0
+    assert re.search(r"  print  [0-9A-Z]{26}  retrying pack in (\d+ ms|1 s)$", sent.stdout, re.MULTILINE)
+
+
+def test_an_event_that_ends_a_wait_says_so_and_shows_what_goes_on(place: Place) -> None:
+    waiting = place.send("test/ordered")["runs"][0]["run_id"]
+    until(lambda: place.json("runs", "show", waiting)["run"]["state"] == "waiting")
+    sent = place.steplog("send", "test/paid", '{"by": "ann"}', "--wait", "10s")
+    accepted, went_on = sent.stdout.splitlines()
+    assert accepted.endswith(" accepted: ended 1 wait")
+    assert re.fullmatch(rf'  pay  {waiting}  completed in .* → "ann"', went_on)
+    nobody = place.steplog("send", "test/paid", '{"by": "ann"}')
+    assert nobody.stdout.endswith(" accepted: 0 runs, no function is started by test/paid\n")
+
+
+def test_which_waits_an_event_has_ended_is_in_the_json(place: Place) -> None:
+    waiting = place.send("test/ordered")["runs"][0]["run_id"]
+    until(lambda: place.json("runs", "show", waiting)["run"]["state"] == "waiting")
+    sent = place.send("test/paid", '{"by": "bob"}')
+    assert (sent["runs"], sent["resumed"]) == ([], [{"run": waiting, "step": "paid"}])
+
+
+def test_ids_and_functions_are_completed_from_the_server(place: Place) -> None:
+    run_id = place.send("shop/order.placed", ORDER)["runs"][0]["run_id"]
+    url = ["--url", place.url]
+    assert run_id[-5:] in offered(["runs", "show", *url], run_id[-5:-3].lower())
+    assert offered(["invoke", *url], "shop-") == ["shop-ship-order"]
+    assert offered(["runs", "list", *url, "--function"], "shop-s") == ["shop-ship-order"]
+
+
+def offered(words: list[str], incomplete: str) -> list[str]:
+    complete = ShellComplete(commands, {}, "steplog", "_STEPLOG_COMPLETE")
+    return [item.value for item in complete.get_completions(words, incomplete)]
 
 
 def test_an_id_starts_a_function_once(place: Place) -> None:
@@ -161,6 +229,18 @@ def test_a_list_is_as_long_as_it_is_asked_to_be(place: Place) -> None:
     runs = json.loads(place.steplog("runs", "list", "--limit", "2", "--json").stdout)["runs"]
     assert [run["function"] for run in runs] == ["test-wait", "test-wait"]
     assert runs[0]["run_id"] > runs[1]["run_id"]
+    lines = place.steplog("runs", "list", "--limit", "2", "--jsonl").stdout.splitlines()
+    assert [json.loads(line) for line in lines] == runs
+
+
+def test_json_has_the_fields_of_the_rest_api_and_no_others(place: Place) -> None:
+    sent = place.send("test/print", "--wait", "15s")
+    shown, listed = place.json("runs", "show", sent["runs"][0]["run_id"]), place.json("runs", "list")["runs"]
+    invoked = place.json("invoke", "shop-ship-order", ORDER)["run"]
+    for run in (sent["runs"][0], shown["run"], *listed, invoked):
+        assert set(run) == set(answers.Run.__struct_fields__)
+    assert [set(step) for step in shown["steps"]] == [set(answers.Step.__struct_fields__)]
+    assert [set(each) for each in shown["steps"][0]["attempts"]] == [set(answers.Attempt.__struct_fields__)] * 2
 
 
 def test_what_happens_is_followed(place: Place) -> None:
@@ -207,6 +287,18 @@ def test_without_a_server_the_log_is_read_and_that_is_said(place: Place) -> None
     assert place.steplog("runs", "tail").code == 3
     shown = place.steplog("runs", "show", known[0]["run_id"][-6:], "--log", "sqlite:.steplog/dev.db")
     assert shown.stdout.splitlines()[0].split()[1] == known[0]["run_id"]
+
+
+@pytest.mark.spec("FN-22")
+def test_a_function_whose_configuration_has_changed_has_a_new_version(tmp_path: Path) -> None:
+    seen = []
+    for declared in ("fail", "fail", 'fail", retries=0, name="Fail'):  # as it was, restarted, changed
+        with placed(tmp_path, FUNCTIONS.replace('"fail"', f'"{declared}"')) as place:
+            (run,) = place.send("test/fail", "--wait", "10s")["runs"]
+            shown = place.steplog("runs", "show", run["run_id"]).stdout.splitlines()[1]
+            seen.append((run["function_version"], shown.split(" · ")[:2]))
+            place.stop()
+    assert seen == [(n, ["  app test 7", f"function version {n}"]) for n in (1, 1, 2)]
 
 
 def test_damage_to_the_log_is_found_by_the_audit(place: Place) -> None:

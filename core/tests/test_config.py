@@ -320,7 +320,7 @@ url = "redis://db"
             '[limits]\nrun_size = "4 MB"',
             '2  limits.run_size = "4 MB"  a size is written as "256KB", "4MB" or "4MiB", and is at least "1B"',
         ),
-        ("[limits]\nsteps = true", "2  limits.steps = true  expected a whole number of 1 or more"),
+        ("[limits]\nsteps = true", "2  limits.steps = true  expected a whole number from 1 to 10000"),
         ("[app]\nload = 'o.py'", '2  app.load = "o.py"  expected a list of texts, as ["…", "…"]'),
         ("[auth]\nevent_keys = [1]", '2  auth.event_keys  expected a list of texts, as ["…", "…"]'),
         ('[events]\nvalidate = "maybe"', '2  events.validate = "maybe"  expected "accept" or "refuse"'),

@@ -29,7 +29,7 @@ def planned(cron: str, after: str, most: int) -> list[str]:
 
 # The leap of New York on 8 March 2026 is from 02:00 -05:00 to 03:00 -04:00, the fold on 1 November from 02:00 -04:00
 # to 01:00 -05:00.
-@pytest.mark.spec("FN-05")
+@pytest.mark.spec("FN-05", "FAULT-F1")
 @pytest.mark.parametrize(
     ("fields", "after", "expected"),
     [

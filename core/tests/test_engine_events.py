@@ -5,6 +5,7 @@ import pytest
 
 from steplog.engine import keys, records
 from steplog.engine.effects import Dispatch, MakeRoom, Resume
+from steplog.engine.events import LEAST_TS_MS, MOST_TS_MS
 from steplog.engine.functions import EngineConfig
 from steplog.engine.ids import decode_ulid, encode_ulid
 from steplog.engine.messages import SweepSeen
@@ -81,6 +82,20 @@ def test_a_future_time_delays_the_start() -> None:
     assert partition.stored() == []
 
 
+@pytest.mark.spec("FAULT-F5", "EVT-05", "EVT-06")
+def test_an_event_of_the_far_future_or_past_holds_no_other_up() -> None:
+    partition = Partition(PACK, function("other"), config=EngineConfig(live_runs=1), limits=SPILLING)
+    far = partition.event("pack", ts_ms=MOST_TS_MS - 1, is_last=False)
+    past = partition.event("pack", ts_ms=LEAST_TS_MS, is_last=False)
+    first = the(Dispatch, partition.post(far, past, partition.event("other")))
+    second = the(Dispatch, partition.post(returned(first)))
+    assert (first.function, second.function) == ("a-pack", "a-other")
+    partition.post(returned(second))
+    assert partition.advance(MOST_TS_MS - 2 - NOON) == []
+    third = the(Dispatch, partition.advance(1))
+    assert msgspec.json.decode(third.events[0])["ts"] == MOST_TS_MS - 1
+
+
 def test_a_delayed_run_that_finds_no_place_leaves_nothing_behind() -> None:
     partition = Partition(PACK, config=EngineConfig(live_runs=1), limits=SPILLING)
     first = partition.start("pack")
@@ -95,7 +110,7 @@ def test_a_delayed_run_that_finds_no_place_leaves_nothing_behind() -> None:
 # --- duplicates
 
 
-@pytest.mark.spec("EVT-14", "ATV-02", "IDEM-03")
+@pytest.mark.spec("EVT-14", "ATV-02", "IDEM-03", "LIMW-07")
 def test_an_id_starts_one_run_in_24_hours() -> None:
     partition = Partition(PACK)
     run = the(Dispatch, partition.send("pack", id="order-1"))

@@ -3,7 +3,7 @@
 import pytest
 
 from steplog.engine import keys, records
-from steplog.engine.effects import Dispatch, Resume, RunEnded
+from steplog.engine.effects import Dispatch, Resume, Retry, RunEnded
 from steplog.engine.functions import EngineConfig
 from steplog.engine.retry import lost_delay_ms
 
@@ -55,6 +55,21 @@ def test_a_run_goes_on_after_a_crash_from_its_records() -> None:
     ]  # fmt: skip
     assert partition.of(records.RunStarted)[0].reason == "lost"
     assert partition.stored() == []
+
+
+@pytest.mark.spec("ARCH-06")
+def test_the_state_holds_events_outputs_errors_and_what_is_to_come() -> None:
+    partition = Partition(PACK, limits=SPILLING)
+    run = partition.start("pack")
+    partition.post(ran(run, "a", b'{"n":1}'), broke(run, "b", final=True), broke(run, "c"), slept(run, "d", NOON + DAY))
+    again = the(Dispatch, partition.crash())
+    assert again.events == run.events
+    outputs = {r.step: (r.data, r.error and r.error.message) for r in again.recorded}
+    assert outputs == {step_hash("a"): (b'{"n":1}', None), step_hash("b"): (None, "b 0")}
+    assert {p.step: p.attempt for p in again.pending} == {step_hash("c"): 1, step_hash("d"): 0}
+    due = {p.step: p.due_ms for p in again.pending}
+    assert [e.step for e in all_of(Retry, partition.advance(due[step_hash("c")] - NOON))] == [step_hash("c")]
+    assert [e.recorded.step for e in all_of(Resume, partition.advance(DAY))] == [step_hash("d")]
 
 
 def test_what_was_written_but_not_released_is_released_by_the_next_start() -> None:

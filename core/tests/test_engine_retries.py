@@ -4,8 +4,11 @@ import msgspec
 import pytest
 
 from steplog.engine import records
+from steplog.engine.backoffs import LOOKED_AT_PER_TURN
 from steplog.engine.effects import Backoff, Dispatch, Resume, Retry, RunEnded
-from steplog.engine.functions import EngineConfig
+from steplog.engine.functions import DEFAULT_ENV, EngineConfig
+from steplog.engine.messages import RetryNow
+from steplog.engine.operations import ErrorInfo, StepError
 from steplog.engine.retry import RetryPolicy, delay_ms
 
 from .partition import (
@@ -23,6 +26,7 @@ from .partition import (
     parked,
     raised,
     ran,
+    report,
     returned,
     slept,
     step_hash,
@@ -53,7 +57,7 @@ def test_a_constant_interval_replaces_schedule_and_jitter() -> None:
     assert {delay_ms(RetryPolicy(interval_ms=250), n, asked_ms=None, seed=b"") for n in range(1, 9)} == {250}
 
 
-@pytest.mark.spec("ERR-02", "ERR-04", "ATV-30", "DUR-07")
+@pytest.mark.spec("ERR-02", "ERR-04", "ATV-30", "DUR-07", "LIMW-02")
 def test_a_step_is_tried_five_times_and_then_has_failed() -> None:
     partition = Partition(PACK)
     run = partition.start("pack")
@@ -231,3 +235,63 @@ def test_a_sleep_that_ends_during_the_back_off_waits_for_it() -> None:
     assert partition.advance(SECOND) == []
     again = the(Dispatch, partition.advance(MINUTE))
     assert [r.step for r in again.recorded] == [step_hash("nap")]
+
+
+# --- somebody does not want to wait
+
+
+HURRY = RetryNow(env=DEFAULT_ENV)
+
+
+def test_whatever_waits_for_another_attempt_may_have_it_at_once() -> None:
+    partition = Partition(PACK, limits=SPILLING)
+    live, parked_one, failed = (partition.start("pack") for _ in range(3))
+    partition.post(broke(live, "charge", retry_after_ms=HOUR))
+    partition.post(broke(parked_one, "charge", retry_after_ms=HOUR), parked(parked_one, delivered=0))
+    partition.post(raised(failed, retry_after_ms=HOUR))
+    told = partition.post(HURRY)
+    assert the(Retry, told) == Retry(live.run, 1, step_hash("charge"), 1)
+    dispatched = {again.run: (again.generation, again.attempt) for again in all_of(Dispatch, told)}
+    assert dispatched == {parked_one.run: (2, 0), failed.run: (2, 1)}
+    assert not [key for key in partition.stored() if key.startswith("timer/")]
+    assert all_of(Retry, partition.advance(2 * HOUR)) == [], "the timers are gone"
+
+
+def test_an_attempt_before_its_time_survives_a_crash_and_is_the_same_attempt() -> None:
+    partition = Partition(function("pack", retries=1))
+    run = partition.start("pack")
+    partition.post(broke(run, "charge", retry_after_ms=HOUR))
+    partition.write(partition.decide(HURRY))  # nobody is told
+    again = the(Dispatch, partition.crash())
+    assert again.attempts == ((step_hash("charge"), 1),)
+    failed = the(Resume, partition.post(broke(again, "charge", attempt=1)))
+    assert failed.recorded.error is not None
+
+
+def test_sleeps_waits_and_starts_in_the_future_keep_their_time() -> None:
+    partition = Partition(PACK)
+    run = partition.start("pack")
+    partition.post(slept(run, "nap", NOON + HOUR))
+    partition.send("pack", ts_ms=NOON + HOUR)
+    assert partition.post(HURRY) == []
+    assert len(partition.advance(HOUR)) == 2
+
+
+def test_a_retry_is_found_behind_many_sleeps() -> None:
+    partition = Partition(PACK, limits=SPILLING)
+    for _ in range(3):
+        run = partition.start("pack")
+        partition.post(*(slept(run, f"nap {n}", NOON + HOUR) for n in range(LOOKED_AT_PER_TURN // 2)))
+    partition.post(broke(run, "charge", retry_after_ms=2 * HOUR))
+    assert the(Retry, partition.post(HURRY)).step == step_hash("charge")
+
+
+def test_the_journal_says_how_many_attempts_there_are() -> None:
+    partition = Partition(function("pack", retries=3))
+    run = partition.start("pack")
+    error = ErrorInfo(name="OSError", message="off")
+    partition.post(report(run, "pack", StepError(error=error, started_ms=1, ended_ms=2, retries=1)))
+    partition.post(broke(run, "charge"))
+    assert [r.max_attempts for r in partition.of(records.StepErrored)] == [2, 4]
+    partition.post(raised(partition.start("pack")))
+    assert [r.max_attempts for r in partition.of(records.RunErrored)] == [4]

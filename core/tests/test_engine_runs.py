@@ -32,6 +32,7 @@ from .partition import (
 PACK = function("pack")
 
 
+@pytest.mark.spec("ARCH-03")
 def test_a_sequential_run_of_n_steps_costs_n_plus_two_commits() -> None:
     partition = Partition(PACK)
     run = partition.start("pack")
@@ -46,7 +47,7 @@ def test_a_sequential_run_of_n_steps_costs_n_plus_two_commits() -> None:
     assert partition.stored() == []
 
 
-@pytest.mark.spec("EVT-13", "ATV-01")
+@pytest.mark.spec("EVT-13", "ATV-01", "ARCH-03")
 def test_one_event_starts_every_function_that_it_triggers_in_one_commit() -> None:
     partition = Partition(function("bill", "order"), function("pack", "order"))
     bill, pack = all_of(Dispatch, partition.send("order"))
@@ -81,17 +82,18 @@ def test_a_replay_gets_results_in_their_order_of_completion() -> None:
     assert again.recorded == tuple(Recorded(step_hash(name), f'"{name}"'.encode(), at_ms=NOON) for name in "cab")
 
 
-@pytest.mark.spec("DUR-16", "ATV-13")
+@pytest.mark.spec("DUR-03", "DUR-16", "ATV-13")
 def test_a_sleeping_run_is_parked_and_woken_on_time() -> None:
     partition = Partition(PACK, limits=SPILLING)
     run = partition.start("pack")
+    assert (len(run.events), run.recorded, run.pending, run.attempts) == (1, (), (), ()), "at first the event alone"
     partition.post(ran(run, "charge"))
     partition.post(slept(run, "cool-off", NOON + HOUR), parked(run, delivered=1))
     assert partition.processor.engine.live_runs == 0
     assert partition.crash() == []
     assert partition.advance(HOUR - 1) == []
     woken = the(Dispatch, partition.advance(1))
-    assert woken.generation == 2
+    assert (woken.generation, woken.events) == (2, run.events)
     assert woken.recorded == (
         Recorded(step_hash("charge"), b"1", at_ms=NOON),
         Recorded(step_hash("cool-off"), b"null", at_ms=NOON + HOUR),
@@ -300,7 +302,7 @@ def test_a_run_with_too_many_steps_fails() -> None:
     partition.post(ran(run, "a"), ran(run, "b"))
     end = the(RunEnded, partition.post(ran(run, "c")))
     assert end.error is not None
-    assert (end.status, end.error.name) == ("failed", "InngestErrFunctionOverflowed")
+    assert (end.status, end.error.name) == ("failed", "StepLimitExceeded")
     assert partition.stored() == []
 
 
@@ -314,7 +316,7 @@ def test_a_run_that_records_too_much_fails(is_output: bool) -> None:
     effects: list[Effect] = partition.post(returned(run, more) if is_output else ran(run, "b", more))
     end = the(RunEnded, effects)
     assert end.error is not None
-    assert (end.status, end.error.name) == ("failed", "InngestErrStateOverflowed")
+    assert (end.status, end.error.name) == ("failed", "StateSizeExceeded")
     assert partition.stored() == []
 
 

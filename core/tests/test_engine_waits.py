@@ -75,6 +75,9 @@ def test_an_event_resumes_every_run_whose_wait_it_fits() -> None:
     assert set(got) == {"id", "name", "data", "ts"}
     assert all_of(Resume, paid(partition, "o1")) == []
     assert the(Resume, paid(partition, "o2")).run == second.run
+    told = [msgspec.to_builtins(routed) for routed in partition.of(records.EventRouted) if routed.name == "paid"]
+    runs = [{ref["run"]: ref["step"] for ref in routed.get("resumed", ())} for routed in told]
+    assert runs == [{first.run_id: "paid", third.run_id: "paid"}, {}, {second.run_id: "paid"}]
 
 
 @pytest.mark.spec("STEP-08", "STEP-10")
@@ -122,6 +125,8 @@ def test_one_of_several_names_or_each_of_them() -> None:
     assert all_of(Resume, partition.send("voided")) == []
     both = the(Resume, partition.send("packed"))
     assert [event["name"] for event in value(both.recorded)] == ["packed", "paid"]
+    told = [routed.resumed for routed in partition.of(records.EventRouted) if routed.resumed is not msgspec.UNSET]
+    assert [ref.step for refs in told for ref in refs] == ["either", "both"]
     partition.post(returned(run))
     assert [key for key in partition.stored() if not key.startswith("path")] == []
 

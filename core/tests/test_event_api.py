@@ -44,7 +44,7 @@ def backend(node: tuple[Served, TurnsBackend, MemoryLog]) -> Iterator[TurnsBacke
     backend.fail_with = None
 
 
-@pytest.mark.spec("EVTW-01", "EVT-10")
+@pytest.mark.spec("EVTW-01", "EVT-10", "ARCH-01")
 def test_a_200_means_that_the_events_are_on_the_log(node: tuple[Served, TurnsBackend, MemoryLog]) -> None:
     server, _, log = node
     commits = len(log.events)
@@ -94,7 +94,7 @@ def test_a_seed_gives_the_same_ids_again(server: Served) -> None:
 # --- keys
 
 
-@pytest.mark.spec("EVTW-03")
+@pytest.mark.spec("EVTW-03", "TEST-04")
 def test_dev_takes_any_key(server: Served) -> None:
     for key in ("test", "123", "NO_EVENT_KEY_SET", "a%20b%2Fc", "%00"):
         assert server.request("POST", f"/e/{key}", NAMED).status == 200
@@ -319,8 +319,17 @@ def test_wrong_methods_and_paths(server: Served) -> None:
 
 
 def test_health(server: Served) -> None:
-    assert server.get("/health").json == {"status": 200, "message": "OK"}
+    health = server.get("/health").json
+    assert (health["status"], health["message"], health["mode"]) == (200, "OK", "dev")
     assert server.get("/").status == 200
+
+
+@pytest.mark.parametrize(("is_dev", "apps"), [(True, ["shop"]), (False, [])])
+def test_who_asks_for_its_health_is_told_who_it_is_and_in_start_not_what_it_runs(is_dev: bool, apps: list[str]) -> None:
+    config = ServerConfig(is_dev=is_dev, event_keys=("k",), apps=("shop",), since_ms=1_000)
+    with served(config) as (server, _):
+        health = server.get("/health").json
+    assert (health["apps"], health["since"]) == (apps, "1970-01-01T00:00:01.000Z")
 
 
 def test_dev_answers_to_this_machines_names_alone() -> None:

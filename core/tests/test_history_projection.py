@@ -9,7 +9,7 @@ from steplog.engine.effects import Dispatch
 from steplog.engine.functions import DEFAULT_ENV, EngineConfig
 from steplog.engine.messages import SignalSent
 from steplog.engine.operations import EventOut, InvokeFunction, SendEvent, WaitForEvent, WaitForSignal
-from steplog.engine.records import RunRef, RunScheduled, Skip
+from steplog.engine.records import RunRef, RunScheduled, Skip, StepRef
 from steplog.history.projector import Projector
 from steplog.history.queries import History
 from steplog.history.views import RunView, WaitsFor
@@ -119,12 +119,24 @@ def test_sleeping_run_waits_until_its_sleep_ends(world: World, at_once: bool) ->
     world.log.post(slept(at, "nap", NOON + MINUTE))
     run = world.run(at)
     assert (run.state, run.next_step, run.next_ms) == ("waiting", "nap", NOON + MINUTE)
+    assert run.next_state == "waiting"
     world.log.advance(MINUTE)
     run = world.run(at)
     assert (run.state, run.next_step) == ("running", None)
     (nap,) = world.history.steps(at.run_id)
     assert (nap.state, nap.op, nap.started_ms, nap.ended_ms) == ("completed", "Sleep", NOON, NOON + MINUTE)
     assert nap.until_ms == NOON + MINUTE
+
+
+@pytest.mark.spec("STEP-08")
+def test_event_knows_the_waits_that_it_has_ended(world: World) -> None:
+    at = world.log.start("h")
+    world.log.post(report(at, "paid", WaitForEvent(events=("nobody",), timeout_ms=MINUTE)))
+    world.log.send("nobody")
+    world.project()
+    newest = world.history.events().events[0]
+    assert (newest.name, newest.runs, newest.resumed) == ("nobody", (), (StepRef(at.run_id, "paid"),))
+    assert world.history.events().events[1].resumed == ()
 
 
 def test_run_with_a_longer_sleep_beside_goes_on_waiting(world: World) -> None:
@@ -152,6 +164,7 @@ def test_retried_step_has_its_attempts(world: World, at_once: bool) -> None:
     if not at_once:
         run = world.run(at)
         assert (run.state, run.next_step, run.next_ms) == ("running", "pack", NOON + 15 * SECOND)
+        assert run.next_state == "errored"
         (step,) = world.history.steps(at.run_id)
         assert (step.state, step.retry_at_ms, step.output) == ("errored", NOON + 15 * SECOND, None)
         assert step.error is not None
@@ -163,6 +176,7 @@ def test_retried_step_has_its_attempts(world: World, at_once: bool) -> None:
     assert (step.state, step.attempt, step.seq, step.retry_at_ms, step.error) == ("completed", 1, 2, None, None)
     failed, last = step.attempts
     assert (failed.attempt, failed.outcome, failed.retry_at_ms) == (0, "errored", NOON + 15 * SECOND)
+    assert (failed.max_attempts, last.max_attempts) == (5, None)
     assert failed.error is not None
     assert failed.error.name == "ValueError"
     assert (last.attempt, last.outcome, bytes(last.output or b"")) == (1, "completed", b"2")
@@ -189,6 +203,7 @@ def test_function_that_raised_waits_for_its_retry(world: World) -> None:
     assert world.run(at).state == "waiting"
     (attempt,) = [a for a in world.history.attempts(at.run_id) if not a.step]
     assert (attempt.attempt, attempt.outcome, attempt.retry_at_ms) == (0, "errored", NOON + MINUTE)
+    assert attempt.max_attempts == 5
     world.log.advance(MINUTE)
     run = world.run(at)
     assert (run.state, run.retry_at_ms, run.generation) == ("running", None, 2)
@@ -267,3 +282,11 @@ def test_what_a_step_waits_for_is_shown_and_stays(world: World, at_once: bool) -
     assert (steps[0].ended_ms, steps[1].ended_ms, steps[2].error.name) == (
         NOON + DAY, NOON, "InngestInvokeTimeoutError"
     )  # fmt: skip
+
+
+@pytest.mark.spec("FN-22")
+def test_a_run_keeps_the_version_of_its_function_that_it_began_with(world: World) -> None:
+    first = world.log.start("h")
+    world.log.crash(function("h", retries=0))
+    second = world.log.start("h")
+    assert (world.run(first).function_version, world.run(second).function_version) == (1, 2)

@@ -46,12 +46,18 @@ LAYOUTS: dict[str, tuple[Callable[..., bytes], SearchStrategy[Components]]] = {
     "queue": (_queue, st.tuples(st.binary(min_size=6, max_size=6), envs, st.binary(min_size=10, max_size=10))),
     "live": (_live, st.tuples(envs, ids)),
     "seen": (keys.seen_day, st.tuples(envs, numbers)),
+    "mail": (keys.mail, st.tuples(numbers, numbers)),
 }
 
 any_key = st.one_of(
-    *[st.builds(lambda parts, build=build: build(*parts), components) for build, components in LAYOUTS.values()],
+    *[
+        st.builds(lambda parts, build=build: build(*parts), components)
+        for name, (build, components) in LAYOUTS.items()
+        if name != "seen"  # a day of them is a prefix, and no key
+    ],
     st.builds(keys.seen, envs, numbers, functions, functions),
     st.builds(keys.orphan, functions, runs),
+    st.builds(keys.function, envs, functions),
     st.just(keys.DRAINED),
 )
 
@@ -104,6 +110,7 @@ def test_after_a_prefix_comes_the_first_key_without_it(prefix: bytes, rest: byte
 def test_owners_are_read_back(run: bytes, number: int, step: bytes, function: str) -> None:
     timer = keys.timer(number, run, step)
     assert (keys.timer_due_ms(timer), keys.timer_owner(timer)) == (number, (run, step))
+    assert keys.mail_place(keys.mail(number, number // 2)) == (number, number // 2)
     assert keys.run_of(keys.queue(run)) == run
     assert keys.run_of(keys.live(run)) == run
     assert keys.run_of(keys.orphan(function, run)) == run

@@ -12,7 +12,7 @@ import pytest
 import uvloop
 
 from steplog.errors import ConfigInvalid, PortInUse
-from steplog.server.http import Receive, Scope, Send, answer_json, read_body
+from steplog.server.http import Held, Intake, Receive, Scope, Send, answer_json, read_body
 from steplog.server.listen import FIRST_READ_S, serve
 from steplog.server.patience import Patience
 from steplog.server.sockets import bind
@@ -172,7 +172,7 @@ class Reader:
     """An application that answers with the length of what it was sent."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body = await read_body(receive, None, 1_000)
+        body = await read_body(receive, None, 1_000, Held(Intake(1_000)))
         await answer_json(send, 200, b"%d" % len(body), [])
 
 
@@ -196,6 +196,7 @@ def exchange(app: Any, *parts: bytes, patience: Patience = IMPATIENT) -> bytes:
     return run(story())
 
 
+@pytest.mark.spec("FAULT-I3")
 @pytest.mark.parametrize(
     "parts",
     [
@@ -216,6 +217,7 @@ def test_a_second_request_is_waited_for_no_longer_than_the_first() -> None:
     assert answers.count(b"HTTP/1.1 200") == 1
 
 
+@pytest.mark.spec("FAULT-I3")
 def test_a_head_is_bounded() -> None:
     patient = Patience(head_bytes=4_000)
     for parts in ([b"GET /" + b"x" * 5_000], [b"GET / HTTP/1.1\r\n", *[b"a: " + b"b" * 1_000 + b"\r\n"] * 5]):
@@ -230,6 +232,81 @@ def test_pieces_that_come_in_time_are_one_request() -> None:
     assert answers.count(b"HTTP/1.1 200") == 3
 
 
+class Large:
+    """An application whose answer fills every buffer on its way."""
+
+    def __init__(self) -> None:
+        self.ended = asyncio.Event()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for _ in range(3):
+            await send({"type": "http.response.body", "body": b"x" * 10_000_000, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+        self.ended.set()
+
+
+GET = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+
+
+@pytest.mark.spec("FAULT-I3")
+def test_an_answer_that_nobody_reads_is_dropped() -> None:
+    async def story() -> bytes:
+        app, sockets = Large(), bind(0)
+        async with serve(app, sockets, patience=Patience(answer_s=0.1)):
+            reader, writer = await asyncio.open_connection(*sockets[0].getsockname(), limit=1_000)
+            writer.write(GET)
+            await app.ended.wait()  # it waited for the client, who is gone now
+            answer = await _rest(reader)
+            writer.close()
+            return answer
+
+    assert run(story()).count(b"x") < 30_000_000
+
+
+@pytest.mark.spec("FAULT-I3")
+def test_an_answer_that_is_read_in_time_comes_whole() -> None:
+    async def story() -> bytes:
+        sockets = bind(0)
+        async with serve(Large(), sockets, patience=Patience(answer_s=5)):
+            reader, writer = await asyncio.open_connection(*sockets[0].getsockname())
+            writer.write(GET)
+            answer = await reader.read()
+            writer.close()
+            return answer
+
+    assert run(story()).count(b"x") >= 30_000_000
+
+
+@pytest.mark.spec("FAULT-I3")
+def test_more_connections_than_the_bound_are_closed_as_they_come() -> None:
+    async def story() -> None:
+        sockets = bind(0)
+        address = sockets[0].getsockname()
+        async with serve(Reader(), sockets, patience=Patience(connections=3)):
+            held = [await asyncio.open_connection(*address) for _ in range(3)]
+            await asyncio.sleep(0.02)
+            reader, writer = await asyncio.open_connection(*address)
+            assert await _rest(reader) == b""
+            writer.close()
+            for _, one in held:  # those that were there are served
+                one.write(HEAD.replace(b"host", b"connection: close\r\nhost") + b"1234567890")
+            for reader, one in held:
+                assert b"HTTP/1.1 200" in await _rest(reader)
+                one.close()
+            assert (await asyncio.to_thread(get, address[1], "/"))[0] == 200
+
+    run(story())
+
+
+async def _rest(reader: asyncio.StreamReader) -> bytes:
+    try:
+        return await reader.read()
+    except ConnectionResetError:
+        return b""
+
+
+@pytest.mark.spec("FAULT-I3")
 def test_slow_clients_do_not_hold_others() -> None:
     async def story() -> None:
         sockets = bind(0)

@@ -1,6 +1,7 @@
 """The local driver's promises, each as a small function that runs durably on a real node."""
 
 import asyncio
+import gc
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -11,11 +12,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from steplog import App, Context, Event, Step, StepError, current_step
+from steplog import App, Context, Event, NonRetriableError, Step, StepError, current_step
 from steplog.engine import records
 from steplog.log.memory import MemoryLog
 
 from .running import (
+    config,
+    declare,
     fail,
     go,
     of,
@@ -35,7 +38,7 @@ YEAR = timedelta(days=366)
 # --- steps
 
 
-@pytest.mark.spec("STEP-01", "STEP-03", "STEP-21", "DUR-14", "PY-22", "PY-25", "CONV-06")
+@pytest.mark.spec("STEP-01", "STEP-03", "STEP-21", "DUR-14", "PY-22", "PY-25", "CONV-06", "ARCH-04")
 def test_steps_run_one_after_the_other_and_only_those_that_are_called() -> None:
     async def body(ctx: Context) -> str:
         count = await ctx.step.run("count", plus_one, ctx.event.data["n"])
@@ -70,7 +73,7 @@ def test_a_function_takes_ctx_or_ctx_and_step() -> None:
     assert ctx.events == [event]
 
 
-@pytest.mark.spec("STEP-02", "DUR-04", "PY-26", "PAR-03", "PAR-09")
+@pytest.mark.spec("STEP-02", "DUR-04", "PY-26", "PAR-03", "PAR-09", "FAULT-D5")
 def test_the_same_id_again_is_another_step() -> None:
     async def body(ctx: Context) -> list[int]:
         found = [await ctx.step.run("page", plus_one, n) for n in range(3)]
@@ -106,6 +109,54 @@ def test_five_hundred_parallel_steps_that_end_at_once_continue_the_function_once
     assert continued == ([1, 124_750] if is_race else [124_750])
     assert len({r.id for r in of(log, records.StepCompleted)}) == len(steps(log)) == 501
     assert steps(log)[-1] == "after"
+
+
+@pytest.mark.spec("PAR-05", "PAR-01")
+@pytest.mark.parametrize("evict_after_ms", [30_000, -1])
+@pytest.mark.parametrize(
+    ("when", "is_done"),
+    [
+        (asyncio.FIRST_COMPLETED, [True, False, False]),
+        (asyncio.FIRST_EXCEPTION, [True, True, False]),
+        (asyncio.ALL_COMPLETED, [True, True, True]),
+    ],
+)
+def test_asyncio_waits_for_steps_as_for_anything_else(when: str, is_done: list[bool], evict_after_ms: int) -> None:
+    async def body(ctx: Context) -> Any:
+        async def after(name: str) -> str:
+            await ctx.step.sleep(f"before {name}", 20 * (1 + "abc".index(name)))
+            return await (ctx.step.run(name, wrong) if name == "b" else ctx.step.run(name, value, name))
+
+        branches = [asyncio.ensure_future(after(name)) for name in "abc"]
+        done, _ = await asyncio.wait(branches, return_when=when)
+        seen = [branch in done for branch in branches]
+        gathered = await asyncio.gather(*branches, return_exceptions=True)
+        return [seen, await ctx.step.run("after", value, [str(each) for each in gathered])]
+
+    def wrong() -> str:
+        raise NonRetriableError("b!")
+
+    ended, log = on_users_loop(run_once(declare(body), go(), config(evict_after_ms=evict_after_ms)))
+    assert ended.output == [is_done, ["a", "b!", "c"]]
+    assert sorted(steps(log)) == ["a", "after", "b", "before a", "before b", "before c", "c"]
+
+
+@pytest.mark.spec("STEP-22")
+def test_a_step_that_is_not_awaited_does_not_happen() -> None:
+    async def body(ctx: Context) -> str:
+        ctx.step.sleep("nap", timedelta(days=1))  # type: ignore[unused-coroutine] # the point of the test
+        ctx.step.run("lost", value, 1)  # type: ignore[unused-coroutine]
+        return await ctx.step.run("kept", value, "at once")
+
+    def performed() -> tuple[Any, MemoryLog]:
+        done = perform(body)
+        gc.collect()
+        return done
+
+    with pytest.warns(RuntimeWarning, match="was never awaited") as warned:
+        output, log = performed()
+    assert (output, steps(log), len(warned)) == ("at once", ["kept"], 2)
+    assert not of(log, records.StepWaiting)
 
 
 @pytest.mark.spec("PAR-01", "DUR-20")

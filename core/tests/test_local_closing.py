@@ -448,7 +448,7 @@ def sequence(*names: str) -> Body:
 CHANGED = "steps of a function have changed"
 
 
-@pytest.mark.spec("DUR-09", "DUR-10", "DUR-11", "FAULT-D5", "FAULT-H1")
+@pytest.mark.spec("DUR-09", "DUR-10", "DUR-11", "FAULT-D5", "FAULT-H1", "DUR-19", "TRP-13")
 @pytest.mark.parametrize(
     ("then", "ran"),
     [
@@ -470,6 +470,15 @@ def test_a_changed_function_goes_on_with_a_warning_and_no_step_gets_another_ones
     assert len({r.id for r in of(log, records.StepCompleted)}) == len(ran.split())
     (fields,) = heard.fields(CHANGED)
     assert fields["function"] == "a-f"
+
+
+@pytest.mark.spec("ATV-11", "DUR-10", "DUR-11", "TRP-13")
+def test_a_deployment_between_two_steps(heard: Heard) -> None:
+    output, log = changed(sequence("a", "b", "nap", "c"), sequence("a", "z", "b", "nap", "c"))
+    assert (output, steps(log)) == ({name: f"{name}!" for name in "azbc"}, ["a", "b", "z", "nap", "c"])
+    assert len(heard.fields(CHANGED)) == 1
+    output, log = changed(sequence("a", "b", "nap", "c"), sequence("a", "b", "nap", "e"))
+    assert (output, steps(log)) == ({name: f"{name}!" for name in "abe"}, ["a", "b", "nap", "e"])
 
 
 @pytest.mark.spec("DUR-09")
@@ -506,6 +515,24 @@ def test_steps_that_were_sequential_and_became_parallel_keep_their_results() -> 
 
     output, _ = changed(sequence("a", "b", "nap"), parallel)
     assert output == ["a!", "b!", "c?"]
+
+
+@pytest.mark.spec("FAULT-D5", "STEP-02")
+def test_one_id_twice_in_parallel_follows_the_order_of_its_calls() -> None:
+    """Nothing else tells two calls apart: the first call has the first one's result, whatever it would run now."""
+
+    def both(first: str, second: str) -> Body:
+        async def body(ctx: Context) -> list[Any]:
+            found = await asyncio.gather(ctx.step.run("p", value, first), ctx.step.run("p", value, second))
+            await ctx.step.sleep("nap", 300)
+            return [*found, await ctx.step.run("p", value, "third")]
+
+        return body
+
+    output, log = changed(both("x", "y"), both("y", "x"))
+    assert output == ["x", "y", "third"]
+    assert sorted(steps(log)) == ["nap", "p", "p", "p"]
+    assert len({r.id for r in of(log, records.StepCompleted)}) == 4
 
 
 @pytest.mark.spec("FAULT-D5")

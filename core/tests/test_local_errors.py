@@ -1,16 +1,18 @@
 """Errors of steps and functions: tried again, caught, final, hostile; each is recorded, and the worker survives."""
 
 import asyncio
-from collections.abc import Callable
+import re
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from steplog import Context, Event, NonRetriableError, RetryAfterError, StepError, current_step
+from steplog import App, Context, ContextSync, Event, NonRetriableError, RetryAfterError, StepError, current_step
 from steplog.engine import records
-from steplog.errors import StepOutsideRun
+from steplog.errors import ConfigInvalid, StepOutsideRun
 from steplog.log.memory import MemoryLog
+from steplog.step import Step
 
 from .running import (
     config,
@@ -102,6 +104,27 @@ def test_a_step_that_has_no_attempt_left_fails_the_run() -> None:
     assert of(log, records.RunErrored) == [], "the function is not tried again"
 
 
+@pytest.mark.spec("ERR-20", "ERR-18")
+@pytest.mark.parametrize("is_plain", [True, False])
+def test_a_stack_leads_from_the_steps_body_to_where_it_broke(is_plain: bool) -> None:
+    def broken() -> None:
+        raise ValueError("here")
+
+    def outer() -> None:
+        broken()
+
+    async def awaits() -> None:
+        await asyncio.sleep(0)
+        outer()
+
+    async def body(ctx: Context) -> None:
+        await ctx.step.run("fails", outer if is_plain else awaits)
+
+    failed, _ = fail(body, retries=0)
+    frames = re.findall(r", in (\w+)$", failed.error.stack or "", re.MULTILINE)
+    assert frames == (["outer", "broken"] if is_plain else ["awaits", "outer", "broken"])
+
+
 @pytest.mark.spec("ERR-09", "ERR-11", "ERR-12", "PY-38")
 def test_a_caught_step_error_lets_the_run_go_on() -> None:
     async def body(ctx: Context) -> list[str | None]:
@@ -161,7 +184,12 @@ def test_a_non_retriable_error_in_the_function_fails_the_run_now() -> None:
         (timedelta(days=3_650), 86_400, 86_400),
         (-1, 1, 1),
         (datetime(1999, 1, 1, tzinfo=UTC), 1, 1),
+        (10**30, 86_400, 86_400),  # beyond what a message to the engine can hold
+        (-(10**30), 1, 1),
+        (timedelta.max, 86_400, 86_400),
+        (datetime.max.replace(tzinfo=UTC), 86_400, 86_400),
         (float("nan"), 0.001, 0.001),  # not a time: the policy's own
+        (float("inf"), 0.001, 0.001),
         (1.5, 0.001, 0.001),
         (None, 0.001, 0.001),
     ],
@@ -272,6 +300,20 @@ def half_made() -> None:
     raise HalfMade
 
 
+class Faceless(Exception):
+    """Even its cause cannot be read."""
+
+    @property
+    def __cause__(self) -> BaseException | None:  # type: ignore[override]
+        raise KeyError("no cause")
+
+
+def in_groups(error: Exception, depth: int) -> Exception:
+    for _ in range(depth):
+        error = ExceptionGroup("group", [error])
+    return error
+
+
 def raising(error: BaseException) -> Callable[[], None]:
     def handler() -> None:
         raise error
@@ -293,6 +335,8 @@ def raising(error: BaseException) -> Callable[[], None]:
         (raising(ValueError(object(), {1: {2}})), "ValueError", "object"),
         (raising(StepError(7, 8, 9)), "8", "7"),  # type: ignore[arg-type] # the point of the test
         (raising(ValueError("x" * 1_000_000)), "ValueError", "x" * 1000),
+        (raising(Faceless("faceless")), "Faceless", "faceless"),
+        (raising(in_groups(ValueError("innermost"), 3_000)), "ValueError", "innermost"),
         (half_made, "HalfMade", ""),
     ],
 )
@@ -325,6 +369,34 @@ def test_whatever_is_raised_is_recorded_as_a_failure_and_the_worker_survives(
     assert failed.error.name == name
     assert text in failed.error.message
     assert len(failed.error.message) <= 40_000
+
+
+@pytest.mark.spec("FAULT-D9", "SDK-06")
+@pytest.mark.parametrize("is_step", [True, False])
+@pytest.mark.parametrize(
+    "error", [SystemExit(3), KeyboardInterrupt(), asyncio.CancelledError(), GeneratorExit(), StopIteration(), Fatal()]
+)
+def test_whatever_a_plain_function_raises_in_its_thread_fails_its_run_alone(
+    error: BaseException, is_step: bool
+) -> None:
+    app = App("a")
+
+    @app.function("f", trigger="go", retries=0)
+    def f(ctx: ContextSync) -> None:
+        if is_step:
+            ctx.step.run("hostile", raising(error))
+        raising(error)()
+
+    @app.function("after", trigger="after")
+    def after(ctx: ContextSync) -> str:
+        return ctx.step.run("alive", lambda: "alive")
+
+    async def test() -> tuple[Any, Any]:
+        async with running(app) as node:
+            return await node.run(go()), await node.run(Event(name="after", data={}))
+
+    (ended,), (alive,) = on_users_loop(test())
+    assert (ended.status, alive.output) == ("failed", "alive")
 
 
 @pytest.mark.spec("FAULT-D9")
@@ -362,3 +434,73 @@ def test_half_of_a_surrogate_pair_is_no_text() -> None:
     output, log = perform(body)
     assert "half of a surrogate pair" in str(output)
     assert steps(log) == []
+
+
+NAMES: dict[str, Callable[[Step, Any], Awaitable[Any]]] = {
+    "a signal that is waited for": lambda step, name: step.wait_for_signal("w", signal=name, timeout=1),
+    "a signal that is sent": lambda step, name: step.send_signal("w", name),
+    "an event that is waited for": lambda step, name: step.wait_for_event("w", event=name, timeout=1),
+    "an event that is sent": lambda step, name: step.send_event("w", Event(name=name, data={})),
+    "an event's id": lambda step, name: step.send_event("w", Event(name="told", data={}, id=name)),
+    "a condition": lambda step, name: step.wait_for_event("w", event="e", timeout=1, if_exp=name),
+    "a function": lambda step, name: step.invoke("w", function=name),
+    "a step": lambda step, name: step.run(name, value, 1),
+}
+
+
+@pytest.mark.spec("FAULT-I1", "FAULT-D8")
+@pytest.mark.parametrize("name", ["half \ud800", 5, 10**30, b"bytes", ["list"]])
+@pytest.mark.parametrize("what", NAMES)
+def test_what_no_message_could_hold_is_refused_where_it_is_called(what: str, name: Any) -> None:
+    async def body(ctx: Context) -> str:
+        try:
+            await NAMES[what](ctx.step, name)
+        except (ValueError, TypeError, AttributeError, ConfigInvalid, StepError) as error:
+            return f"refused: {error!a}"
+        return "accepted"
+
+    output, log = perform(body)
+    assert output.startswith("refused: ")
+    assert not of(log, records.StepWaiting)
+
+
+@pytest.mark.spec("FAULT-I1")
+@pytest.mark.parametrize("name", ["", "x" * 257, None])
+def test_a_signal_has_a_name_of_its_own(name: Any) -> None:
+    async def body(ctx: Context) -> list[str]:
+        found = []
+        for call in (ctx.step.wait_for_signal("w", signal=name, timeout=1), ctx.step.send_signal("s", name)):
+            with pytest.raises(ValueError, match=r"the signal's name (is None|has (0|257) characters)") as caught:
+                await call
+            found.append(str(caught.value))
+        return found
+
+    assert len(perform(body)[0]) == 2
+
+
+@pytest.mark.spec("FAULT-I1")
+def test_signals_are_told_apart_exactly() -> None:
+    names = [" ", "\0", "../x", "\u202ertl", "🦆", "Abc", "abc", "x" * 256, "null", "é", "e\u0301"]
+
+    async def body(ctx: Context) -> list[Any]:
+        waits = [ctx.step.wait_for_signal("w", signal=name, timeout=60_000) for name in names]
+
+        async def send() -> None:
+            await ctx.step.sleep("until they wait", 20)
+            for number, name in enumerate(names):
+                await ctx.step.send_signal("tell", name, number)
+
+        *heard, _ = await asyncio.gather(*waits, send())
+        return [(each.signal, each.data) for each in heard if each is not None]
+
+    assert perform(body)[0] == [[name, number] for number, name in enumerate(names)]
+
+
+@pytest.mark.spec("FAULT-I1")
+@pytest.mark.parametrize("name", ["half \ud800", 5, None, "", b"x"])
+def test_apps_and_functions_have_text_for_an_id(name: Any) -> None:
+    with pytest.raises(ConfigInvalid, match=r"id (is|has) "):
+        App(name)
+    if name is not None:  # then it is the handler's
+        with pytest.raises(ConfigInvalid, match=r"id (is|has) "):
+            App("a").function(name, trigger="go")(value)

@@ -94,7 +94,7 @@ def test_what_a_race_cancelled_at_the_end_is_not_waited_for() -> None:
             (ended,) = await node.run(go())
             assert ended.output == "won"
         table = (await log.load()).table
-        return [keys.printed(key) for key, _ in table.scan(b"", b"\xff", 100) if key != keys.DRAINED]
+        return [keys.printed(key) for key, _ in table.scan(b"\0", bytes([keys.FUNCTION]), 100) if key != keys.DRAINED]
 
     assert on_users_loop(test()) == [], "the run holds nothing in the state"
 

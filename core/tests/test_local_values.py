@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from steplog import Context, StepError
+from steplog import Context, Event, StepError
 from steplog.engine import records
 
 from .running import Heard, config, declare, fail, go, of, on_users_loop, perform, plus_one, run_once, value
@@ -94,6 +94,13 @@ def nested(depth: int) -> Any:
     return inner
 
 
+def deep(depth: int) -> Any:
+    value: Any = 1
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
 @dataclass(slots=True)
 class Slotted:
     inner: Any
@@ -107,6 +114,13 @@ class Slotted:
         (lambda: {"rates": [1.0, {"x": float("-inf")}]}, "$.rates[1].x is not a finite number"),
         (lambda: Slotted((1, float("inf"))), "$.inner[1] is not a finite number"),
         (lambda: nested(150), "is not a finite number"),
+        (lambda: deep(201), "JSON is nested deeper than 200"),
+        (lambda: deep(900), "JSON is nested deeper than 200"),  # msgspec writes it, and nobody could read the record
+        (lambda: deep(5_000), "recursion"),
+        (lambda: [msgspec.Raw(b"[1,")], "malformed"),
+        (lambda: msgspec.Raw(b"1,2"), "malformed"),
+        (lambda: msgspec.Raw(b'"\xff"'), "not UTF-8"),
+        (lambda: msgspec.Raw(b"[" * 500 + b"]" * 500), "JSON is nested deeper than 200"),
         (lambda: "\ud800", "surrogates"),
         (recursive, "recursion"),
         (lambda: (n for n in range(3)), "generator"),
@@ -132,6 +146,25 @@ def test_what_json_cannot_hold_is_a_typed_error_that_names_the_step(
     assert failed.error.message.startswith(f'"{name}" returned unserializable data')
     assert text in failed.error.message
     assert not [*of(log, records.StepErrored), *of(log, records.RunErrored)], "trying again cannot help"
+
+
+@pytest.mark.spec("FAULT-D8", "FAULT-I2")
+def test_a_value_of_the_greatest_depth_is_readable_wherever_it_goes() -> None:
+    """200 brackets open at once; those in strings are none."""
+
+    async def body(ctx: Context) -> Any:
+        await ctx.step.run("text", value, "[" * 100_000)
+        await ctx.step.send_event("tell", Event(name="told", data={"x": deep(199)}))
+        with pytest.raises(StepError, match="JSON is nested deeper than 200"):
+            await ctx.step.send_event("tell", Event(name="told", data={"x": deep(200)}))
+        assert await ctx.step.run("deep", value, deep(200)) == deep(200)
+        await ctx.step.sleep("nap", 1)
+        return deep(200)
+
+    ended, log = on_users_loop(run_once(declare(body), go(x=deep(199)), config(evict_after_ms=-1)))
+    assert ended.output == deep(200)
+    decoded = [msgspec.json.decode(b"[" + data + b"]") for _, turn in [*log.journal, *log.events] for data in turn]
+    assert len(decoded) > 6
 
 
 @pytest.mark.spec("FAULT-D8")
@@ -184,7 +217,7 @@ def test_a_result_that_its_annotation_does_not_allow_is_a_typed_error() -> None:
 
 
 # --- the limit of outputs (I5)
-@pytest.mark.spec("FAULT-I5", "STEP-19")
+@pytest.mark.spec("FAULT-I5", "STEP-19", "LIM-03")
 @pytest.mark.parametrize("where", ["step", "function"])
 @pytest.mark.parametrize("percent", [50, 80, 100, 101])
 def test_an_output_near_the_limit_is_warned_of_and_one_beyond_it_fails_at_once(
@@ -205,7 +238,7 @@ def test_an_output_near_the_limit_is_warned_of_and_one_beyond_it_fails_at_once(
         assert ended.error == (
             f'"{name}" returned 1010 bytes, the limit is 1000; store it elsewhere and return its address'
         )
-        assert of(log, records.RunFailed)[0].error.name == "output_too_large"
+        assert of(log, records.RunFailed)[0].error.name == "OutputTooLarge"
         assert not [*of(log, records.StepErrored), *of(log, records.RunErrored), *warned]
     else:
         assert ended.status == "completed"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from steplog import App, Context, Event, EventType, Signal, StepError
+from steplog import App, Context, ContextSync, Event, EventType, Signal, StepError
 from steplog.engine import records
 from steplog.log.memory import MemoryLog
 from steplog.node import NodeConfig
@@ -90,6 +90,30 @@ def test_a_function_waits_for_a_typed_event(settings: NodeConfig) -> None:
 
 
 @HOW
+@pytest.mark.spec("FAULT-G1", "STEP-11")
+def test_an_event_that_came_before_the_wait_counts_where_it_says_so(settings: NodeConfig) -> None:
+    app = App("a")
+
+    @app.function("f", trigger="go")
+    async def f(ctx: Context) -> list[Any]:
+        await ctx.step.send_event("tell", [paid(Paid("o2")), paid(Paid("o1"))])
+        missed = await ctx.step.wait_for_event("missed", event=paid, timeout=1)
+        found = await ctx.step.wait_for_event(
+            "found", event=paid, timeout=DAY, since="trigger", if_exp="async.data.order == event.data.id"
+        )
+        assert found is not None
+        return [missed, found.data.order]
+
+    async def run() -> Any:
+        async with running(app, MemoryLog(), settings) as node:
+            await node.send(paid(Paid("o1")))
+            (end,) = await node.run(go(id="o1"))
+            return end.output
+
+    assert on_users_loop(run()) == [None, "o1"]
+
+
+@HOW
 def test_either_or_both_of_two_events(settings: NodeConfig) -> None:
     app = App("a")
 
@@ -165,6 +189,67 @@ def test_functions_invoke_functions(settings: NodeConfig) -> None:
         {"order": "yy"},
         ["no luck", "could not find function with ID: b-nobody"],
     ]
+
+
+@HOW
+@pytest.mark.spec("PY-29", "PY-30", "STEP-13", "FN-20")
+def test_functions_of_other_apps_are_invoked_by_object_and_by_id(settings: NodeConfig) -> None:
+    shop, stock = App("shop"), App("stock")
+
+    @stock.function("count")
+    async def count(ctx: Context) -> list[Any]:
+        return ["stock", ctx.event.data, ctx.event.user, ctx.event.v]
+
+    @stock.function("broken", retries=0)
+    async def broken(ctx: Context) -> None:
+        raise ZeroDivisionError("no boxes")
+
+    @shop.function("count")
+    async def own_count(ctx: Context) -> str:
+        return "shop"
+
+    @shop.function("f", trigger="go")
+    async def f(ctx: Context) -> list[Any]:
+        failed = ["", "", ""]
+        try:
+            await ctx.step.invoke_by_id("broken", app_id="stock", function_id="broken")
+        except StepError as error:
+            failed = [error.name, error.message, (error.stack or "").splitlines()[-1]]
+        return [
+            await ctx.step.invoke_by_id("own", function_id="count"),
+            await ctx.step.invoke_by_id(
+                "other", app_id="stock", function_id="count", data={"n": 1}, user={"id": "u1"}, v="2"
+            ),
+            await ctx.step.invoke("object", function=count, data={}, user={"id": "u2"}),
+            failed,
+        ]
+
+    @shop.function("plain", trigger="plain")
+    def plain(ctx: ContextSync) -> list[Any]:
+        return ctx.step.invoke_by_id("other", app_id="stock", function_id="count", v="3")  # type: ignore[no-any-return]
+
+    async def body() -> list[Any]:
+        async with running([shop, stock], settings=settings) as node:
+            (ended,), (other,) = await node.run(go()), await node.run(Event(name="plain", data={}))
+        return [ended.output, other.output]
+
+    by_event, by_plain = on_users_loop(body())
+    assert by_event == [
+        "shop",
+        ["stock", {"n": 1}, {"id": "u1"}, "2"],
+        ["stock", {}, {"id": "u2"}, None],
+        ["ZeroDivisionError", "no boxes", "ZeroDivisionError: no boxes"],
+    ]
+    assert by_plain == ["stock", {}, None, "3"]
+
+
+def test_a_call_with_a_version_that_is_no_text_is_refused() -> None:
+    async def body(ctx: Context) -> None:
+        await ctx.step.invoke_by_id("call", function_id="f", v=2)  # type: ignore[arg-type]
+
+    failed, _ = fail(body)
+    assert failed.error.name == "TypeError"
+    assert "v=2; it is text" in failed.error.message
 
 
 @pytest.mark.spec("STEP-06")

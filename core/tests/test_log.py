@@ -131,6 +131,7 @@ def test_an_empty_log_is_loaded_empty(store: Store) -> None:
     assert load(store.log).turn == 0
 
 
+@pytest.mark.spec("ARCH-13")
 def test_what_was_committed_is_loaded_after_a_crash(store: Store) -> None:
     load(store.log)
     commit(store.log, 1, {A: b"1", B: b"1"})
@@ -175,6 +176,18 @@ def test_many_owners_are_read_at_once(store: Store, count: int) -> None:
     assert [[key for key, _ in rows] for rows in found] == [
         [run, keys.run_event(run, 0)] if n % 2 == 0 else [] for n, run in enumerate(owners)
     ]
+
+
+def test_accepted_events_are_read_back_from_the_latest_turn(store: Store) -> None:
+    load(store.log)
+    for turn in range(1, 201):
+        commit(store.log, turn, {}, events=(b'{"e":"%d"}' % turn, b'{"e":"\\u00e9,[]"}') if turn % 2 else ())
+    store.crash()
+    accepted = load(store.log).events.accepted
+    assert [turn for turn, _ in accepted(1, 200)] == list(range(199, 0, -2))
+    assert list(accepted(6, 9)) == [(turn, [b'{"e":"%d"}' % turn, b'{"e":"\\u00e9,[]"}']) for turn in (9, 7)]
+    assert list(accepted(2, 2)) == []
+    assert list(accepted(201, 500)) == []
 
 
 def test_the_redo_is_replayed_over_slices(store: Store) -> None:

@@ -213,6 +213,17 @@ def test_the_output_of_a_failed_run_is_its_error(at: Shop) -> None:
     assert shown["output"] == {"name": "BankError", "message": "declined", "stack": "at bank"}
 
 
+def test_an_exceeded_limit_has_the_wires_name_in_output_alone(at: Shop) -> None:
+    _, runs = at.start({"name": "bill"})
+    run = runs["shop-bill"]
+    error = ErrorInfo(name="OutputTooLarge", message="too large")
+    at.report(run, "pack", StepError(error=error, started_ms=2_000, ended_ms=2_001, final=True))
+    at.end(run, None, error)
+    assert at.ended(run)["output"] == {"name": "output_too_large", "message": "too large"}
+    (step,) = at.get(f"/v1/runs/{run.run_id}/steps")["data"]["steps"]
+    assert step["error"]["name"] == "OutputTooLarge"
+
+
 def test_states_and_statuses(at: Shop) -> None:
     later_ms = at.server.call(at.turns.now_ms) + 3_600 * SECOND
     (event_id,) = at.server.send({"name": "bill", "ts": later_ms}).json["ids"]
@@ -382,7 +393,7 @@ def test_reads_need_the_signing_key_outside_dev(tmp_path: Path) -> None:
         assert at.server.get("/health").status == 200
 
 
-@pytest.mark.spec("REST-01")
+@pytest.mark.spec("REST-01", "TEST-04")
 def test_dev_reads_need_no_key(at: Shop) -> None:
     for token in ("Bearer ", "Bearer undefined", "Bearer anything", ""):
         assert at.server.get("/v1/runs", headers={"authorization": token}).status == 200

@@ -10,10 +10,12 @@ import sys
 import textwrap
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
-from steplog import App, Context, Event
+from steplog import App, Context, Event, RetryAfterError
 from steplog.drivers.loop import UsersLoop
 from steplog.engine.functions import EngineConfig
 from steplog.errors import EngineEnded, LogCorrupt, LogLocked, LogUnavailable
@@ -62,6 +64,7 @@ def shop() -> App:
     return app
 
 
+@pytest.mark.spec("ARCH-13")
 def test_a_run_from_its_event_to_its_end(where: Where, tmp_path: Path) -> None:
     app = shop()
 
@@ -262,3 +265,56 @@ def test_events_are_refused_while_the_log_cannot_be_written(where: Where, tmp_pa
         assert reasons == {"handed-back"}
 
     on_users_loop(story)
+
+
+def broken_raw() -> Any:
+    return msgspec.Raw(b'"\xff"')
+
+
+def nested(depth: int) -> Any:
+    value: Any = 1
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+@pytest.mark.spec("FAULT-D4", "FAULT-D8", "FAULT-D9", "FAULT-I1")
+def test_nothing_that_a_function_does_ends_the_engine_or_holds_other_runs(where: Where, tmp_path: Path) -> None:
+    """What could not be written to the engine, or by it, is an error in the run that asks for it."""
+    app = shop()
+
+    async def later() -> None:
+        raise RetryAfterError("later", 10**30)
+
+    asks: dict[str, Callable[[Context], Awaitable[Any]]] = {
+        "signal": lambda ctx: ctx.step.wait_for_signal("w", signal="\ud800", timeout=1),
+        "number": lambda ctx: ctx.step.send_signal("w", 7),  # type: ignore[arg-type] # the point of the test
+        "condition": lambda ctx: ctx.step.wait_for_event("w", event="e", timeout=1, if_exp=7),  # type: ignore[call-overload]
+        "function": lambda ctx: ctx.step.invoke("w", function="\ud800"),
+        "raw": lambda ctx: ctx.step.run("w", broken_raw),
+        "deep": lambda ctx: ctx.step.run("w", nested, 950),
+        "event": lambda ctx: ctx.step.send_event("w", Event(name="shop/number", data={"n": nested(950)})),
+        "retry": lambda ctx: ctx.step.options(retries=0).run("w", later),
+        "retries": lambda ctx: ctx.step.options(retries="x").run("w", later),  # type: ignore[arg-type] # the same
+    }
+
+    @app.function("ask", trigger="shop/ask", retries=0)
+    async def ask(ctx: Context) -> Any:
+        return await asks[ctx.event.data["what"]](ctx)
+
+    @app.function("give", trigger="shop/give", retries=0)
+    async def give(ctx: Context) -> Any:
+        return broken_raw()
+
+    async def story() -> None:
+        async with Node([app], where(app, tmp_path / "log.db")) as node:
+            calls = [node.run(Event(name="shop/ask", data={"what": what})) for what in asks]
+            calls += [node.run(Event(name="shop/give", data={})), node.run(Event(name="shop/number", data={"n": 21}))]
+            ended = [each for (each,) in await asyncio.gather(*calls)]
+            assert [each.status for each in ended] == ["failed"] * (len(asks) + 1) + ["completed"]
+            assert all(each.error for each in ended[:-1])
+
+    on_users_loop(story)
+    with JournalReader(tmp_path / "log.db") as reader:
+        for row in reader.journal(0, 10_000):
+            json.loads(row.data)

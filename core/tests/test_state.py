@@ -105,10 +105,12 @@ class StateModel(RuleBasedStateMachine):
         expected = sorted((key, value) for key, value in self.current.items() if key.startswith(prefix))
         assert self.state.scan(prefix, limit) == expected[:limit]
 
-    @rule(owner=owners)
-    def group(self, owner: int) -> None:
+    @rule(owner=owners, limit=st.integers(1, 12), beyond=st.none() | numbers)
+    def group(self, owner: int, limit: int, beyond: int | None) -> None:
         prefix = bytes([GROUPED, owner])
-        assert self.state.group(prefix) == sorted(key for key in self.current if key.startswith(prefix))
+        after = b"" if beyond is None else key_of(GROUPED, owner, beyond)
+        expected = sorted(key for key in self.current if key.startswith(prefix) and key > after)
+        assert self.state.group(prefix, limit, beyond=after) == expected[:limit]
 
     # --- turns: what is decided between seal and commit belongs to the next one
 

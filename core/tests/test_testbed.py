@@ -438,6 +438,28 @@ def test_forced_reentry_calls_the_function_again_after_every_step() -> None:
     assert on_users_loop(prologues(testbed)) == (4, [1, 2, 3])
 
 
+@pytest.mark.spec("DUR-02", "DUR-05", "DUR-08")
+def test_forced_reentry_runs_no_code_behind_the_step_that_it_executes() -> None:
+    said: list[str] = []
+
+    async def body(ctx: Context) -> None:
+        said.append("begins")
+        for name in "ab":
+            await ctx.step.run(name, said.append, f"runs {name}")
+            said.append(f"after {name}")
+
+    async def story() -> None:
+        async with Testbed(force_reentry=True) as testbed:
+            assert (await testbed.trigger(a_function(body), go())).status == "completed"
+
+    on_users_loop(story())
+    assert said == [
+        "begins", "runs a",
+        "begins", "after a", "runs b",
+        "begins", "after a", "after b",
+    ]  # fmt: skip
+
+
 def test_forced_reentry_can_begin_in_the_middle() -> None:
     begun = []
 

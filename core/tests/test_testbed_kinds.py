@@ -10,6 +10,7 @@ from steplog import (
     App,
     Context,
     ContextSync,
+    Event,
     EventType,
     FunctionFailed,
     NonRetriableError,
@@ -75,6 +76,15 @@ async def ship_order(ctx: Context[Order]) -> str:
     return f"{receipt}, {boxes}, {first.data.order}, {both and both[1].data.order}, {signal}"
 
 
+@app.function("settle", trigger="shop/order.packed")
+async def settle(ctx: Context) -> str | None:
+    await ctx.step.sleep("breath", timedelta(minutes=ctx.event.data["minutes"]))
+    found = await ctx.step.wait_for_event(
+        "paid", event=paid, timeout=DAY, since="trigger", if_exp="async.data.order == event.data.order"
+    )
+    return None if found is None else found.data.order
+
+
 @app.function("nightly", trigger="shop/night")
 def nightly(ctx: ContextSync) -> int:
     first = ctx.step.run("first", pack, "o1")
@@ -110,6 +120,25 @@ def test_waits_end_by_what_is_sent_or_as_time_passes(testbed: Testbed) -> None:
             assert await run.result() == "ch_1, 2, o1, o4, None"
             assert testbed.sent(paid) == [Paid("another")]
             assert [each.output for each in testbed.runs(check_stock)] == [2, 2], "the event's, and the invoked one"
+
+    on_users_loop(story())
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_a_wait_looks_back_in_virtual_time(testbed: Testbed, is_killed: bool) -> None:
+    async def story() -> None:
+        async with testbed:
+            soon = await testbed.trigger(settle, Event(name="shop/order.packed", data={"order": "o1", "minutes": 9}))
+            late = await testbed.trigger(settle, Event(name="shop/order.packed", data={"order": "o2", "minutes": 11}))
+            await testbed.send([paid(Paid("o3")), paid(Paid("o1")), paid(Paid("o2"))])
+            if is_killed:
+                await testbed.crash()
+            await testbed.advance(timedelta(minutes=9))
+            assert await soon.result() == "o1"
+            await testbed.advance(timedelta(minutes=2))
+            assert late.waiting_for == "paid", "of ten minutes ago nothing is known"
+            await testbed.send(paid(Paid("o2")))
+            assert await late.result() == "o2"
 
     on_users_loop(story())
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from steplog import App, Context, Event, NonRetriableError, Step, StepError, current_step
+from steplog import App, Context, ContextSync, Event, NonRetriableError, Step, StepError, current_step
 from steplog.errors import SteplogError
 from steplog.testing import Status, Timeout, UnstubbedStepError, trigger
 
@@ -25,7 +25,7 @@ async def f(ctx: Context, step: Step) -> dict[str, Any]:
     return {"label": label, "ids": ids, "run": ctx.run_id, "events": len(ctx.events), "attempt": ctx.attempt}
 
 
-@pytest.mark.spec("PY-56", "TEST-07")
+@pytest.mark.spec("PY-55", "PY-56", "TEST-07")
 def test_a_function_is_called_once_and_nothing_takes_time() -> None:
     done = trigger(f, Event(name="any", data={"n": 1}))
     assert (done.status, done.error) == (Status.COMPLETED, None)
@@ -41,7 +41,7 @@ def test_steps_can_be_stubbed() -> None:
     assert (done.output["label"], done.output["ids"]) == ("L", ["x"])
 
 
-def test_a_failure_is_a_step_error_at_once() -> None:
+def test_a_step_that_fails_for_good_is_a_step_error() -> None:
     bodies = []
 
     async def refuse() -> None:
@@ -62,8 +62,51 @@ def test_a_failure_is_a_step_error_at_once() -> None:
     failed = trigger(g, go(goes_on=False))
     assert (failed.status, failed.output, str(failed.error)) == (Status.FAILED, None, "gave up")
     assert trigger(g, go(goes_on=True), step_stubs={"refuse": StepError("jam")}).output == "StepError: jam"
-    assert len(bodies) == 2
+    assert len(bodies) == 2 * 5, "every attempt that it has"
+    assert len(set(bodies)) == 1
     assert bodies[0].startswith("test-")
+
+
+@pytest.mark.spec("PY-55")
+@pytest.mark.parametrize(("retries", "of_step", "attempts"), [(4, None, 5), (0, None, 1), (4, 1, 2)])
+def test_a_step_is_tried_as_often_as_its_function_says(retries: int, of_step: int | None, attempts: int) -> None:
+    tried: list[int] = []
+
+    def flaky() -> str:
+        tried.append(current_step().attempt)
+        if len(tried) < 3:
+            raise ConnectionError("no")
+        return "third"
+
+    @App("b").function("plain", trigger="go", retries=retries)
+    def plain(ctx: ContextSync) -> str:
+        return ctx.step.options(retries=of_step).run("flaky", flaky)
+
+    done = trigger(plain, go())
+    if attempts >= 3:
+        assert (done.status, done.output, tried) == (Status.COMPLETED, "third", [0, 1, 2])
+    else:
+        assert (done.status, str(done.error), tried) == (Status.FAILED, "no", list(range(attempts)))
+
+
+@pytest.mark.spec("PY-55")
+def test_a_function_is_tried_again_over_what_its_steps_gave() -> None:
+    seen: list[Any] = []
+
+    @App("b").function("g", trigger="go", retries=2)
+    async def g(ctx: Context) -> str:
+        first = [await ctx.step.run("page", plus_one, n) for n in (1, 2)]
+        seen.append((ctx.attempt, first))
+        if len(seen) == 2:
+            await ctx.step.run("once", seen.append, "once")
+        raise NonRetriableError("enough") if ctx.event.data.get("ends") else KeyError("own")
+
+    failed = trigger(g, go())
+    assert (failed.status, repr(failed.error)) == (Status.FAILED, "KeyError('own')")
+    assert seen == [(0, [2, 3]), (1, [2, 3]), "once", (1, [2, 3]), (2, [2, 3])], "a new result begins the count anew"
+    seen.clear()
+    assert str(trigger(g, go(ends=True)).error) == "enough"
+    assert len(seen) == 1
 
 
 @pytest.mark.spec("PY-56")

@@ -132,7 +132,10 @@ class LiveRun:
                 self._report_op(call.id, SendEvent(events=events))
             case Wait(names=names, timeout_ms=timeout_ms, all_of=all_of, condition=if_exp):
                 self._due_ms[call.id] = self._world.now_ms + timeout_ms
-                operation = WaitForEvent(events=names, timeout_ms=timeout_ms, all_of=all_of, if_exp=if_exp)
+                operation = WaitForEvent(
+                    events=names, timeout_ms=timeout_ms, all_of=all_of, if_exp=if_exp,
+                    is_since_trigger=call.is_since_trigger,
+                )  # fmt: skip
                 self._report_op(call.id, operation)
             case Listen(signal=signal, timeout_ms=timeout_ms, replaces=replaces):
                 self._due_ms[call.id] = self._world.now_ms + timeout_ms

@@ -9,10 +9,12 @@ from steplog.engine.operations import EventOut
 from steplog.engine.retry import RetryPolicy
 from steplog.engine.state import Limits
 
-from .scripts import DAY, HOUR, MINUTE, SECOND, Author, Node
+from .scripts import DAY, HOUR, MINUTE, SAME, SECOND, SMALLER, Author, Node, Sequence, Step, Wait
 
 START_MS = 1_800_000_000_000
+ROOMY_BYTES = 1 << 20  # more than all events of a simulation take
 ROOTS, CHILDREN = ("root.a", "root.b", "root.c"), ("child.a", "child.b")
+CROWD = "crowd.a"  # starts a function whose runs all wait for the same
 AT_COMMITS = (
     "crash within a turn",
     "crash before a commit",
@@ -48,6 +50,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     is_partial: bool  # starts may lack a function
     repeat_chance: float  # of a report or an event
     hop_ms: int  # the longest way between driver, engine and sender
+    hurries: int  # how often somebody lets all that waits for another attempt have it at once
 
 
 def draw(chance: Random) -> Plan:
@@ -55,14 +58,21 @@ def draw(chance: Random) -> Plan:
     crash_chance = chance.choice((0.0, 0.01, 0.05, 0.15))
     calm_ms = START_MS + chance.choice((MINUTE, HOUR, 2 * DAY))
     functions, scripts = _functions(chance, may_kill=crash_chance > 0)
+    groups = _groups(chance, calm_ms)
+    if chance.random() < 0.3:
+        spec = FunctionSpec(id="app-crowd", app="app", triggers=(EventTrigger(CROWD),))
+        functions, scripts = (*functions, spec), {**scripts, spec.id: _crowd_script(chance)}
+        groups += _crowd(chance, START_MS + chance.randrange(SECOND))
     return Plan(
         functions=functions,
         scripts=scripts,
-        groups=tuple(_groups(chance, calm_ms)),
+        groups=tuple(groups),
         config=EngineConfig(
             live_runs=chance.choice((1, 2, 4, 10_000, 10_000)),
             lost_allowance=chance.choice((0, 3)),
             retry=RetryPolicy(interval_ms=chance.choice((None, 0, SECOND))),
+            met_per_turn=chance.choice((1, 1, 2, 1_000)),
+            kept_bytes=chance.choice((1_500, ROOMY_BYTES, ROOMY_BYTES)),
         ),
         limits=chance.choice((Limits(), _tiny(chance), _tiny(chance))),
         calm_ms=calm_ms,
@@ -74,6 +84,7 @@ def draw(chance: Random) -> Plan:
         is_partial=chance.random() < 0.2,
         repeat_chance=chance.choice((0.0, 0.1, 0.4)),
         hop_ms=chance.choice((0, 2, 2, 2_000)),
+        hurries=chance.choice((0, 0, 2, 10)),
     )
 
 
@@ -107,6 +118,26 @@ def _groups(chance: Random, calm_ms: int) -> list[tuple[int, Group]]:
         at_ms = START_MS + int((calm_ms - START_MS) * chance.random() ** 3)
         events = [_event(chance, at_ms, ids) for _ in range(chance.choice((1, 1, 2, 4)))]
         found.append((at_ms, Group(events, seed=index if chance.random() < 0.2 else None)))
+        if chance.random() < 0.7:  # what it starts may wait for this one, which is there first
+            found.append((at_ms + chance.randint(0, 5), Group([_event(chance, at_ms, ids)])))
+    return found
+
+
+def _crowd_script(chance: Random) -> Node:
+    wait = Wait(
+        id="wait-1", names=CHILDREN, timeout_ms=chance.choice((30, 60, SECOND, MINUTE)), all_of=chance.random() < 0.3,
+        condition=chance.choice((None, SAME, SMALLER)), is_since_trigger=chance.random() < 0.3,
+    )  # fmt: skip
+    return Sequence((wait, Step(id="step-2")))
+
+
+def _crowd(chance: Random, at_ms: int) -> list[tuple[int, Group]]:
+    """Many runs, and a few events soon after that each of them waits for."""
+    starting = [EventOut(name=CROWD, data=b'{"n":%d}' % chance.randint(0, 1)) for _ in range(chance.randint(3, 9))]
+    found = [(at_ms, Group(starting))]
+    for _ in range(chance.randint(1, 4)):
+        event = EventOut(name=chance.choice(CHILDREN), data=b'{"n":%d}' % chance.randint(0, 1))
+        found.append((at_ms + chance.randint(0, 80), Group([event])))
     return found
 
 

@@ -39,6 +39,7 @@ class Send(msgspec.Struct, frozen=True, kw_only=True):
 
 
 SAME, SMALLER = "async.data.n == event.data.n", "async.data.n < event.data.n"  # the index helps with the first
+FAILING = "async.data.missing + 1 > 0"  # has no value for any event
 
 
 class Wait(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,6 +50,7 @@ class Wait(msgspec.Struct, frozen=True, kw_only=True):
     timeout_ms: int
     all_of: bool = False
     condition: str | None = None
+    is_since_trigger: bool = False
 
 
 class Listen(msgspec.Struct, frozen=True, kw_only=True):
@@ -214,8 +216,12 @@ class Author:
         kind, timeout_ms = chance.random(), chance.choice(NAPS_MS)
         if kind < 0.6:
             names = tuple(chance.sample(self._awaits, chance.choice((1, 1, 2, 2))))
-            are_all, condition = len(names) > 1 and chance.random() < 0.7, chance.choice((None, SAME, SAME, SMALLER))
-            return Wait(id=self._id("wait"), names=names, timeout_ms=timeout_ms, all_of=are_all, condition=condition)
+            return Wait(
+                id=self._id("wait"), names=names, timeout_ms=timeout_ms,
+                all_of=len(names) > 1 and chance.random() < 0.7,
+                condition=FAILING if chance.random() < 0.1 else chance.choice((None, SAME, SAME, SMALLER)),
+                is_since_trigger=chance.random() < 0.5,
+            )  # fmt: skip
         if kind < 0.85:
             replaces = chance.random() < 0.3
             return Listen(id=self._id("listen"), signal=chance.choice("xy"), timeout_ms=timeout_ms, replaces=replaces)

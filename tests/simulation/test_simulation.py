@@ -24,6 +24,7 @@ FAULTS = (
     "step reported twice",
 )
 RARE = (
+    "attempt before its time",
     "dispatch with steps that wait",
     "no place for a run",
     "poisoned dispatch",
@@ -37,6 +38,7 @@ RECORDS = (
     *[f"step.waiting {op}" for op in ("Sleep", "WaitForEvent", "WaitForSignal", "InvokeFunction")],
     *[f"step.completed {op}" for op in ("WaitForEvent", "WaitForSignal", "SendSignal", "InvokeFunction")],
 )  # fmt: skip
+RARE_RECORDS = ("condition failed", "turn with mail", "wait cut short", "wait ended by what came before")
 
 
 @cache
@@ -45,7 +47,18 @@ def reports(first: int) -> tuple[Report, ...]:
 
 
 @pytest.mark.spec(
-    "FAULT-A4", "DUR-13", "DUR-14", "EVT-12", "EVT-13", "EVT-14", "ERR-03", "STEP-08", "STEP-12", "STEP-13"
+    "FAULT-A4",
+    "FAULT-G1",
+    "FAULT-G2",
+    "DUR-13",
+    "DUR-14",
+    "EVT-12",
+    "EVT-13",
+    "EVT-14",
+    "ERR-03",
+    "STEP-08",
+    "STEP-12",
+    "STEP-13",
 )
 @pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))
 def test_the_promises_hold(first: int) -> None:
@@ -60,13 +73,14 @@ def test_every_fault_has_struck() -> None:
             kinds += report.kinds
     assert {name: fired[name] for name in (*FAULTS, *RARE) if fired[name] < 20} == {}
     assert {name: kinds[name] for name in RECORDS if kinds[name] < 100} == {}
+    assert {name: kinds[name] for name in RARE_RECORDS if kinds[name] < 20} == {}
 
 
 @pytest.mark.parametrize("kind", AT_COMMITS)
 def test_a_fault_may_strike_at_every_turn(kind: str) -> None:
     """Not at random: at the first turn, at the second, and so on to the last."""
     struck = 0
-    for seed in (6, 57):
+    for seed in [report.seed for report in reports(0) if 30 < report.turns < 80][:2]:
         nth = 1
         while simulate(seed, only=Strike(kind, nth)).fired[kind]:
             nth += 1

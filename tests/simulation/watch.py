@@ -9,18 +9,21 @@ It reads what the log has committed and nothing of the engine's memory: the chan
 records into one history a run. What a driver does is held against both.
 """
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable
 
 import msgspec
 
 from steplog.engine import keys, records
 from steplog.engine.effects import Dispatch, Recorded
-from steplog.engine.ids import decode_ulid
+from steplog.engine.ids import decode_ulid, encode_ulid
 from steplog.engine.processor import Turn
+from steplog.engine.recent import KEPT_MS
 from steplog.engine.run import QUEUED, RUNNING, TERMINAL, WAITING, RunHead, StepState
 
-from .scripts import SAME, SMALLER, step_hash
+from .scripts import FAILING, SAME, SMALLER, step_hash
+
+SKEW_MS = 10_000  # events are not accepted in the order of their receipt, within this
 
 _decode_record = msgspec.json.Decoder(records.Record).decode
 _decode_event = msgspec.json.Decoder(records.StoredEvent).decode
@@ -38,6 +41,7 @@ class History(msgspec.Struct):
     function: str
     due_ms: int  # no start before
     number: int  # of the event that started it
+    arrival: int  # of that event, counted from 0 in the order of the log
     seq: int = 0
     generation: int = 1  # of the last dispatch that the driver got
     recorded: list[Recorded] = []  # in completion order
@@ -51,7 +55,8 @@ class Waiting(msgspec.Struct):
     """A step that waits."""
 
     record: records.StepWaiting
-    came: dict[str, list[str]] = {}  # event name → ids of those that it might go on with
+    came: dict[str, list[str]] = {}  # event name, or "" for any → ids of those that it may go on with
+    met: set[str] = set()  # those of these names with an event for sure
 
 
 class Bodies(msgspec.Struct):
@@ -66,8 +71,8 @@ class Bodies(msgspec.Struct):
 class Watch:
     """Everything that is known from outside the engine."""
 
-    def __init__(self, *, retries: dict[str, int], live_runs: int) -> None:
-        self._retries, self._live_runs = retries, live_runs
+    def __init__(self, *, retries: dict[str, int], live_runs: int, is_roomy: bool) -> None:
+        self._retries, self._live_runs, self._is_roomy = retries, live_runs, is_roomy
         self.now_ms = 0
         self.state: dict[bytes, bytes] = {}
         self.runs: dict[str, History] = {}
@@ -76,6 +81,8 @@ class Watch:
         self._accepted: Counter[str] = Counter()  # internal id → how often it was written
         self._routed: Counter[str] = Counter()
         self._events: dict[str, records.StoredEvent] = {}  # by internal id
+        self._unrouted: deque[records.StoredEvent] = deque()  # written, and their records not read yet
+        self._arrived: list[records.StoredEvent] = []  # in the order of the log
         self._claims: dict[tuple[str, str], tuple[int, str]] = {}  # (function, event id) → when, run
         self._bodies: dict[tuple[str, str], Bodies] = {}
         self._effect_keys: dict[str, tuple[str, str]] = {}
@@ -84,6 +91,12 @@ class Watch:
         self._index: dict[bytes, set[bytes]] = {}  # run → keys by which events and signals find its steps
         self._waiting: dict[tuple[str, str], Waiting] = {}  # (run, step) → for what
         self._due: set[tuple[str, str]] = set()  # those that the open turn must end
+        self._met: set[tuple[str, str]] = set()  # those that an event must end before the mail is empty
+        self._resumed: set[tuple[str, str]] = set()  # (run, step): the open turn says that an event ended its wait
+        self._untold: set[tuple[str, str]] = set()  # it does not say so of these
+        self._had_mail = False
+        self.is_hurried = False  # somebody has asked for attempts before their time, and that is not decided yet
+        self.hurried = 0  # attempts that came before their time
         self._heard = ""  # the run that has gone on with a signal last
 
     def expect(self, is_so: bool, promise: str, otherwise: str) -> None:
@@ -99,18 +112,29 @@ class Watch:
             stored = _decode_event(event)
             self._accepted[stored.internal_id] += 1
             self._events[stored.internal_id] = stored
+            self._unrouted.append(stored)
         for data in turn.records:
             self._read(_decode_record(data))
         self.expect(self._accepted == self._routed, "P2", "an accepted event was not routed in its own commit")
         due = sorted(self._due & self._waiting.keys())
         self.expect(not due, "STEP-12", f"{due} should have gone on with this commit")
         self._due.clear()
+        self.expect(not self._resumed, "journal", f"{self._resumed} did not go on with an event")
         signals = Counter([waiting.record.signal for waiting in self._waiting.values()])
         del signals[msgspec.UNSET]
         self.expect(max(signals.values(), default=0) < 2, "signal", f"several steps wait for one: {signals}")
         touched = self._change(turn.state.changes)
+        met = sorted(self._met & self._waiting.keys())
+        has_mail = any(key[0] == keys.MAIL for key in self.state)
+        self.expect(has_mail or not met, "STEP-12", f"{met} should have gone on")
+        self._met.intersection_update(met)
+        is_told = not self._untold or has_mail or self._had_mail  # what the mail brings, the event does not tell
+        self.expect(is_told, "journal", f"no event tells that it resumes {self._untold}")
+        self._untold, self._had_mail = set(), has_mail
+        self.kinds["turn with mail"] += has_mail
         for run in touched:
             self._check_run(run)
+            self._check_retries(run, turn.now_ms)
         self.live = sum(key[0] == keys.LIVE and not self._is_terminal(keys.run_of(key)) for key in self.state)
         self.expect(
             self.live <= self._live_runs, "limit", f"{self.live} runs are live, at most {self._live_runs} may be"
@@ -129,7 +153,7 @@ class Watch:
             due_ms = ts_ms if ts_ms > record.at else None
             self.expect((record.due or None) == due_ms, "EVT-06", f"{record.run} is due at {record.due}, not {due_ms}")
             number = self._number(self._events[record.events[0]])
-            self.runs[record.run] = History(record.function, due_ms or 0, number)
+            self.runs[record.run] = History(record.function, due_ms or 0, number, len(self._arrived) - 1)
         run = self.runs[record.run]
         run.seq += 1
         self.expect(record.seq == run.seq, "journal", f"{record.run} has record {record.seq}, not {run.seq}")
@@ -151,7 +175,7 @@ class Watch:
                 self._close_body(record.run, record.step)
             case records.StepWaiting():
                 run.until_ms[record.step] = record.until
-                self._waiting[record.run, record.step] = Waiting(record)
+                self._wait(record)
             case records.RunErrored():
                 self.hit(record.run)
             case records.RunCompleted() | records.RunFailed():
@@ -162,8 +186,17 @@ class Watch:
 
     def _route(self, routed: records.EventRouted) -> None:
         self._routed[routed.event] += 1
-        self._arrive(self._events[routed.event])
+        event = self._unrouted.popleft()
+        self.expect(event.internal_id == routed.event, "P2", f"{routed.event} is routed out of its order")
+        self._arrived.append(event)
+        met_before = set(self._met)
+        for key in self._waiting:
+            self._arrive(key, event)
+        self.kinds["condition failed"] += routed.failed is not msgspec.UNSET
         event_id = self._events[routed.event].id
+        told = {(ref.run, ref.step) for ref in routed.resumed or ()}
+        self._resumed |= told
+        self._untold |= self._met - met_before - told
         for run in routed.runs:
             before = self._claims.get((run.function, event_id))
             self._claims[run.function, event_id] = (routed.at, run.run)
@@ -178,18 +211,44 @@ class Watch:
 
     # --- waits
 
-    def _arrive(self, event: records.StoredEvent) -> None:
-        """An event ends the waits that it fits, in the commit that routes it; of those for several, with the last."""
-        for key, waiting in self._waiting.items():
-            names = waiting.record.events
-            if names is msgspec.UNSET or event.name not in names:
-                continue
-            number, own, condition = self._number(event), self.runs[key[0]].number, waiting.record.expression
-            if (condition == SAME and number != own) or (condition == SMALLER and number >= own):
-                continue
-            waiting.came.setdefault(event.name, []).append(event.id)
-            if waiting.record.all is not True or len(waiting.came) == len(set(names)):
-                self._due.add(key)
+    def _wait(self, record: records.StepWaiting) -> None:
+        """A step waits. One that looks back goes on in this commit, where an event that fits came before (G1)."""
+        key, run = (record.run, record.step), self.runs[record.run]
+        self._waiting[key] = Waiting(record)
+        if record.since is msgspec.UNSET:
+            return
+        trigger, oldest_ms = self._arrived[run.arrival], record.at - KEPT_MS
+        is_cut = record.cut is not msgspec.UNSET
+        may_be_cut = not self._is_roomy or trigger.received_at < oldest_ms
+        self.expect(may_be_cut or not is_cut, "G1", f"{record.step} of {record.run} looks back to {record.cut} only")
+        sure_ms = oldest_ms if self._is_roomy or record.cut is msgspec.UNSET else record.cut + SKEW_MS
+        for event in self._arrived[run.arrival + 1 :]:
+            if event.received_at >= oldest_ms:
+                self._arrive(key, event, is_sure=event.received_at >= sure_ms)
+        self.kinds["wait cut short"] += is_cut
+        self.kinds["wait ended by what came before"] += key in self._met
+        self.kinds["condition failed before"] += record.failed is not msgspec.UNSET
+        if key in self._met:
+            self._due.add(key)
+
+    def _arrive(self, key: tuple[str, str], event: records.StoredEvent, *, is_sure: bool = True) -> None:
+        """The first event that fits ends a wait; of those for several, the last of the first of each.
+
+        An event that may have been forgotten is not ``is_sure``: it may end the wait, or the one after it.
+        """
+        waiting = self._waiting[key]
+        names, are_all = waiting.record.events, waiting.record.all is True
+        if names is msgspec.UNSET or event.name not in names:
+            return
+        number, own, condition = self._number(event), self.runs[key[0]].number, waiting.record.expression
+        if condition == FAILING or (condition == SAME and number != own) or (condition == SMALLER and number >= own):
+            return
+        name = event.name if are_all else ""
+        if name not in waiting.met:
+            waiting.came.setdefault(name, []).append(event.id)
+            waiting.met.update([name] if is_sure else [])
+        if len(waiting.met) == (len(set(names)) if are_all else 1):
+            self._met.add(key)
 
     def _end_wait(self, record: records.StepCompleted) -> None:
         """A step goes on: with what it waited for, or because the time is up, and not before."""
@@ -202,9 +261,13 @@ class Watch:
         if output is None and record.op != "InvokeFunction":
             is_due = record.at >= waiting.record.until
             self.expect(is_due, "F4", f"{record.step} of {record.run} wakes early")
+            is_met = (record.run, record.step) in self._met
+            self.expect(not is_met, "G2", f"{record.step} of {record.run} times out, though its event came before")
         elif record.op == "WaitForEvent":
-            found = output if waiting.record.all is True else [output]
-            is_so = all(event["id"] in waiting.came.get(event["name"], ()) for event in found)
+            self._resumed.discard((record.run, record.step))
+            are_all = waiting.record.all is True
+            found = output if are_all else [output]
+            is_so = all(event["id"] in waiting.came.get(event["name"] if are_all else "", ()) for event in found)
             self.expect(is_so, "STEP-08", f"{record.step} of {record.run} goes on with {found}, not {waiting.came}")
         elif record.op == "WaitForSignal":
             self._heard = record.run
@@ -300,6 +363,15 @@ class Watch:
         """Whether a message to one of a run's steps is under way."""
         return False
 
+    def _check_retries(self, run: bytes, now_ms: int) -> None:
+        """A step that has failed is due again when its time has come, or when somebody asked for it."""
+        for step in self._steps.get(run, {}).values():
+            retry_at_ms = self.runs[encode_ulid(keys.run_id_of(run))].retry_at_ms
+            if step.state == "due" and retry_at_ms.get(step.name, 0) > now_ms:
+                self.expect(self.is_hurried, "P5", f"{step.name} of {keys.printed(run)} is due too early")
+                self.hurried += 1
+                retry_at_ms[step.name] = now_ms
+
     def _is_terminal(self, run: bytes) -> bool:
         return _decode_head(self.state[run]).state in TERMINAL
 
@@ -361,10 +433,10 @@ class Watch:
     # --- the end
 
     def at_rest(self) -> None:
-        """Nothing is left to do: every run has ended, and nothing but ids is left of them."""
+        """Nothing is left to do: every run has ended, and nothing but ids is left of them, and the functions."""
         open_runs = [run_id for run_id, run in self.runs.items() if run.ended is None]
         self.expect(not open_runs, "P7", f"{open_runs} have not ended")
-        left = [keys.printed(key) for key in self.state if key[0] not in (keys.SEEN, keys.PATH)]
+        left = [keys.printed(key) for key in self.state if key[0] not in (keys.SEEN, keys.PATH, keys.FUNCTION)]
         self.expect(not left, "P7", f"left in the state: {left}")
         for run_id, run in self.runs.items():
             is_linear = len({r.step for r in run.recorded}) == len(run.recorded)

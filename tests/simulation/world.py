@@ -17,12 +17,12 @@ from steplog.engine.effects import Answer, Dispatch, Effect, MakeRoom
 from steplog.engine.events import accept_event
 from steplog.engine.functions import DEFAULT_ENV, Registry
 from steplog.engine.ids import encode_ulid, ulid
-from steplog.engine.messages import Drain, Message, OpReported, RunReported, SweepSeen
+from steplog.engine.messages import Drain, Message, OpReported, RetryNow, RunReported, SweepSeen
 from steplog.engine.processor import Processor, Turn
 from steplog.log.memory import MemoryLog, MemoryTable
 
 from .driver import Driver
-from .plans import START_MS, Group, draw
+from .plans import ROOMY_BYTES, START_MS, Group, draw
 from .scripts import DAY, HOUR, MINUTE, SECOND
 from .watch import Watch
 
@@ -72,7 +72,10 @@ class Simulation:
             plan = msgspec.structs.replace(plan, crashes=0, drains=0, is_partial=False)
         self._plan = plan
         self.evict_after_ms = plan.evict_after_ms
-        self.watch = Watch(retries={f.id: f.retries for f in plan.functions}, live_runs=plan.config.live_runs)
+        self.watch = Watch(
+            retries={f.id: f.retries for f in plan.functions}, live_runs=plan.config.live_runs,
+            is_roomy=plan.config.kept_bytes == ROOMY_BYTES,
+        )  # fmt: skip
         self.now_ms = START_MS
         self._agenda: list[tuple[int, int, int, Callable[[], None]]] = []  # (when, number, life, what)
         self._number = 0
@@ -98,7 +101,7 @@ class Simulation:
         self._start()
         for at_ms, group in plan.groups:
             self._outside(at_ms - START_MS, lambda group=group: self._send(group))  # type: ignore[misc]  # bound now
-        for action in [*[self._crash] * plan.crashes, *[self._drain] * plan.drains]:
+        for action in [*[self._crash] * plan.crashes, *[self._drain] * plan.drains, *[self._hurry] * plan.hurries]:
             self._outside(self._chance.randrange(plan.calm_ms - START_MS), action)
         self._outside(plan.calm_ms - START_MS, self._calm_down)
         self._come_to_rest()
@@ -106,8 +109,9 @@ class Simulation:
         self.watch.at_rest()
         self._outside(3 * DAY, lambda: self._post(SweepSeen(env=DEFAULT_ENV)))
         self._come_to_rest()
-        left = [key for key in self.watch.state if key[0] != keys.PATH]
+        left = [key for key in self.watch.state if key[0] not in (keys.PATH, keys.FUNCTION)]
         self.watch.expect(not left, "state", f"{len(left)} ids outlive their window")
+        self._fired["attempt before its time"] = self.watch.hurried
         return Report(self._seed, self._turns, len(self.watch.runs), self._fired, self.watch.kinds)
 
     # --- time
@@ -119,6 +123,8 @@ class Simulation:
             if processor is not None and processor.has_work(self.now_ms):
                 self._decide(processor)
                 continue
+            if processor is not None:
+                self.watch.is_hurried = False  # everything that was asked for is decided
             due_ms = processor.next_due_ms() if processor is not None else None
             if due_ms is not None and (not self._agenda or due_ms < self._agenda[0][0]):
                 self._pass_to(due_ms)
@@ -275,6 +281,7 @@ class Simulation:
         self._reported_ms.clear()
         self._released_ms = 0
         self.watch.hit()
+        self.watch.is_hurried = False
         self._outside(restart_ms, self._start)
 
     def _lose_memory(self, why: str) -> None:
@@ -282,6 +289,7 @@ class Simulation:
         self.fired(why)
         self._say(f"--- {why}")
         self._processor = None
+        self.watch.is_hurried = False
 
         def abandon() -> None:
             self._driver.abandon()
@@ -309,6 +317,12 @@ class Simulation:
                 if isinstance(effect, Answer):
                     self._answer(effect.ticket)
         self._end("end in order", 0)
+
+    def _hurry(self) -> None:
+        """Somebody does not want to wait for the next attempts."""
+        if self._processor is not None:
+            self.watch.is_hurried = True
+            self._post(RetryNow(env=DEFAULT_ENV))
 
     def _calm_down(self) -> None:
         self._is_calm = True

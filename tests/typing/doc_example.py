@@ -91,15 +91,21 @@ async def ship_order(ctx: Context[Order]) -> str:
         boxes = await step.invoke("stock", function=check_stock, data=order, timeout=DAY)
     assert_type(boxes, int)
     assert_type(await step.invoke("elsewhere", function="stock-count", data={"id": order.id}), Any)
+    assert_type(await step.invoke("for-user", function=check_stock, data=order, user={"id": order.user}, v="2"), int)
+    assert_type(await step.invoke_by_id("here", function_id="count", data={"id": order.id}, timeout=DAY), Any)
+    assert_type(await step.invoke_by_id("there", app_id="stock", function_id="count", user={"id": "u1"}, v="2"), Any)
     first = await step.wait_for_event(
-        "paid", any_of=(paid, placed), timeout=3 * DAY, if_exp="async.data.order == event.data.id"
+        "paid", any_of=(paid, placed), timeout=3 * DAY, since="trigger", if_exp="async.data.order == event.data.id"
     )
     assert_type(first, Event[Paid] | Event[Order] | None)
+    assert_type(await step.wait_for_event("same", event=paid, timeout=DAY, match="data.order"), Event[Paid] | None)
+    assert_type(Event(name="shop/bare"), Event[dict[str, Any]])
     if first is None or placed.matches(first):
         raise NonRetriableError("not paid")
     assert_type(first.data, Paid)
     assert_type(await step.wait_for_event("one", event=voided, timeout=DAY), Event[Paid] | None)
-    assert_type(await step.wait_for_event("name", event="shop/x", timeout=DAY), Event[dict[str, Any]] | None)
+    name = await step.wait_for_event("name", event="shop/x", timeout=DAY, since="trigger")
+    assert_type(name, Event[dict[str, Any]] | None)
     both = await step.wait_for_event("both", all_of=(paid, placed), timeout=DAY)
     assert_type(both, tuple[Event[Paid], Event[Order]] | None)
     three = await step.wait_for_event("three", all_of=(paid, placed, reviewed), timeout=DAY)
@@ -108,7 +114,7 @@ async def ship_order(ctx: Context[Order]) -> str:
     assert_type(four, Event[Paid] | Event[Order] | Event[Review] | Event[dict[str, Any]] | None)
     named = await step.wait_for_event("named", any_of=("shop/a", "shop/b"), timeout=DAY)
     assert_type(named, Event[dict[str, Any]] | None)
-    five = await step.wait_for_event("five", all_of=(paid, voided, paid, voided, paid), timeout=DAY)
+    five = await step.wait_for_event("five", all_of=(paid, voided, paid, voided, paid), timeout=DAY, since=None)
     assert_type(five, tuple[Event[Paid], ...] | None)
     await step.sleep("cool-off", 5 * MINUTE)
     await step.sleep("breath", 250)
@@ -212,10 +218,12 @@ def declare_plain_functions() -> None:
         step.sleep("cool-off", MINUTE)
         step.sleep_until("opening", ctx.now())
         assert_type(step.wait_for_event("paid", event=paid, timeout=DAY), Event[Paid] | None)
-        both = step.wait_for_event("both", all_of=(paid, placed), timeout=DAY)
+        both = step.wait_for_event("both", all_of=(paid, placed), timeout=DAY, since="trigger")
         assert_type(both, tuple[Event[Paid], Event[Order]] | None)
         assert_type(step.wait_for_signal("go", signal="go", timeout=DAY), Signal | None)
         assert_type(step.options(retries=0).invoke("stock", function=check_stock, data=ctx.event.data), int)
+        assert_type(step.invoke("mine", function=check_stock, data=ctx.event.data, user={"id": "u1"}, v="2"), int)
+        assert_type(step.invoke_by_id("there", app_id="stock", function_id="count", data={}, timeout=DAY), Any)
         assert_type(step.send_event("tell", paid(Paid("o1"))), list[str])
         return boxes
 

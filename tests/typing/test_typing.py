@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 HERE = Path(__file__).parent
 
 
@@ -33,6 +35,7 @@ def pyright(path: Path, folder: Path) -> set[int]:
     return {each["range"]["start"]["line"] + 1 for each in result["generalDiagnostics"] if each["severity"] == "error"}
 
 
+@pytest.mark.spec("FN-21", "PY-29", "PY-30")
 def test_the_documentations_example_has_no_errors(tmp_path: Path) -> None:
     assert mypy(HERE / "doc_example.py") == ""
     assert pyright(HERE / "doc_example.py", tmp_path) == set()

@@ -71,6 +71,7 @@ async def waits(ctx: Context[Order]) -> int:
     print(order["id"])  # type: ignore[index]
     await step.wait_for_event("e", event=paid)  # type: ignore[call-overload]
     await step.wait_for_event("e", event=5, timeout=DAY)  # type: ignore[call-overload]
+    await step.wait_for_event("e", event=paid, timeout=DAY, since="start")  # type: ignore[call-overload]
     await step.wait_for_event("e", event=paid, any_of=(paid, placed), timeout=DAY)  # type: ignore[call-overload]
     await step.wait_for_event("e", any_of=[paid, placed], timeout=DAY)  # type: ignore[call-overload]
     found = await step.wait_for_event("e", event=paid, timeout=DAY)
@@ -86,6 +87,8 @@ async def waits(ctx: Context[Order]) -> int:
     count: str = await step.invoke("i", function=waits, data=order)  # type: ignore[arg-type]
     await step.invoke("i", function=waits, data=Paid("o1"))  # type: ignore[misc]
     await step.invoke("i", function=charge, data=order)  # type: ignore[call-overload]
+    await step.invoke_by_id("i", function=waits)  # type: ignore[call-arg]
+    await step.invoke_by_id("i", function_id=waits)  # type: ignore[arg-type]
     await ctx.group.parallel([lambda: step.sleep("s", 5)])  # type: ignore[call-overload]
     await ctx.group.parallel((step.sleep("s", 5), step.sleep("s", 5)))  # type: ignore[arg-type]
     await ctx.group.parallel((lambda: step.sleep("s", 5),), mode="some")  # type: ignore[call-overload]

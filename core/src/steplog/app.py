@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol, TypeAlias, TypeVar, overload
 
 from steplog.context import Context, ContextSync, data_type_of
+from steplog.engine.ids import text_problem
 from steplog.errors import ConfigInvalid
 from steplog.event import INVOKED, EventType, Triggering
 from steplog.functions import AnyTrigger, Function, FunctionFailed, FunctionSync, declare
@@ -63,9 +64,12 @@ class App:
         if not app_id or not isinstance(app_id, str):
             raise ConfigInvalid("App", [f"app_id is {app_id!r}; give a short name, as in App('shop')"])
         problems = _listing_problems(event_types)
+        problem = text_problem(app_id)
+        if problem is not None:
+            problems.append(f"app_id {problem}")
         known = {} if problems else _with_types({}, event_types, problems)
         if problems:
-            raise ConfigInvalid(f"app {app_id}", problems)
+            raise ConfigInvalid(f"app {app_id!r}", problems)
         self.id, self.version = app_id, version
         self.functions: dict[str, Function[Any, Any]] = {}
         self.event_types: dict[str, EventType[Any]] = known

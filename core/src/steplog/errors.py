@@ -199,7 +199,10 @@ class EventRefused(Refused):
 
 
 class RunFailed(SteplogError):
-    """A function that was invoked has failed: ``name``, ``message`` and ``stack`` are those of the run's error."""
+    """A function that was invoked has failed: ``name``, ``message`` and ``stack`` are those of the run's error.
+
+    Where a limit was exceeded, ``__cause__`` is the error of steplog that says so, such as ``StateSizeExceeded``.
+    """
 
     code = "run_failed"
 
@@ -207,6 +210,7 @@ class RunFailed(SteplogError):
         super().__init__(f"{function} failed, run {run_id}: {f'{name}: {message}' if message else name}")
         self.function, self.run_id = function, run_id
         self.name, self.message, self.stack = name, message, stack
+        _explain(self, name, message)
 
 
 class InvokeTimeout(SteplogError):
@@ -249,7 +253,8 @@ class RetryAfterError(SteplogError):
 class StepError(SteplogError):
     """A step has failed for good: all its attempts, or one that said that trying again cannot help (ERR-09).
 
-    Catch it to go on without the step; uncaught it fails the run.
+    Catch it to go on without the step; uncaught it fails the run. ``name`` is that of the exception. Where a limit was
+    exceeded, ``__cause__`` is the error of steplog that says so, such as ``OutputTooLarge``.
     """
 
     code = "step_errored"
@@ -257,6 +262,7 @@ class StepError(SteplogError):
     def __init__(self, message: str, name: str = "StepError", stack: str | None = None) -> None:
         super().__init__(message)
         self.message, self.name, self.stack = message, name, stack
+        _explain(self, name, message)
 
 
 class OutputUnserializable(SteplogError):
@@ -269,6 +275,7 @@ class OutputTooLarge(SteplogError):
     """A step or function returned more than the limit."""
 
     code = "output_too_large"
+    wire_name: ClassVar[str] = "output_too_large"
 
     def __init__(self, what: str, size_bytes: int, limit_bytes: int) -> None:
         super().__init__(
@@ -281,18 +288,53 @@ class StepLimitExceeded(SteplogError):
     """A run has made more steps than the limit."""
 
     code = "step_limit_exceeded"
+    wire_name: ClassVar[str] = "InngestErrFunctionOverflowed"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            f"The function run exceeded the step limit of {limit} steps. Split it: let it send events that start "
+            "others, or do more in one step."
+        )
+        self.limit = limit
 
 
 class StateSizeExceeded(SteplogError):
     """A run has recorded more bytes than the limit."""
 
     code = "state_size_exceeded"
+    wire_name: ClassVar[str] = "InngestErrStateOverflowed"
+
+    def __init__(self, size_bytes: int, limit_bytes: int) -> None:
+        super().__init__(
+            f"The run's state is {size_bytes} bytes, the limit is {limit_bytes}; store large results elsewhere"
+        )
+        self.size_bytes, self.limit_bytes = size_bytes, limit_bytes
 
 
 class StepOutsideRun(SteplogError):
     """``current_step()`` was called where no step runs."""
 
     code = "step_outside_run"
+
+
+_LIMITS = {kind.__name__: kind for kind in (OutputTooLarge, StepLimitExceeded, StateSizeExceeded)}
+_NATIVE_NAMES = {kind.wire_name: name for name, kind in _LIMITS.items()}
+
+
+def wire_name(name: str) -> str:
+    """The name that an error has over the wire and in ``output``: SDKs compare it (GAP-20)."""
+    return _LIMITS[name].wire_name if name in _LIMITS else name
+
+
+def native_name(name: str) -> str:
+    """The name of the class here, where an error came with the wire's."""
+    return _NATIVE_NAMES.get(name, name)
+
+
+def _explain(failure: Exception, name: str, text: str) -> None:
+    """Make the error again that was recorded, with its text, where a limit was exceeded."""
+    if name in _LIMITS:
+        failure.__cause__ = error_of(_LIMITS[name].code, text)
 
 
 def error_of(code: str, text: str) -> SteplogError:

@@ -10,6 +10,7 @@ from typing_extensions import TypeIs, TypeVar
 
 from steplog.codec import Decode, decode_plain, decoder, describe_misfit
 from steplog.engine.events import MAX_NAME_CHARACTERS
+from steplog.engine.ids import text_problem
 from steplog.errors import ConfigInvalid, EventDataInvalid, EventInvalid
 
 D = TypeVar("D", default=dict[str, Any], covariant=True)
@@ -27,7 +28,7 @@ class Event(msgspec.Struct, Generic[D], frozen=True, kw_only=True):
     """
 
     name: str
-    data: D
+    data: D = msgspec.field(default_factory=dict)  # type: ignore[assignment] # an object without fields
     id: str | None = None
     ts: int | None = None
     v: str | None = None
@@ -124,6 +125,9 @@ def name_problem(name: object) -> str | None:
     """Say what is wrong with the name, or pattern of names, of events that somebody listens to (EVT-08, FN-08)."""
     if not isinstance(name, str) or not name:
         return f"is {name!r}; give the name of an event"
+    problem = text_problem(name)
+    if problem is not None:
+        return problem
     if len(name) > MAX_NAME_CHARACTERS:
         return f"has {len(name)} characters, the limit is {MAX_NAME_CHARACTERS}"
     before, star, after = name.partition("*")

@@ -13,8 +13,9 @@ from steplog.codec import Decode, decoder_of
 from steplog.durations import Duration, milliseconds
 from steplog.engine.cron import parse_cron
 from steplog.engine.functions import CronTrigger, EventTrigger, FunctionSpec, Trigger
+from steplog.engine.ids import text_problem
 from steplog.engine.operations import ErrorInfo
-from steplog.errors import ConfigInvalid, CronInvalid, ExpressionInvalid
+from steplog.errors import ConfigInvalid, CronInvalid, ExpressionInvalid, native_name
 from steplog.event import INVOKED, A, Event, EventType, Triggering, data_problem, name_problem
 
 MOST_RETRIES = 20  # LIMW-02
@@ -71,6 +72,8 @@ class FunctionFailed(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if not self.events:
             msgspec.structs.force_setattr(self, "events", [self.event])
+        error = msgspec.structs.replace(self.error, name=native_name(self.error.name))
+        msgspec.structs.force_setattr(self, "error", error)
 
 
 FAILED = EventType("inngest/function.failed", FunctionFailed)
@@ -83,17 +86,20 @@ class Function(Generic[DF, RF]):
     """
 
     def __init__(
-        self, handler: Callable[..., Any], spec: FunctionSpec, *, name: str, event_types: tuple[EventType[Any], ...]
+        self, handler: Callable[..., Any], spec: FunctionSpec, *, event_types: tuple[EventType[Any], ...]
     ) -> None:
-        self.handler, self.spec, self.name = handler, spec, name
+        self.handler, self.spec = handler, spec
         self.event_types = () if all(each.is_plain for each in event_types) else event_types
         self.takes_step = _takes(handler, 2)  # PY-22
-        self.is_strict = False  # a run whose recorded steps no longer fit fails (CON-35)
         self.is_async = inspect.iscoroutinefunction(handler)  # plain ``def`` runs in a thread
 
     @property
     def id(self) -> str:
         return self.spec.id
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
 
     @functools.cached_property
     def decode_output(self) -> Decode:
@@ -127,8 +133,8 @@ def declare(
     """
     problems = _head_problems(fn_id, name)
     triggers, event_types = _read_triggers(trigger, problems)
-    if not isinstance(retries, int) or isinstance(retries, bool) or not 0 <= retries <= MOST_RETRIES:
-        problems.append(f"retries is {retries!r}; it must be a number from 0 to {MOST_RETRIES}")
+    problem = retries_problem(retries)
+    problems += [problem] if problem else []
     if not isinstance(strict, bool):
         problems.append(f"strict is {strict!r}; it must be True or False")
     problems += _handler_problems(handler)
@@ -143,24 +149,36 @@ def declare(
     full_id = f"{app_id}-{fn_id}"
     if problems:
         raise ConfigInvalid(f"function {full_id}", problems)
-    spec = FunctionSpec(id=full_id, app=app_id, triggers=triggers, version=version, retries=retries)
-    function = _make(handler, spec, name or fn_id, event_types)
-    function.is_strict = strict
+    spec = FunctionSpec(
+        id=full_id, app=app_id, name=name or fn_id, triggers=triggers, version=version, retries=retries,
+        is_strict=strict,
+    )  # fmt: skip
+    function = _make(handler, spec, event_types)
     return [function] if on_failure is None else [function, _failure_function(function, on_failure)]
+
+
+def retries_problem(retries: object) -> str | None:
+    """Say what is wrong with how often something is tried again."""
+    if isinstance(retries, int) and not isinstance(retries, bool) and 0 <= retries <= MOST_RETRIES:
+        return None
+    return f"retries is {retries!r}; it must be a number from 0 to {MOST_RETRIES}"
 
 
 def _failure_function(function: Function[Any, Any], handler: Callable[..., Any]) -> Function[Any, Any]:
     """The companion that the engine starts when a function has failed."""
     of = function.spec
-    spec = FunctionSpec(id=f"{of.id}-failure", app=of.app, version=of.version, retries=0, failure_of=of.id)
-    return _make(handler, spec, f"{function.name} (failure)", (FAILED,))
+    spec = FunctionSpec(
+        id=f"{of.id}-failure", app=of.app, name=f"{of.name} (failure)", version=of.version, retries=0,
+        failure_of=of.id,
+    )  # fmt: skip
+    return _make(handler, spec, (FAILED,))
 
 
 def _make(
-    handler: Callable[..., Any], spec: FunctionSpec, name: str, event_types: tuple[EventType[Any], ...]
+    handler: Callable[..., Any], spec: FunctionSpec, event_types: tuple[EventType[Any], ...]
 ) -> Function[Any, Any]:
     kind: type[Function[Any, Any]] = Function if inspect.iscoroutinefunction(handler) else FunctionSync
-    return kind(handler, spec, name=name, event_types=event_types)
+    return kind(handler, spec, event_types=event_types)
 
 
 def _head_problems(fn_id: object, name: object) -> list[str]:
@@ -169,6 +187,9 @@ def _head_problems(fn_id: object, name: object) -> list[str]:
         problems.append(f"id is {fn_id!r}; give text")
     elif not fn_id:
         problems.append("id is empty")
+    else:
+        problem = text_problem(fn_id)
+        problems += [f"id {problem}"] if problem else []
     if name is not None and not isinstance(name, str):
         problems.append(f"name is {name!r}; give text")
     return problems

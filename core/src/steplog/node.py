@@ -23,7 +23,7 @@ from steplog.engine.effects import Answer, Effect, RunEnded
 from steplog.engine.events import INVOKED_EVENT, accept_event
 from steplog.engine.functions import DEFAULT_ENV, EngineConfig, Registry
 from steplog.engine.ids import encode_ulid, run_id, ulid
-from steplog.engine.messages import EventAccepted, Message
+from steplog.engine.messages import EventAccepted, Message, RetryNow
 from steplog.engine.operations import EventOut
 from steplog.errors import ConfigInvalid, EventInvalid, LogUnavailable, NotFound, Overloaded
 from steplog.event import Event
@@ -178,6 +178,10 @@ class Node:
         self._check_types([message])
         (ended,) = await self._follow(message, [function])
         return ended
+
+    def retry_now(self) -> None:
+        """Let every step and run that waits for its next attempt have it at once."""
+        self._post(RetryNow(env=DEFAULT_ENV))
 
     async def _follow(self, message: EventAccepted, functions: Sequence[str]) -> list[Ended]:
         """Accept an event and wait for the end of the runs of those functions, which it starts."""

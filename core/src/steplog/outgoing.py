@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from steplog.engine.events import check_name, check_ts
+from steplog.engine.ids import text_problem
 from steplog.engine.operations import EventOut
 from steplog.errors import EventInvalid, EventTooLarge
 from steplog.event import Event
@@ -32,8 +33,9 @@ def outgoing_event(event: Event[Any], limit_bytes: int | None) -> EventOut:
     check_ts(event.ts)
     data = outgoing_data(event.data, f"event {event.name}")
     user = None if event.user is None else written(event.user, f"event {event.name}")
-    if limit_bytes is not None and len(data) > limit_bytes:
-        raise EventTooLarge(len(data), limit_bytes)
+    size_bytes = sum(map(len, (data, user or b"", event.id or "", event.v or "")))
+    if limit_bytes is not None and size_bytes > limit_bytes:
+        raise EventTooLarge(size_bytes, limit_bytes)
     return EventOut(name=event.name, data=data, id=event.id or None, ts=event.ts, v=event.v, user=user)
 
 
@@ -67,11 +69,6 @@ def _check_types(event: object) -> None:
 
 
 def _check_text(field: str, text: object) -> None:
-    if not isinstance(text, str):
-        raise EventInvalid(f"event {field} is {text!r}, it must be text")
-    if text.isascii():
-        return
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise EventInvalid(f"event {field} is not Unicode text: {error}") from error
+    problem = text_problem(text)
+    if problem is not None:
+        raise EventInvalid(f"event {field} {problem}")

@@ -89,6 +89,7 @@ class Partitions:
         """Take what waits, and decide it; wait a moment where nothing does."""
         for partition, processor in self._owned.items():
             processor.post(*await self._log.take(partition))
+            processor.engine.learn(self._log.registry)
         now_ms = self._now_ms()
         busy = {partition: each for partition, each in self._owned.items() if each.has_work(now_ms)}
         if not busy:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from steplog.diagnostics import wants_json
 from steplog.engine.messages import EventAccepted
 from steplog.history.process import HistoryProcess
 from steplog.history.queries import History
@@ -63,7 +64,8 @@ class HttpService:
 
     async def __call__(self, turns: Turns, ask: Ask) -> None:
         """Run on the node's loop."""
-        history = HistoryProcess(self._log_path, self._history_path)
+        logs_json = wants_json(is_dev=self._config.is_dev)
+        history = HistoryProcess(self._log_path, self._history_path, logs_json=logs_json)
         async with asyncio.TaskGroup() as tasks:
             projecting = tasks.create_task(history.run())
             try:

@@ -11,9 +11,12 @@ import msgspec
 
 from steplog.codec import Decode, decode_plain, decoder
 from steplog.durations import Duration, epoch_ms, milliseconds
-from steplog.errors import StepOutsideRun
+from steplog.engine.functions import MOST_STEP_MS
+from steplog.engine.ids import text_problem
+from steplog.engine.operations import signal_problem
+from steplog.errors import ConfigInvalid, StepOutsideRun
 from steplog.event import Event, EventType, read_match, read_matches
-from steplog.functions import Function
+from steplog.functions import Function, retries_problem
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -22,6 +25,7 @@ B = TypeVar("B")
 C = TypeVar("C")
 D = TypeVar("D")
 AnyEvent = str | EventType[Any]
+Since = Literal["trigger"]
 
 
 class StepOptions(msgspec.Struct, frozen=True):
@@ -46,6 +50,11 @@ class StepRunner(Protocol):
     as functions see it, with ``all_of`` an array of these in the order of ``events``.
     """
 
+    @property
+    def app_id(self) -> str:
+        """The app of the function."""
+        raise NotImplementedError
+
     async def run_step(
         self, step_id: str, handler: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any],
         options: StepOptions | None = None,
@@ -56,8 +65,8 @@ class StepRunner(Protocol):
     async def send_event(self, step_id: str, events: Sequence[Event[Any]]) -> list[str]: ...
 
     async def wait_for_event(
-        self, step_id: str, *, events: tuple[str, ...], all_of: bool, if_exp: str | None, timeout_ms: int,
-        decode: Decode,
+        self, step_id: str, *, events: tuple[str, ...], all_of: bool, if_exp: str | None, is_since_trigger: bool,
+        timeout_ms: int, decode: Decode,
     ) -> Any: ...  # fmt: skip
 
     async def wait_for_signal(self, step_id: str, *, signal: str, timeout_ms: int, replace: bool) -> Signal | None: ...
@@ -65,8 +74,9 @@ class StepRunner(Protocol):
     async def send_signal(self, step_id: str, *, signal: str, data: object) -> str | None: ...
 
     async def invoke(
-        self, step_id: str, *, function_id: str, data: object, timeout_ms: int | None, decode: Decode
-    ) -> Any: ...
+        self, step_id: str, *, function_id: str, data: object, user: object, v: str | None, timeout_ms: int | None,
+        decode: Decode,
+    ) -> Any: ...  # fmt: skip
 
 
 class CurrentStep:
@@ -115,9 +125,18 @@ class Step:
 
         ``retries`` is how often the step is tried again, ``timeout`` how long one attempt may take, ``output_type``
         what its result is decoded as; each is the function's, or the return annotation, unless given.
+
+        Raises ``ConfigInvalid`` for retries that are not 0 to 20 (LIMW-02), or a timeout over 2 hours (LIM-02).
         """
+        timeout_ms = _milliseconds(timeout)
+        problem = None if retries is None else retries_problem(retries)
+        problems = [] if problem is None else [problem]
+        if timeout_ms is not None and timeout_ms > MOST_STEP_MS:
+            problems.append(f"timeout is {timeout_ms} ms; the limit of a step's attempt is {MOST_STEP_MS} ms, 2 hours")
+        if problems:
+            raise ConfigInvalid("step.options", problems)
         decode = None if output_type is None else decoder(output_type)
-        return Step(self._runner, StepOptions(retries, _milliseconds(timeout), decode))
+        return Step(self._runner, StepOptions(retries, timeout_ms, decode))
 
     @overload
     async def run(
@@ -154,74 +173,94 @@ class Step:
 
     @overload
     async def wait_for_event(
-        self, step_id: str, *, event: EventType[A], timeout: Duration, if_exp: str | None = None
-    ) -> Event[A] | None: ...
+        self, step_id: str, *, event: EventType[A], timeout: Duration, if_exp: str | None = None,
+        match: str | None = None, since: Since | None = None,
+    ) -> Event[A] | None: ...  # fmt: skip
     @overload
     async def wait_for_event(
-        self, step_id: str, *, event: str, timeout: Duration, if_exp: str | None = None
-    ) -> Event[dict[str, Any]] | None: ...
+        self, step_id: str, *, event: str, timeout: Duration, if_exp: str | None = None, match: str | None = None,
+        since: Since | None = None,
+    ) -> Event[dict[str, Any]] | None: ...  # fmt: skip
     @overload
     async def wait_for_event(
-        self, step_id: str, *, any_of: tuple[EventType[A], EventType[B]], timeout: Duration, if_exp: str | None = None
-    ) -> Event[A] | Event[B] | None: ...
+        self, step_id: str, *, any_of: tuple[EventType[A], EventType[B]], timeout: Duration, if_exp: str | None = None,
+        match: str | None = None, since: Since | None = None,
+    ) -> Event[A] | Event[B] | None: ...  # fmt: skip
     @overload
     async def wait_for_event(
         self, step_id: str, *, any_of: tuple[EventType[A], EventType[B], EventType[C]], timeout: Duration,
-        if_exp: str | None = None,
+        if_exp: str | None = None, match: str | None = None, since: Since | None = None,
     ) -> Event[A] | Event[B] | Event[C] | None: ...  # fmt: skip
     @overload
     async def wait_for_event(
         self, step_id: str, *, any_of: tuple[EventType[A], EventType[B], EventType[C], EventType[D]],
-        timeout: Duration, if_exp: str | None = None,
+        timeout: Duration, if_exp: str | None = None, match: str | None = None, since: Since | None = None,
     ) -> Event[A] | Event[B] | Event[C] | Event[D] | None: ...  # fmt: skip
     @overload
     async def wait_for_event(
-        self, step_id: str, *, any_of: tuple[EventType[A], ...], timeout: Duration, if_exp: str | None = None
-    ) -> Event[A] | None: ...
+        self, step_id: str, *, any_of: tuple[EventType[A], ...], timeout: Duration, if_exp: str | None = None,
+        match: str | None = None, since: Since | None = None,
+    ) -> Event[A] | None: ...  # fmt: skip
     @overload
     async def wait_for_event(
-        self, step_id: str, *, any_of: tuple[str, ...], timeout: Duration, if_exp: str | None = None
-    ) -> Event[dict[str, Any]] | None: ...
+        self, step_id: str, *, any_of: tuple[str, ...], timeout: Duration, if_exp: str | None = None,
+        match: str | None = None, since: Since | None = None,
+    ) -> Event[dict[str, Any]] | None: ...  # fmt: skip
     @overload
     async def wait_for_event(
-        self, step_id: str, *, all_of: tuple[EventType[A], EventType[B]], timeout: Duration, if_exp: str | None = None
-    ) -> tuple[Event[A], Event[B]] | None: ...
+        self, step_id: str, *, all_of: tuple[EventType[A], EventType[B]], timeout: Duration, if_exp: str | None = None,
+        match: str | None = None, since: Since | None = None,
+    ) -> tuple[Event[A], Event[B]] | None: ...  # fmt: skip
     @overload
     async def wait_for_event(
         self, step_id: str, *, all_of: tuple[EventType[A], EventType[B], EventType[C]], timeout: Duration,
-        if_exp: str | None = None,
+        if_exp: str | None = None, match: str | None = None, since: Since | None = None,
     ) -> tuple[Event[A], Event[B], Event[C]] | None: ...  # fmt: skip
     @overload
     async def wait_for_event(
         self, step_id: str, *, all_of: tuple[EventType[A], EventType[B], EventType[C], EventType[D]],
-        timeout: Duration, if_exp: str | None = None,
+        timeout: Duration, if_exp: str | None = None, match: str | None = None, since: Since | None = None,
     ) -> tuple[Event[A], Event[B], Event[C], Event[D]] | None: ...  # fmt: skip
     @overload
     async def wait_for_event(
-        self, step_id: str, *, all_of: tuple[EventType[A], ...], timeout: Duration, if_exp: str | None = None
-    ) -> tuple[Event[A], ...] | None: ...
+        self, step_id: str, *, all_of: tuple[EventType[A], ...], timeout: Duration, if_exp: str | None = None,
+        match: str | None = None, since: Since | None = None,
+    ) -> tuple[Event[A], ...] | None: ...  # fmt: skip
     @overload
     async def wait_for_event(
-        self, step_id: str, *, all_of: tuple[str, ...], timeout: Duration, if_exp: str | None = None
-    ) -> tuple[Event[dict[str, Any]], ...] | None: ...
+        self, step_id: str, *, all_of: tuple[str, ...], timeout: Duration, if_exp: str | None = None,
+        match: str | None = None, since: Since | None = None,
+    ) -> tuple[Event[dict[str, Any]], ...] | None: ...  # fmt: skip
     async def wait_for_event(
         self, step_id: str, *, event: AnyEvent | None = None, any_of: tuple[AnyEvent, ...] | None = None,
         all_of: tuple[AnyEvent, ...] | None = None, timeout: Duration, if_exp: str | None = None,
+        match: str | None = None, since: Since | None = None,
     ) -> Any:  # fmt: skip
         """Wait for an event that arrives from now on; None when the time is up, which is no error (STEP-08, STEP-11).
 
         ``any_of`` waits for the first of several, ``all_of`` for one of each and returns them in this order. ``if_exp``
-        is CEL over ``event``, which started the run, and ``async``, the one that arrived. A name is the same as
-        ``EventType(name)``.
+        is CEL over ``event``, which started the run, and ``async``, the one that arrived; ``match="data.id"`` is short
+        for ``"event.data.id == async.data.id"`` (STEP-09). A name is the same as ``EventType(name)``. With
+        ``since="trigger"`` events count that came after the one that started the run, for 10 minutes after their
+        receipt: the first that fits, in the order in which they were accepted.
         """
+        if since not in (None, "trigger"):
+            raise ValueError(f"since is {since!r}; it must be None or 'trigger'")
         given = [each for each in (None if event is None else (event,), any_of, all_of) if each is not None]
         if len(given) != 1 or not given[0]:
             raise TypeError("a wait is for event=, any_of= or all_of=: give one of them")
+        if match is not None:
+            if if_exp is not None:
+                raise TypeError("a wait has if_exp= or match=: give one of them")
+            _check("match", text_problem(match))
+            if_exp = f"event.{match} == async.{match}"
+        if if_exp is not None:
+            _check("if_exp", text_problem(if_exp))
         types = tuple(_event_type(each) for each in given[0])
         decode = partial(read_match if all_of is None else read_matches, types=types)
         return await self._runner.wait_for_event(
             step_id, events=tuple(each.name for each in types), all_of=all_of is not None, if_exp=if_exp,
-            timeout_ms=milliseconds(timeout), decode=decode,
+            is_since_trigger=since is not None, timeout_ms=milliseconds(timeout), decode=decode,
         )  # fmt: skip
 
     async def wait_for_signal(
@@ -234,42 +273,66 @@ class Step:
         """
         if conflict not in ("fail", "replace"):
             raise ValueError(f"conflict is {conflict!r}; it must be fail or replace")
+        _check("the signal's name", signal_problem(signal))
         return await self._runner.wait_for_signal(
             step_id, signal=signal, timeout_ms=milliseconds(timeout), replace=conflict == "replace"
         )
 
     async def send_signal(self, step_id: str, signal: str, data: Any = None) -> str | None:
         """Send a signal, once; returns the id of the run that it resumed, None where none waited for it."""
+        _check("the signal's name", signal_problem(signal))
         return await self._runner.send_signal(step_id, signal=signal, data=data)
 
     @overload
     async def invoke(
-        self, step_id: str, *, function: Function[A, R], data: A, timeout: Duration | None = None
-    ) -> R: ...
+        self, step_id: str, *, function: Function[A, R], data: A, user: Any = None, timeout: Duration | None = None,
+        v: str | None = None,
+    ) -> R: ...  # fmt: skip
     @overload
     async def invoke(
-        self, step_id: str, *, function: str, data: Any = None, timeout: Duration | None = None
-    ) -> Any: ...
+        self, step_id: str, *, function: str, data: Any = None, user: Any = None, timeout: Duration | None = None,
+        v: str | None = None,
+    ) -> Any: ...  # fmt: skip
     async def invoke(
-        self, step_id: str, *, function: Function[Any, Any] | str, data: Any = None, timeout: Duration | None = None
-    ) -> Any:
+        self, step_id: str, *, function: Function[Any, Any] | str, data: Any = None, user: Any = None,
+        timeout: Duration | None = None, v: str | None = None,
+    ) -> Any:  # fmt: skip
         """Run another function and return what it returned; the run is one of its own (STEP-13).
 
-        ``function`` is the function, or its full id ``<app>-<function>`` where it cannot be imported (FN-20).
+        ``function`` is the function, of whatever app, or its full id ``<app>-<function>`` (CNT-25). ``data``, ``user``
+        and ``v`` are those of the event that it is called with.
 
         Raises ``StepError`` if the function fails, is not known, or does not end in time (STEP-15).
         """
         called, decode = (
             (function, decode_plain) if isinstance(function, str) else (function.id, function.decode_output)
         )
+        _check("the function's id", text_problem(called))
         return await self._runner.invoke(
-            step_id, function_id=called, data={} if data is None else data, timeout_ms=_milliseconds(timeout),
-            decode=decode,
+            step_id, function_id=called, data={} if data is None else data, user=user, v=v,
+            timeout_ms=_milliseconds(timeout), decode=decode,
         )  # fmt: skip
+
+    async def invoke_by_id(
+        self, step_id: str, *, function_id: str, app_id: str | None = None, data: Any = None, user: Any = None,
+        timeout: Duration | None = None, v: str | None = None,
+    ) -> Any:  # fmt: skip
+        """Run a function that cannot be imported here, as ``invoke`` does, and return its result as plain JSON (FN-20).
+
+        ``function_id`` is its id without the app's, ``app_id`` its app: the caller's unless given (PY-30).
+        """
+        full_id = f"{self._runner.app_id if app_id is None else app_id}-{function_id}"
+        return await self.invoke(step_id, function=full_id, data=data, user=user, timeout=timeout, v=v)
 
 
 def _milliseconds(duration: Duration | None) -> int | None:
     return None if duration is None else milliseconds(duration)
+
+
+def _check(what: str, problem: str | None) -> None:
+    """Raise ``ValueError`` for what no driver could hand on."""
+    if problem is not None:
+        raise ValueError(f"{what} {problem}")
 
 
 def _event_type(event: AnyEvent) -> EventType[Any]:

@@ -7,7 +7,7 @@ from typing import Any, Literal, Protocol, overload
 from steplog.durations import Duration
 from steplog.event import Event, EventType
 from steplog.functions import Function
-from steplog.step import A, B, C, D, P, R, Signal, Step
+from steplog.step import A, B, C, D, P, R, Signal, Since, Step
 
 
 class Blocking(Protocol):
@@ -47,56 +47,64 @@ class StepSync:
 
     @overload
     def wait_for_event(
-        self, step_id: str, *, event: EventType[A], timeout: Duration, if_exp: str | None = None
-    ) -> Event[A] | None: ...
+        self, step_id: str, *, event: EventType[A], timeout: Duration, if_exp: str | None = None,
+        match: str | None = None, since: Since | None = None,
+    ) -> Event[A] | None: ...  # fmt: skip
     @overload
     def wait_for_event(
-        self, step_id: str, *, event: str, timeout: Duration, if_exp: str | None = None
-    ) -> Event[dict[str, Any]] | None: ...
+        self, step_id: str, *, event: str, timeout: Duration, if_exp: str | None = None, match: str | None = None,
+        since: Since | None = None,
+    ) -> Event[dict[str, Any]] | None: ...  # fmt: skip
     @overload
     def wait_for_event(
-        self, step_id: str, *, any_of: tuple[EventType[A], EventType[B]], timeout: Duration, if_exp: str | None = None
-    ) -> Event[A] | Event[B] | None: ...
+        self, step_id: str, *, any_of: tuple[EventType[A], EventType[B]], timeout: Duration, if_exp: str | None = None,
+        match: str | None = None, since: Since | None = None,
+    ) -> Event[A] | Event[B] | None: ...  # fmt: skip
     @overload
     def wait_for_event(
         self, step_id: str, *, any_of: tuple[EventType[A], EventType[B], EventType[C]], timeout: Duration,
-        if_exp: str | None = None,
+        if_exp: str | None = None, match: str | None = None, since: Since | None = None,
     ) -> Event[A] | Event[B] | Event[C] | None: ...  # fmt: skip
     @overload
     def wait_for_event(
         self, step_id: str, *, any_of: tuple[EventType[A], EventType[B], EventType[C], EventType[D]],
-        timeout: Duration, if_exp: str | None = None,
+        timeout: Duration, if_exp: str | None = None, match: str | None = None, since: Since | None = None,
     ) -> Event[A] | Event[B] | Event[C] | Event[D] | None: ...  # fmt: skip
     @overload
     def wait_for_event(
-        self, step_id: str, *, any_of: tuple[EventType[A], ...], timeout: Duration, if_exp: str | None = None
-    ) -> Event[A] | None: ...
+        self, step_id: str, *, any_of: tuple[EventType[A], ...], timeout: Duration, if_exp: str | None = None,
+        match: str | None = None, since: Since | None = None,
+    ) -> Event[A] | None: ...  # fmt: skip
     @overload
     def wait_for_event(
-        self, step_id: str, *, any_of: tuple[str, ...], timeout: Duration, if_exp: str | None = None
-    ) -> Event[dict[str, Any]] | None: ...
+        self, step_id: str, *, any_of: tuple[str, ...], timeout: Duration, if_exp: str | None = None,
+        match: str | None = None, since: Since | None = None,
+    ) -> Event[dict[str, Any]] | None: ...  # fmt: skip
     @overload
     def wait_for_event(
-        self, step_id: str, *, all_of: tuple[EventType[A], EventType[B]], timeout: Duration, if_exp: str | None = None
-    ) -> tuple[Event[A], Event[B]] | None: ...
+        self, step_id: str, *, all_of: tuple[EventType[A], EventType[B]], timeout: Duration, if_exp: str | None = None,
+        match: str | None = None, since: Since | None = None,
+    ) -> tuple[Event[A], Event[B]] | None: ...  # fmt: skip
     @overload
     def wait_for_event(
         self, step_id: str, *, all_of: tuple[EventType[A], EventType[B], EventType[C]], timeout: Duration,
-        if_exp: str | None = None,
+        if_exp: str | None = None, match: str | None = None, since: Since | None = None,
     ) -> tuple[Event[A], Event[B], Event[C]] | None: ...  # fmt: skip
     @overload
     def wait_for_event(
         self, step_id: str, *, all_of: tuple[EventType[A], EventType[B], EventType[C], EventType[D]],
-        timeout: Duration, if_exp: str | None = None,
+        timeout: Duration, if_exp: str | None = None, match: str | None = None, since: Since | None = None,
     ) -> tuple[Event[A], Event[B], Event[C], Event[D]] | None: ...  # fmt: skip
     @overload
     def wait_for_event(
-        self, step_id: str, *, all_of: tuple[EventType[A], ...], timeout: Duration, if_exp: str | None = None
-    ) -> tuple[Event[A], ...] | None: ...
+        self, step_id: str, *, all_of: tuple[EventType[A], ...], timeout: Duration, if_exp: str | None = None,
+        match: str | None = None, since: Since | None = None,
+    ) -> tuple[Event[A], ...] | None: ...  # fmt: skip
     @overload
     def wait_for_event(
-        self, step_id: str, *, all_of: tuple[str, ...], timeout: Duration, if_exp: str | None = None
-    ) -> tuple[Event[dict[str, Any]], ...] | None: ...
+        self, step_id: str, *, all_of: tuple[str, ...], timeout: Duration, if_exp: str | None = None,
+        match: str | None = None, since: Since | None = None,
+    ) -> tuple[Event[dict[str, Any]], ...] | None: ...  # fmt: skip
     def wait_for_event(self, step_id: str, **options: Any) -> Any:
         return self._blocking(self._step.wait_for_event(step_id, **options))
 
@@ -110,8 +118,23 @@ class StepSync:
         return self._blocking(self._step.send_signal(step_id, signal, data))
 
     @overload
-    def invoke(self, step_id: str, *, function: Function[A, R], data: A, timeout: Duration | None = None) -> R: ...
+    def invoke(
+        self, step_id: str, *, function: Function[A, R], data: A, user: Any = None, timeout: Duration | None = None,
+        v: str | None = None,
+    ) -> R: ...  # fmt: skip
     @overload
-    def invoke(self, step_id: str, *, function: str, data: Any = None, timeout: Duration | None = None) -> Any: ...
+    def invoke(
+        self, step_id: str, *, function: str, data: Any = None, user: Any = None, timeout: Duration | None = None,
+        v: str | None = None,
+    ) -> Any: ...  # fmt: skip
     def invoke(self, step_id: str, **options: Any) -> Any:
         return self._blocking(self._step.invoke(step_id, **options))
+
+    def invoke_by_id(
+        self, step_id: str, *, function_id: str, app_id: str | None = None, data: Any = None, user: Any = None,
+        timeout: Duration | None = None, v: str | None = None,
+    ) -> Any:  # fmt: skip
+        call = self._step.invoke_by_id(
+            step_id, function_id=function_id, app_id=app_id, data=data, user=user, timeout=timeout, v=v
+        )
+        return self._blocking(call)

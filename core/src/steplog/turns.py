@@ -14,14 +14,16 @@ from typing import Protocol
 
 import msgspec
 
-from steplog.clock import REPORTED_DRIFT_MS, PartitionClock
+from steplog.clock import REPORTED_DRIFT_MS, PartitionClock, read_clocks
 from steplog.engine import keys
 from steplog.engine.effects import Answer, Effect, RunEnded
 from steplog.engine.functions import DEFAULT_ENV, EngineConfig, Registry
 from steplog.engine.ids import decode_ulid
-from steplog.engine.messages import Drain, EventAccepted, Message, SignalSent
+from steplog.engine.messages import Drain, EventAccepted, Message, OpReported, SignalSent
+from steplog.engine.operations import Sleep
 from steplog.engine.processor import LoadedState, Processor, Turn
 from steplog.errors import LogUnavailable, Overloaded
+from steplog.outage import Outage
 
 logger = logging.getLogger(__name__)
 
@@ -47,22 +49,25 @@ class Turns:
 
     ``deliver`` gets the effects of each committed turn that are meant for the users' loop, ``on_lost`` is told when
     what was in memory had to be dropped, ``on_found`` when it was read back. ``watch_s`` is how long it looks for the
-    answer to a small turn before it sleeps, for an engine whose process is its own.
+    answer to a small turn before it sleeps, for an engine whose process is its own. ``clocks`` reads the wall clock and
+    a monotonic one, in ms.
     """
 
     def __init__(
         self, log: Log, registry: Registry, config: EngineConfig, *, deliver: Callable[[list[Effect]], None],
         on_lost: Callable[[LogUnavailable], None], on_found: Callable[[], None] = lambda: None, watch_s: float = 0,
+        clocks: Callable[[], tuple[float, float]] = read_clocks,
     ) -> None:  # fmt: skip
         self._log, self._registry, self._config = log, registry, config
         self._deliver, self._on_lost, self._on_found = deliver, on_lost, on_found
-        self._watch_s = watch_s
+        self._watch_s, self._clocks = watch_s, clocks
         self._processor: Processor | None = None
         self._clock: PartitionClock | None = None
         self._wake: asyncio.Future[None] | None = None
         self._answers: dict[int, asyncio.Future[Answer]] = {}
         self._ended: dict[bytes, list[asyncio.Future[None]]] = {}
         self._last_ticket = 0
+        self._outage = Outage()
         self._has_reported_drift = False
         self._is_answer_near = False
         self.position = 0  # of the newest commit
@@ -71,7 +76,7 @@ class Turns:
         """Read the log, and queue what was in flight when it was last written; at a start, as lost."""
         loaded = await self._log.load()
         if self._clock is None:  # it goes on over an outage: reading it anew could make it jump
-            wall_ms, monotonic_ms = _clocks()
+            wall_ms, monotonic_ms = self._clocks()
             self._clock = PartitionClock(stored_ms=loaded.now_ms, wall_ms=wall_ms, monotonic_ms=monotonic_ms)
         self._processor = Processor(loaded, self._registry, self._config)
         self._processor.recover(is_counted=is_start)
@@ -80,7 +85,7 @@ class Turns:
     def now_ms(self) -> int:
         """The partition's time."""
         assert self._clock is not None, "open() comes first"
-        wall_ms, monotonic_ms = _clocks()
+        wall_ms, monotonic_ms = self._clocks()
         return self._clock.now_ms(wall_ms=wall_ms, monotonic_ms=monotonic_ms)
 
     @property
@@ -91,6 +96,10 @@ class Turns:
         """Put messages in the mailbox. Answers for a state that was dropped are dropped with it."""
         if self._processor is None:
             return
+        self.now_ms()  # the wall clock may have moved since it was read last
+        clock = self._clock
+        if clock is not None and clock.is_adrift:
+            messages = [_translated(message, clock) for message in messages]
         self._processor.post(*messages)
         self._wake_up()
 
@@ -103,8 +112,7 @@ class Turns:
             return self.position
         if self._processor is None:
             raise LogUnavailable("the log cannot be written at the moment; nothing was accepted")
-        if self._processor.waiting + len(events) > MOST_WAITING:
-            raise Overloaded(f"{self._processor.waiting} messages wait; send again later")
+        self._check_room(self._processor, len(events))
         ticket, answer = self._new_ticket()
         last = msgspec.structs.replace(events[-1], ticket=ticket, is_last=True)
         self.post([*events[:-1], last])
@@ -114,10 +122,11 @@ class Turns:
     async def signal(self, name: str, data: bytes) -> str | None:
         """Resume the step that waits for a signal; returns its run's id, None where nobody waits.
 
-        Raises ``LogUnavailable`` where the log cannot be written.
+        Raises as ``submit`` does.
         """
         if self._processor is None:
             raise LogUnavailable("the log cannot be written at the moment; the signal was not sent")
+        self._check_room(self._processor, 1)
         ticket, answer = self._new_ticket()
         self.post([SignalSent(env=DEFAULT_ENV, signal=name, data=data, ticket=ticket)])
         return (await answer).run_id
@@ -125,6 +134,10 @@ class Turns:
     def is_function(self, function: str) -> bool:
         """Whether a function, by its qualified id, is registered here."""
         return function in self._registry.by_id
+
+    def _check_room(self, processor: Processor, count: int) -> None:
+        if processor.waiting + count > MOST_WAITING:
+            raise Overloaded(f"{processor.waiting} messages wait, the limit is {MOST_WAITING}; send again later")
 
     def _new_ticket(self) -> tuple[int, "asyncio.Future[Answer]"]:
         self._last_ticket += 1
@@ -187,6 +200,7 @@ class Turns:
         turn = processor.seal()
         await self._log.commit(turn)
         self.position = turn.number
+        self._outage.end()
         effects = processor.committed()
         self._is_answer_near = self._watch_s > 0 and 0 < len(effects) <= WATCHED_EFFECTS
         self._release(effects)
@@ -229,7 +243,7 @@ class Turns:
 
     async def _recover(self, error: LogUnavailable) -> None:
         """Drop what is in memory, and read it back as soon as the log can be written again."""
-        logger.warning("log unavailable: events are refused, runs pause, nothing is lost; trying again: %s", error)
+        self._outage.go_on(error)
         self._processor = None
         answers, self._answers = self._answers, {}
         for answer in answers.values():
@@ -246,9 +260,8 @@ class Turns:
             try:
                 await self.open(is_start=False)
             except LogUnavailable as again:
-                logger.debug("log still unavailable: %s", again)
+                self._outage.go_on(again)
             else:
-                logger.info("log available again")
                 self._on_found()
                 return
 
@@ -263,5 +276,12 @@ class Turns:
         self._has_reported_drift = is_adrift
 
 
-def _clocks() -> tuple[float, float]:
-    return time.time() * 1000, time.monotonic() * 1000
+def _translated(message: Message, clock: PartitionClock) -> Message:
+    """Put the times of the wall clock that a message asks for in the partition's: nothing starts early or late."""
+    match message:
+        case EventAccepted(ts_ms=ts_ms, received_ms=received_ms):  # without a time of its own it starts at once
+            return msgspec.structs.replace(message, ts_ms=0 if ts_ms == received_ms else clock.told_ms(ts_ms))
+        case OpReported(op=Sleep(until_ms=int(until_ms))):
+            return msgspec.structs.replace(message, op=Sleep(until_ms=clock.told_ms(until_ms)))
+        case _:
+            return message

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from steplog import json_text
 from steplog.codec import Decode as Decode
 from steplog.codec import decoder_of, encode_hook
 from steplog.errors import EventDataInvalid, OutputTooLarge, OutputUnserializable
@@ -20,6 +21,8 @@ WARNED_PERCENT = 80  # of the limit (GAP-20)
 MOST_SIGNATURES = 10_000  # a type that is made anew in every run must not fill the memory
 _encode = msgspec.json.Encoder().encode
 _encode_models = msgspec.json.Encoder(enc_hook=encode_hook).encode
+_SCALARS = frozenset({str, int, float, bool, type(None)})
+_skip = msgspec.json.Decoder(msgspec.Raw).decode
 
 
 class Signature(NamedTuple):
@@ -51,7 +54,10 @@ def dump(value: object, what: str, limit_bytes: int) -> bytes:
 
 
 def encode(value: object) -> bytes:
-    """Write a value as JSON. Raises what msgspec raises, and ``ValueError`` for a number that is not finite."""
+    """Write a value as JSON that fits into every record.
+
+    Raises what msgspec raises, and ``ValueError`` for a number that is not finite and for what is nested too deep.
+    """
     try:
         data = _encode(value)
     except TypeError as error:
@@ -60,6 +66,11 @@ def encode(value: object) -> bytes:
         path = _not_finite(msgspec.to_builtins(value, enc_hook=encode_hook), "$")
         if path:
             raise ValueError(f"{path} is not a finite number")
+    if type(value) not in _SCALARS:
+        _skip(data)  # a msgspec.Raw is written as it is, whatever it holds
+        problem = json_text.structure_problem(data)
+        if problem is not None:
+            raise ValueError(problem)
     return data
 
 

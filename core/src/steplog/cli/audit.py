@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import click
 import msgspec
 
-from steplog.cli.output import counted, echo, styled
+from steplog.cli.output import Waiting, bar, counted, echo, print_json, styled
 from steplog.cli.source import local_log
 from steplog.errors import NotFound
 from steplog.history.audit import AuditReport
@@ -37,10 +37,14 @@ def audit(log: str | None, since: str | None, until: str | None, as_json: bool) 
     path = log_path(log) if log is not None else local_log()
     if path is None or not path.exists():
         raise NotFound(f"there is no log {path or 'in this directory'}; name it with --log sqlite:PATH")
-    report = audit_log(path, _at_ms(since, "--since"), _at_ms(until, "--until"))
+    with Waiting() as waiting:
+        report = audit_log(
+            path, _at_ms(since, "--since"), _at_ms(until, "--until"),
+            on_progress=lambda turn, last: waiting.show(f"audit  {bar(turn, last)} {turn:,} of {last:,} turns"),
+        )  # fmt: skip
     if as_json:
         fields = msgspec.to_builtins(report)
-        echo(msgspec.json.format(msgspec.json.encode({"ok": report.is_clean, "log": str(path), **fields})).decode())
+        print_json({"ok": report.is_clean, "log": str(path), **fields})
     else:
         echo(_drawn(report))
     return 0 if report.is_clean else 1

@@ -6,7 +6,7 @@ import click
 import msgspec
 
 from steplog.cli.commands import Commands
-from steplog.cli.output import counted, echo, table
+from steplog.cli.output import counted, echo, print_json, table
 from steplog.cli.settings import configurable, sources
 from steplog.config.load import Configured, examine, missing_keys
 from steplog.config.problems import Problem, in_order, refuse
@@ -51,7 +51,7 @@ def show(start: bool, as_json: bool, **given: Any) -> None:
             name: {"value": value.key.show(value.value), "origin": value.origin, "overridden": value.overridden}
             for name, value in configured.values.items()
         }
-        _print_json({"files": configured.files, "values": values})
+        print_json({"files": configured.files, "values": values})
         return
     rows = [("key", "value", "origin")]
     for name, value in configured.values.items():
@@ -82,9 +82,7 @@ def check(start: bool, as_json: bool, **given: Any) -> int:
         refuse(problems, "steplog start")
         echo(_summary(configured))
         return 0
-    _print_json(
-        {"ok": not problems, "files": configured.files, "problems": [_row(each) for each in in_order(problems)]}
-    )
+    print_json({"ok": not problems, "files": configured.files, "problems": [_row(each) for each in in_order(problems)]})
     return 2 if problems else 0
 
 
@@ -97,7 +95,7 @@ def schema() -> None:
       steplog config schema > steplog.schema.json
       steplog config schema | jq .properties.limits
     """
-    _print_json(json_schema())
+    print_json(json_schema())
 
 
 def _summary(configured: Configured) -> str:
@@ -112,7 +110,3 @@ def _row(problem: Problem) -> dict[str, str | int | None]:
         "place": None if place is None else place.name, "line": None if place is None else place.line,
         "key": problem.key or None, "problem": problem.problem,
     }  # fmt: skip
-
-
-def _print_json(value: dict[str, Any]) -> None:
-    echo(msgspec.json.format(msgspec.json.encode(value)).decode())

@@ -1,6 +1,5 @@
 """``steplog demo``: plays the demo and shows it."""
 
-import json
 import signal
 import time
 from pathlib import Path
@@ -9,7 +8,7 @@ from types import FrameType
 import click
 
 from steplog import __version__
-from steplog.cli.output import bar, echo, is_terminal, styled
+from steplog.cli.output import bar, echo, is_terminal, print_json, styled
 from steplog.demo.outside import AT_A_TIME, SERVICES
 from steplog.demo.proof import Kill, Proof
 from steplog.demo.scenario import STEPS, Moment, Outcome, Plan, Progress, Restarted, Sent, play, prepare
@@ -49,7 +48,7 @@ def demo(orders: int, kills: int, directory: Path, log: str | None, verbose: boo
     signal.signal(signal.SIGTERM, _interrupt)  # the engine must not outlive the demo
     if as_json:
         outcome = play(plan, lambda _: None)
-        echo(json.dumps(_as_json(plan, outcome), indent=2))
+        print_json(_as_json(plan, outcome))
         return 0 if outcome.proof.holds else 1
     screen = _Screen(plan)
     outcome = play(plan, screen.show)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from steplog.cli.output import echo
+from steplog.cli.output import echo, print_json
 
 DEFAULT_APP = "shop"
 
@@ -65,7 +65,8 @@ FILES = {"orders.py": ORDERS, "test_orders.py": TEST_ORDERS, "steplog.toml": STE
 
 @click.command()
 @click.argument("name", required=False)
-def init(name: str | None) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def init(name: str | None, as_json: bool) -> None:
     """Make a project in a new directory NAME, or in the present one. Files that exist are never written over.
 
     \b
@@ -86,6 +87,9 @@ def init(name: str | None) -> None:
                 written.write(text if file.endswith(".toml") else text.format(app=app))
     except OSError as error:
         raise click.ClickException(f"{error.filename}: {error.strerror}") from error
+    if as_json:
+        print_json({"directory": str(directory), "app": app, "files": list(FILES)})
+        return
     echo(f"start it:  {f'cd {shlex.quote(name)} && ' if name else ''}steplog dev")
     echo(f'then send: steplog send {app}/order.placed \'{{"id": "o1", "total": 5}}\' --wait 2s')
 

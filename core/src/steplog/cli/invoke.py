@@ -3,20 +3,20 @@
 import time
 
 import click
-import msgspec
 
+from steplog.cli import completing
 from steplog.cli.arguments import Duration, read_object
 from steplog.cli.client import DEFAULT_URL, Server
-from steplog.cli.output import Waiting, echo, shown_id
+from steplog.cli.output import Waiting, echo, print_json, shown_id
 from steplog.cli.timeline import describe, failure, short_function
-from steplog.cli.views import Run, print_json
+from steplog.cli.views import Run
 from steplog.errors import InvokeTimeout, RunFailed
 
 LOOK_S = 1.0  # one request waits for the end of the run so long
 
 
 @click.command()
-@click.argument("function")
+@click.argument("function", shell_complete=completing.functions)
 @click.argument("data", default="{}", metavar="[DATA|@FILE|-]")
 @click.option(
     "--wait", "wait_s", type=Duration(), metavar="DURATION", help="How long for its end. Default: as long as it takes."
@@ -49,7 +49,7 @@ def invoke(function: str, data: str, wait_s: float | None, url: str | None, as_j
     if as_json:
         print_json({"run": run})
     elif run.state == "completed":
-        echo(msgspec.json.encode(run.output).decode())
+        print_json(run.output, in_a_line=True)
     else:
         error = failure(run)
         raise RunFailed(function, run.run_id, name=error.name, message=error.message)

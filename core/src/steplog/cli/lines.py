@@ -7,7 +7,7 @@ from typing import Literal
 import msgspec
 from msgspec import UNSET
 
-from steplog.cli.output import SHOWN_CHARACTERS, duration, is_terminal, styled
+from steplog.cli.output import SHOWN_CHARACTERS, ahead, counted, duration, is_terminal, styled
 from steplog.cli.timeline import brief_error
 from steplog.engine.records import (
     EventRouted,
@@ -43,6 +43,7 @@ class Lines:
 
     def __init__(self, find: Callable[[str], KnownRun | None], *, payloads: bool = False) -> None:
         self.level: Level = "all"
+        self.has_keys = False  # r tries again at once
         self._find, self._payloads = find, payloads
         self._runs: dict[str, KnownRun] = {}
 
@@ -67,7 +68,7 @@ class Lines:
         match record:
             case RunScheduled():
                 if record.due is not UNSET:
-                    yield "runs", "run", run.function, record.run, f"starts in {duration(record.due - record.at)}"
+                    yield "runs", "run", run.function, record.run, f"starts in {ahead(record.due - record.at)}"
                 elif record.started is not UNSET:
                     yield "runs", "run", run.function, record.run, "started"
             case RunStarted():
@@ -81,8 +82,7 @@ class Lines:
                 kind = "step" if is_step else "wait"
                 yield "all", kind, record.step, record.run, text + self._payload(bytes(record.output))
             case StepErrored():
-                again = duration(max(record.retry_at - record.at, 0))
-                text = f"failed, attempt {record.attempt + 1}: {brief_error(record.error)}; again in {again}"
+                text = f"failed, {self._failed(record)}"
                 yield "problems", "step", record.step, record.run, styled(text, fg="yellow")
             case StepFailed():
                 text = f"failed for good, attempt {record.attempt + 1}: {brief_error(record.error)}"
@@ -90,10 +90,7 @@ class Lines:
             case StepLate():
                 yield "problems", "step", record.step, record.run, "came too late: its result was recorded before"
             case RunErrored():
-                again = duration(max(record.retry_at - record.at, 0))
-                text = (
-                    f"its own code failed, attempt {record.attempt + 1}: {brief_error(record.error)}; again in {again}"
-                )
+                text = f"its own code failed, {self._failed(record)}"
                 yield "problems", "run", run.function, record.run, styled(text, fg="yellow")
             case RunCompleted():
                 text = f"{styled('completed', fg='green')} in {duration(max(record.at - run.began_ms, 0))}"
@@ -106,6 +103,12 @@ class Lines:
                     styled(f"failed after {took}: {brief_error(record.error)}", fg="red"),
                 )  # fmt: skip
                 self._runs.pop(record.run, None)
+
+    def _failed(self, record: StepErrored | RunErrored) -> str:
+        """Which attempt it was, why it failed, and when the next one comes."""
+        most = "" if record.max_attempts is UNSET else f" of {record.max_attempts}"
+        again = f"again in {ahead(record.retry_at - record.at)}{' (r: now)' if self.has_keys else ''}"
+        return f"attempt {record.attempt + 1}{most}: {brief_error(record.error)}; {again}"
 
     def _run(self, run_id: str) -> KnownRun:
         known = self._runs.get(run_id)
@@ -123,6 +126,8 @@ class Lines:
         """What is to be said of an event besides the lines of its runs."""
         if record.duplicate is not UNSET:
             return "its id was sent before"
+        if record.resumed is not UNSET:
+            return f"ends {counted(len(record.resumed), 'wait')}"
         return "" if record.runs or record.name.startswith("inngest/") else "starts nothing"
 
     def _payload(self, data: bytes | None) -> str:
@@ -136,7 +141,7 @@ _DONE_HERE = ("StepRun", "SendEvent", "SendSignal")  # the others wait
 
 
 def _awaited(record: StepWaiting) -> str:
-    left = f"{duration(max(record.until - record.at, 0))} left"
+    left = f"{ahead(record.until - record.at)} left"
     if record.events is not UNSET:
         joint = " and " if record.all is True else " or "
         return f"for {joint.join(record.events)}, {left}"

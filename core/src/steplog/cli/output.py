@@ -35,8 +35,22 @@ choose_color("auto")
 def echo(text: str = "", *, err: bool = False, newline: bool = True) -> None:
     """Print text, in ASCII where the stream knows no more."""
     if not is_unicode(err=err):
-        text = text.translate(_ASCII)
+        text = text.translate(_ASCII).encode("ascii", "backslashreplace").decode()
     click.echo(text, err=err, nl=newline, color=_color)
+
+
+def print_json(value: object, *, in_a_line: bool = False) -> None:
+    """Print one JSON value; in ASCII, by JSON's own escapes, where standard output knows no more."""
+    import msgspec
+
+    text = msgspec.json.encode(value)
+    if not in_a_line:
+        text = msgspec.json.format(text)
+    if not is_unicode():
+        import json
+
+        text = json.dumps(json.loads(text), indent=None if in_a_line else 2).encode()
+    click.echo(text)
 
 
 def styled(text: str, *, fg: str | None = None, bold: bool = False, dim: bool = False) -> str:
@@ -108,6 +122,11 @@ def duration(ms: float) -> str:
         if seconds < limit:
             return text.format(seconds / unit_s)
     return f"{seconds / 86_400:.0f} days"
+
+
+def ahead(ms: float) -> str:
+    """How long it is until something: in whole seconds where it is some."""
+    return f"{ms / 1000:.0f} s" if 1_000 <= ms < 60_000 else duration(max(ms, 0))
 
 
 def counted(count: int, noun: str) -> str:

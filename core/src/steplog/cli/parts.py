@@ -13,16 +13,19 @@ from steplog.engine.retry import RetryPolicy
 from steplog.event_types import EventTypes
 from steplog.node import NodeConfig, functions_of
 from steplog.paths import history_path
-from steplog.server.config import ServerConfig
+from steplog.server.config import INTAKE_BYTES, ServerConfig
 from steplog.shells.process import ProcessEngine
 
 
 def engine_of(
     config: Config, apps: Sequence[App], path: Path, *, is_dev: bool,
     sockets: "Sequence[socket.socket] | Sequence[int]", on_serving: Callable[[], None],
-    connection: socket.socket | None = None,
+    connection: socket.socket | None = None, since_ms: int,
 ) -> ProcessEngine:  # fmt: skip
-    """Make the engine of a log, with HTTP and history. ``connection``: to its process, where that runs already."""
+    """Make the engine of a log, with HTTP and history. ``connection``: to its process, where that runs already.
+
+    ``since_ms``: when its port was taken.
+    """
     limits, types = config.limits, EventTypes(apps)
     return ProcessEngine(
         [function.spec for function in functions_of(apps).values()],
@@ -37,6 +40,8 @@ def engine_of(
             signing_keys=secret_values(config.auth.signing_keys), allow_hosts=config.server.allow_hosts,
             event_size_bytes=limits.event_size_bytes, request_size_bytes=limits.request_size_bytes,
             typed=types.typed() if config.events.validate == "refuse" else None,
+            apps=tuple([app.id for app in apps]), since_ms=since_ms,
+            intake_bytes=max(INTAKE_BYTES, 4 * limits.request_size_bytes),
         ),
     )  # fmt: skip
 
@@ -45,6 +50,6 @@ def node_config(config: Config) -> NodeConfig:
     """How the functions run."""
     local = LocalConfig(
         evict_after_ms=config.engine.evict_after_ms, output_bytes=config.limits.step_output_bytes,
-        event_bytes=config.limits.event_size_bytes,
+        event_bytes=config.limits.event_size_bytes, steps=config.limits.steps, run_bytes=config.limits.run_size_bytes,
     )  # fmt: skip
     return NodeConfig(local=local, refuses_misfits=config.events.validate == "refuse")

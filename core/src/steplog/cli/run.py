@@ -13,8 +13,8 @@ import msgspec
 from steplog.app import App
 from steplog.cli.arguments import read_object
 from steplog.cli.lines import Lines
-from steplog.cli.output import counted, echo
-from steplog.cli.views import print_json
+from steplog.cli.output import counted, echo, print_json
+from steplog.diagnostics import log_to_stderr
 from steplog.drivers.loop import UsersLoop
 from steplog.engine.functions import EngineConfig
 from steplog.engine.operations import ErrorInfo
@@ -61,6 +61,7 @@ def run(target: str, data: str, log: str, retry_interval: int | None, as_json: b
         open_log = lambda: SqliteLog(path)  # noqa: E731 - opened where it is used
     apps = load_apps([file])
     function = find(apps, name, file)
+    log_to_stderr(as_json=False)
     told = Told()
     retry = RetryPolicy(interval_ms=None if retry_interval is None else retry_interval * 1000)
     config = NodeConfig(engine=EngineConfig(retry=retry))
@@ -74,7 +75,7 @@ def run(target: str, data: str, log: str, retry_interval: int | None, as_json: b
     if as_json:
         print_json({"run_id": ended.run_id, "state": ended.status, "output": ended.output, "error": error})
     elif error is None:
-        echo(msgspec.json.encode(ended.output).decode())
+        print_json(ended.output, in_a_line=True)
     else:
         if error.stack:
             echo(error.stack.rstrip(), err=True)

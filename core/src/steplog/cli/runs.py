@@ -5,14 +5,14 @@ from collections.abc import Iterator
 from typing import get_args
 
 import click
-import msgspec
 
+from steplog.cli import completing
 from steplog.cli.client import DEFAULT_URL, Server
 from steplog.cli.commands import Commands
-from steplog.cli.output import clock, echo, shown_id, styled, table
+from steplog.cli.output import clock, echo, print_json, shown_id, styled, table
 from steplog.cli.source import ServerRuns, Where, open_source
 from steplog.cli.timeline import describe, draw, short_function
-from steplog.cli.views import Run, print_json
+from steplog.cli.views import Run
 from steplog.errors import ServerUnreachable
 from steplog.history.views import RunState
 
@@ -45,14 +45,16 @@ def runs() -> None:
 @click.option(
     "--status", "states", multiple=True, type=click.Choice(get_args(RunState)), help="May be given several times."
 )
-@click.option("--function", help="Its id, as the list prints it.")
+@click.option("--function", shell_complete=completing.functions, help="Its id, as the list prints it.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True)
 @_URL
 @_LOG
 @_JSON
+@click.option("--jsonl", "as_jsonl", is_flag=True, help="Print each run as a line of JSON.")
 def list_(
-    states: tuple[RunState, ...], function: str | None, limit: int, url: str | None, log: str | None, as_json: bool
-) -> None:
+    states: tuple[RunState, ...], function: str | None, limit: int, url: str | None, log: str | None, as_json: bool,
+    as_jsonl: bool,
+) -> None:  # fmt: skip
     """List runs, newest first.
 
     \b
@@ -63,6 +65,9 @@ def list_(
     found = open_source(url, log).runs(Where(states=states, function=function), limit)
     if as_json:
         print_json({"runs": found})
+    elif as_jsonl:
+        for run in found:
+            print_json(run, in_a_line=True)
     elif found:
         rows = [(clock(run.run_started_at), run.function, shown_id(run.run_id), describe(run)) for run in found]
         echo(table([("started", "function", "run", "state"), *rows]))
@@ -74,7 +79,7 @@ def list_(
 
 
 @click.command()
-@click.argument("run")
+@click.argument("run", shell_complete=completing.runs)
 @_URL
 @_LOG
 @_JSON
@@ -96,7 +101,7 @@ def show(run: str, url: str | None, log: str | None, as_json: bool) -> None:
 
 
 @click.command()
-@click.option("--function", help="Of this function alone.")
+@click.option("--function", shell_complete=completing.functions, help="Of this function alone.")
 @_URL
 @click.option("--jsonl", "as_jsonl", is_flag=True, help="Print the run as a line of JSON at each change.")
 def tail(function: str | None, url: str | None, as_jsonl: bool) -> None:
@@ -116,7 +121,7 @@ def tail(function: str | None, url: str | None, as_jsonl: bool) -> None:
     echo(f"following {server.url}; Ctrl-C stops", err=True)
     for run in _changes(ServerRuns(server), Where(function=function)):
         if as_jsonl:
-            echo(msgspec.json.encode(run).decode())
+            print_json(run, in_a_line=True)
         else:
             at = clock(run.ended_at or run.started_at or run.run_started_at)
             echo(

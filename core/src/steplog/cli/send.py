@@ -1,21 +1,22 @@
 """``steplog send``: one event, and what becomes of it."""
 
 import time
+from collections.abc import Sequence
 from datetime import datetime
 
 import click
-import msgspec
 
 from steplog.cli.arguments import Duration, read_object
 from steplog.cli.client import DEFAULT_URL, Server
-from steplog.cli.output import counted, echo, shown_id
+from steplog.cli.output import Waiting, counted, echo, print_json, shown_id
 from steplog.cli.timeline import describe, short_function
 from steplog.cli.views import Event as Accepted
-from steplog.cli.views import Run, print_json
+from steplog.cli.views import Run
 from steplog.errors import NotFound, Refused
 from steplog.event import Event
 
-MOST_WAIT_S = 60.0  # of one request
+LOOK_S = 1.0  # one request waits for the end of a run so long
+SHOWN_RESUMED = 20  # of the runs that an event has let go on
 
 
 @click.command()
@@ -23,7 +24,7 @@ MOST_WAIT_S = 60.0  # of one request
 @click.argument("data", default="{}", metavar="[DATA|@FILE|-]")
 @click.option("--id", "id_", help="Makes sending repeatable: one id starts a function once in 24 hours.")
 @click.option("--ts", help="When it happened: milliseconds, or a time with its zone. A future one delays the runs.")
-@click.option("--wait", "wait_s", type=Duration(), default="0s", metavar="DURATION", help="Wait for the runs to end.")
+@click.option("--wait", "wait_s", type=Duration(), default="0s", metavar="DURATION", help="Wait for its runs to end.")
 @click.option("--url", envvar="STEPLOG_URL", help=f"The server. Default: {DEFAULT_URL}")
 @click.option("--event-key", envvar="STEPLOG_EVENT_KEY", help="dev takes any.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -58,35 +59,48 @@ def send(
             echo(f"{shown_id(internal_id)} accepted")
         echo(f"what became of it is not shown: {error}", err=True)
         return 0
-    runs = _wait(server, internal_id, [ref.run for ref in accepted.runs], wait_s)
-    if as_json:
-        skipped = [msgspec.to_builtins(skip) for skip in accepted.skipped]
-        print_json({"id": internal_id, "duplicate": accepted.duplicate, "skipped": skipped, "runs": runs})
-    else:
+    if not as_json:
         echo(f"{shown_id(internal_id)} accepted: {_outcome(accepted)}")
-        for run in runs if wait_s else []:
-            echo(f"  {short_function(run)}  {shown_id(run.run_id)}  {describe(run)}")
-    return 1 if any(run.state == "failed" for run in runs) else 0
+    went_on = [step.run for step in accepted.resumed[:SHOWN_RESUMED]] if wait_s else []
+    _wait([*(ref.run for ref in accepted.runs), *went_on], server, wait_s)
+    runs = server.get(f"/v1/events/{internal_id}/runs", list[Run]).data
+    others = [server.get(f"/v1/runs/{run_id}", Run).data for run_id in went_on]
+    if as_json:
+        known = {"id": internal_id, "duplicate": accepted.duplicate, "skipped": accepted.skipped}
+        print_json({**known, "resumed": accepted.resumed, "runs": runs})
+    elif wait_s:
+        _print([*runs, *others])
+    return 1 if any(run.state == "failed" for run in (*runs, *others)) else 0
 
 
-def _wait(server: Server, event_id: str, run_ids: list[str], wait_s: float) -> list[Run]:
-    """Wait until the runs of an event have ended or the time is up, and return them."""
+def _wait(run_ids: Sequence[str], server: Server, wait_s: float) -> None:
+    """Wait until runs have ended, or the time is up, and show which of them is waited for."""
     deadline_s = time.monotonic() + wait_s
-    for run_id in run_ids:
-        while (left_s := deadline_s - time.monotonic()) > 0:
-            if server.get(f"/v1/runs/{run_id}", Run, wait_s=min(left_s, MOST_WAIT_S)).data.ended_at is not None:
-                break
-    return server.get(f"/v1/events/{event_id}/runs", list[Run]).data
+    with Waiting() as waiting:
+        for run_id in run_ids:
+            while (left_s := deadline_s - time.monotonic()) > 0:
+                run = server.get(f"/v1/runs/{run_id}", Run, wait_s=waiting.until_shown_s(min(left_s, LOOK_S))).data
+                if run.ended_at is not None:
+                    break
+                waiting.show(f"{short_function(run)} {shown_id(run_id)}  {describe(run)}")
+
+
+def _print(runs: Sequence[Run]) -> None:
+    columns = max((len(short_function(run)) for run in runs), default=0)
+    for run in runs:
+        echo(f"  {short_function(run).ljust(columns)}  {shown_id(run.run_id)}  {describe(run)}")
 
 
 def _outcome(event: Accepted) -> str:
-    """What became of an event: ``2 runs, 1 skipped (paused)``."""
-    parts = [counted(len(event.runs), "run")]
+    """What became of an event: ``2 runs, ended 1 wait``."""
+    parts = [counted(len(event.runs), "run")] if event.runs or not event.resumed else []
+    if event.resumed:
+        parts.append(f"ended {counted(len(event.resumed), 'wait')}")
     if event.duplicate:
         parts.append("its id was sent before")
     elif event.skipped:
         parts += [f"{skip.function} skipped ({skip.reason})" for skip in event.skipped]
-    elif not event.runs:
+    elif not event.runs and not event.resumed:
         parts.append(f"no function is started by {event.name}")
     return ", ".join(parts)
 

@@ -16,7 +16,7 @@ import msgspec
 
 from steplog.cli.output import counted, echo
 from steplog.cli.settings import configurable, sources
-from steplog.cli.startup import Options, Pending, announce, bind_port, log_file, url_of
+from steplog.cli.startup import Options, Pending, announce, bind_port, log_file, tell, url_of
 from steplog.config.load import Sources, load
 from steplog.errors import ConfigInvalid
 
@@ -65,8 +65,8 @@ def start(files: tuple[str, ...], ready_fd: int | None, **given: Any) -> None:
 
     \b
     Examples:
-      STEPLOG_EVENT_KEY=… STEPLOG_SIGNING_KEY=… steplog start orders.py
-      steplog start shop.orders --log sqlite:/var/lib/shop/steplog.db --event-key … --signing-key …
+      STEPLOG_EVENT_KEY=EVENT_KEY STEPLOG_SIGNING_KEY=SIGNING_KEY steplog start orders.py
+      steplog start shop.orders --log sqlite:/var/lib/shop/steplog.db --config shop.toml
     """
     run(_options(files, ready_fd, sources(given, is_dev=False)))
 
@@ -77,9 +77,12 @@ def _options(files: tuple[str, ...], ready_fd: int | None, where: Sources) -> Op
     if not named and not where.is_dev:
         problem = "no file is named: give one, as in steplog start orders.py, or write [app] load in steplog.toml"
         raise ConfigInvalid("steplog start", [problem])
+    log = configured.values["log.url"]
+    verb = "is" if len(log.overridden) == 1 else "are"
+    overridden = f"; {' and '.join(log.overridden)} {verb} overridden" if log.overridden else ""
     return Options(
         is_dev=where.is_dev, files=named, root=configured.root.absolute(), is_root_searched=not files,
-        config=configured.config, ready_fd=ready_fd,
+        config=configured.config, ready_fd=ready_fd, log_origin=f"{log.origin}{overridden}",
     )  # fmt: skip
 
 
@@ -88,6 +91,7 @@ def _options(files: tuple[str, ...], ready_fd: int | None, where: Sources) -> Op
 
 def run(options: Options) -> None:
     """Serve until SIGINT or SIGTERM; a second one ends at once."""
+    from steplog.diagnostics import log_to_stderr
     from steplog.drivers.loop import UsersLoop
     from steplog.loading import load_apps
     from steplog.tuning import tune_process
@@ -95,6 +99,7 @@ def run(options: Options) -> None:
     began_s = time.perf_counter()
     with log_file(options) as path:
         sockets = bind_port(options)
+        log_to_stderr(as_json=options.logs_json)
         if options.is_root_searched and str(options.root) not in sys.path:
             sys.path.insert(0, str(options.root))
         apps = load_apps(options.files)
@@ -112,8 +117,9 @@ async def _serve(
     loop = asyncio.get_running_loop()
     serving, stopped = asyncio.Event(), asyncio.Event()
     url, pending = url_of(options, sockets), Pending.of(path, is_fresh=options.is_fresh)
+    since_ms = round(time.time() * 1000)
     engine = engine_of(
-        options.config, apps, path, is_dev=options.is_dev, sockets=sockets, on_serving=serving.set
+        options.config, apps, path, is_dev=options.is_dev, sockets=sockets, on_serving=serving.set, since_ms=since_ms
     )  # fmt: skip
 
     def stop() -> None:
@@ -132,9 +138,9 @@ async def _serve(
             with _told(options, path, pending):
                 await _first(failed, stopped)
         if stopped.is_set() and node.executing:
-            echo(f"stopping: {counted(node.executing, 'step')} still at work; again to stop at once", err=True)
+            tell(options, f"stopping: {counted(node.executing, 'step')} still at work; again to stop at once")
     if not options.ready_fd and stopped.is_set():
-        echo("stopped", err=True)
+        tell(options, "stopped")
 
 
 async def _first(failed: "asyncio.Task[None]", event: asyncio.Event) -> None:
@@ -203,6 +209,7 @@ def _supervise(options: Options) -> None:
         load_ = Load(
             files=options.files, root=str(options.root), is_root_searched=options.is_root_searched,
             config=options.config, log_path=str(path), sockets=[sock.fileno() for sock in sockets],
+            since_ms=round(time.time() * 1000),
         )  # fmt: skip
         parent = Dev(
             load=load_, url=url, position=pending.position, payloads=options.payloads,

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
+from steplog.cli import completing
 from steplog.config.flags import FLAGS
 from steplog.config.load import Sources
 
@@ -26,7 +27,14 @@ _OPTIONS = (
         "--retry-interval", type=click.IntRange(0), metavar="SECONDS", help="How long to wait before each retry."
     ),
     click.option("--config", metavar="FILE", help="Default: steplog.toml in this directory or above."),
-    click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Any key, as in --set limits.steps=500."),
+    click.option(
+        "--set",
+        "sets",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Any key, as in --set limits.steps=500.",
+        shell_complete=completing.keys,
+    ),
     click.option("--sqlite-dir", metavar="DIR", hidden=True),
     click.option("--sdk-url", "-u", multiple=True, **_VALUES),
     click.option("--redis-uri", **_VALUES),

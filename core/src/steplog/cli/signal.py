@@ -4,8 +4,7 @@ import click
 
 from steplog.cli.arguments import read_json
 from steplog.cli.client import DEFAULT_URL, Server
-from steplog.cli.output import echo, shown_id
-from steplog.cli.views import print_json
+from steplog.cli.output import echo, print_json, shown_id
 from steplog.errors import NotFound
 
 

@@ -11,13 +11,11 @@ from pathlib import Path
 import msgspec
 
 from steplog import __version__
-from steplog.cli.output import counted, echo
+from steplog.cli.output import counted, echo, is_terminal
 from steplog.config.schema import Config
-from steplog.errors import PortInUse
+from steplog.errors import LogUnavailable, PortInUse
 from steplog.paths import MEMORY_LOG, log_path
 from steplog.server.sockets import LOOPBACK, bind
-
-PROBE_S = 0.5  # how long who has the port may take to say who it is
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,8 +27,14 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     is_root_searched: bool  # modules are named as seen from there: steplog.toml names them
     config: Config
     ready_fd: int | None
+    log_origin: str  # what has named it, and what was overridden by that
     is_fresh: bool = False
     payloads: bool = False
+
+    @property
+    def logs_json(self) -> bool:
+        """Whether what it says on the way goes to a program: that of ``start`` where there is no terminal."""
+        return not self.is_dev and not is_terminal(err=True)
 
 
 class Pending(msgspec.Struct, frozen=True):
@@ -56,10 +60,17 @@ class Pending(msgspec.Struct, frozen=True):
 
 @contextmanager
 def log_file(options: Options) -> Iterator[Path]:
-    """The log's file. That of ``memory:`` is in a temporary directory, which goes when the process ends."""
+    """The log's file. That of ``memory:`` is in a temporary directory, which goes when the process ends.
+
+    Where it is unavailable, who has named it is added to the error.
+    """
     url = options.config.log.url
     if url != MEMORY_LOG:
-        yield log_path(url)
+        try:
+            yield log_path(url)
+        except LogUnavailable as error:
+            another = "        another one: --log sqlite:OTHER.db"
+            raise LogUnavailable(f"{error}\n  log.url from {options.log_origin}{another}") from error
         return
     with tempfile.TemporaryDirectory(prefix="steplog-") as directory:
         yield Path(directory, "log.db")
@@ -71,29 +82,14 @@ def bind_port(options: Options) -> list[socket.socket]:
     try:
         return bind(server.port, server.host)
     except PortInUse:
-        version = _steplog_at(_host(server.host), server.port)
-        if version is None:
-            raise
+        from steplog.cli.port import free_port, holder_of
+
         verb = "dev" if options.is_dev else "start"
-        another = " ".join(["steplog", verb, *options.files, "--port", str(server.port + 2)])
-        raise PortInUse(
-            f"port {server.port} is taken by another {version}\n"
-            f"  use it: http://{_host(server.host)}:{server.port}        or take another: {another}"
-        ) from None
-
-
-def _steplog_at(host: str, port: int) -> str | None:
-    """Name and version of the steplog that answers there; None for anything else."""
-    import http.client
-    from contextlib import closing
-
-    with closing(http.client.HTTPConnection(host, port, timeout=PROBE_S)) as connection:
-        try:
-            connection.request("GET", "/")
-            text = connection.getresponse().read(100).decode("ascii", "replace").strip()
-        except (OSError, http.client.HTTPException):
-            return None
-    return text if text.startswith("steplog ") else None
+        another = " ".join(["steplog", verb, *options.files, "--port", str(free_port(server.port, server.host))])
+        host = _host(server.host)
+        holder = holder_of(host, server.port)
+        use = f"use it: http://{host}:{server.port}        or take another:" if holder.is_steplog else "take another:"
+        raise PortInUse(f"port {server.port} is taken by {holder.name}\n  {use} {another}") from None
 
 
 def _host(host: str) -> str:
@@ -118,6 +114,11 @@ def announce(
         os.write(options.ready_fd, line.encode())
         os.close(options.ready_fd)
         return
+    if options.logs_json:
+        functions = dict(apps)
+        tell(options, "ready", version=__version__, url=url, log=str(path), functions=functions,
+             open_runs=pending.open_runs)  # fmt: skip
+        return
     mode = "dev" if options.is_dev else "start"
     key = "dev  (any key does in dev)" if options.is_dev else "<event key>"
     lines = [f"steplog {__version__} {mode} · ready in {took_s:.1f} s", f"  events  {url}/e/{key}"]
@@ -128,11 +129,21 @@ def announce(
         lines.append("  app     none: events are accepted and kept; name a file: steplog dev orders.py")
     lines.append(f"  log     {path}{_goes_on(pending.open_runs, is_dev=options.is_dev)}")
     if has_keys:
-        lines.append("  keys    s send again · l level · ? all · Ctrl-C stop")
+        lines.append("  keys    s send again · r retry now · l level · ? all · Ctrl-C stop")
     else:
         lines.append("  Ctrl-C  stops; what is open goes on at the next start")
     for line in lines:
         echo(line, err=True)
+
+
+def tell(options: Options, text: str, **facts: object) -> None:
+    """Say something on the way: a line, or where a program collects them a record of the log."""
+    if options.logs_json:
+        import logging
+
+        logging.getLogger(__name__).info(text, extra={"fields": facts})
+    else:
+        echo(text, err=True)
 
 
 def _goes_on(open_runs: int, *, is_dev: bool) -> str:

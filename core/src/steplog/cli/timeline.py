@@ -4,11 +4,13 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from steplog.cli.output import clock, duration, is_terminal, shown_id, styled, width
-from steplog.cli.views import Run, Step, Steps
+from steplog.cli.output import ahead, clock, duration, is_terminal, shown_id, styled, width
+from steplog.cli.views import Attempt, Run, Step, Steps
 from steplog.engine.operations import ErrorInfo
+from steplog.errors import native_name
 
 COLUMNS = 24  # of the waterfall
+FINALIZATION = "finalization"
 SHOWN_OUTPUT = 60  # characters, on a terminal
 
 _COLORS = {"completed": "green", "failed": "red", "waiting": "yellow", "running": "cyan"}
@@ -26,6 +28,8 @@ def describe(run: Run) -> str:
             return f"{_state(run)}, starts {_ahead(run.due_at)}"
         case _ if run.retry_at is not None:
             return f"{_state(run)}: its own code failed, again {_ahead(run.retry_at)}"
+        case _ if run.next_state == "errored" and run.next_step is not None and run.next_at is not None:
+            return f"{styled('retrying', fg='yellow')} {run.next_step} {_ahead(run.next_at)}"
         case _ if run.next_step is not None and run.next_at is not None:
             return f"{_state(run)}: {run.next_step}, {_ahead(run.next_at)}"
         case _:
@@ -40,6 +44,7 @@ def short_function(run: Run) -> str:
 def draw(run: Run, steps: Steps, url: str | None) -> str:
     """Draw a run: what it is at, then a line for each step."""
     version = f" {run.version}" if run.version else ""
+    version += f" · function version {run.function_version}"
     event = f" · event {shown_id(run.event_id)}" if run.event_id else ""
     place = f" · {url}/v1/runs/{run.run_id}" if url else ""
     lines = [
@@ -48,16 +53,26 @@ def draw(run: Run, steps: Steps, url: str | None) -> str:
     ]
     scale = _Scale(_ms(run.due_at or run.run_started_at), _ms(run.ended_at or _now()))
     names = [step.name for step in steps.steps]
-    name_width = max(map(len, [*names, "queued"]))
+    last_ms = _last_step_ms(run, steps)
+    name_width = max(map(len, [*names, "queued" if last_ms is None else FINALIZATION]))
     queued_ms = (scale.start_ms, _ms(run.started_at) if run.started_at else scale.end_ms)
     lines.append(_row("queued", name_width, scale.cells([(*queued_ms, "░")]), queued_ms[1] - queued_ms[0], ""))
     for step in steps.steps:
         cells, took_ms = _draw_step(step, scale)
         lines.append(_row(step.name, name_width, cells, took_ms, _result(step)))
+    if last_ms is not None:  # the code between the last step and the end (DUR-15)
+        cells = scale.cells([(last_ms, scale.end_ms, "█")])
+        lines.append(_row(FINALIZATION, name_width, cells, scale.end_ms - last_ms, ""))
     for attempt in steps.function_attempts:
         again = f"; again at {clock(attempt.retry_at)}" if attempt.retry_at else ""
-        lines.append(f"  the function's own code, attempt {attempt.attempt + 1}: {brief_error(attempt.error)}{again}")
+        lines.append(f"  the function's own code, {_failed(attempt)}{again}")
     return "\n".join(lines)
+
+
+def _last_step_ms(run: Run, steps: Steps) -> int | None:
+    """When the last step of a run ended that has ended itself."""
+    ends_ms = [_ms(step.ended_at) for step in steps.steps if step.ended_at]
+    return min(max(ends_ms), _ms(run.ended_at)) if run.ended_at and ends_ms else None
 
 
 class _Scale(msgspec.Struct, frozen=True):
@@ -108,11 +123,7 @@ def _row(name: str, name_width: int, cells: str, took_ms: int, text: str) -> str
 
 def _result(step: Step) -> str:
     """What came of a step, and which of its attempts failed."""
-    notes = [
-        f"attempt {attempt.attempt + 1}: {brief_error(attempt.error)}"
-        for attempt in step.attempts
-        if attempt.error is not None and attempt.outcome == "errored"
-    ]
+    notes = [_failed(each) for each in step.attempts if each.error is not None and each.outcome == "errored"]
     match step.state:
         case "completed":
             head = "" if step.output is None or step.op == "Sleep" else _shown(step.output)
@@ -125,6 +136,11 @@ def _result(step: Step) -> str:
         case _:
             head = step.state
     return "   ".join(filter(None, [head, *notes]))
+
+
+def _failed(attempt: Attempt) -> str:
+    most = f" of {attempt.max_attempts}" if attempt.max_attempts else ""
+    return f"attempt {attempt.attempt + 1}{most}: {brief_error(attempt.error)}"
 
 
 def _waits_for(step: Step) -> str:
@@ -145,7 +161,10 @@ def _state(run: Run) -> str:
 
 def failure(run: Run) -> ErrorInfo:
     """The error of a failed run, which is its output."""
-    return ErrorInfo(name="unknown", message="") if run.output is None else msgspec.convert(run.output, ErrorInfo)
+    if run.output is None:
+        return ErrorInfo(name="unknown", message="")
+    error = msgspec.convert(run.output, ErrorInfo)
+    return msgspec.structs.replace(error, name=native_name(error.name))
 
 
 def brief_error(error: "ErrorInfo | None") -> str:
@@ -178,7 +197,7 @@ def _between(start: str, end: str | None) -> str:
 def _ahead(at: str) -> str:
     """How long it is until then."""
     left_ms = _ms(at) - _ms(_now())
-    return f"in {duration(left_ms)}" if left_ms > 0 else "now"
+    return f"in {ahead(left_ms)}" if left_ms > 0 else "now"
 
 
 def _ms(at: str) -> int:

@@ -1,13 +1,12 @@
 """``steplog version``."""
 
-import json
 import platform
 import sqlite3
 
 import click
 
 from steplog import __version__
-from steplog.cli.output import echo
+from steplog.cli.output import echo, print_json
 
 
 @click.command()
@@ -22,6 +21,6 @@ def version(as_json: bool) -> None:
     """
     parts = {"steplog": __version__, "python": platform.python_version(), "sqlite": sqlite3.sqlite_version}
     if as_json:
-        echo(json.dumps(parts | {"platform": platform.platform()}, indent=2))
+        print_json(parts | {"platform": platform.platform()})
     else:
         echo(f"steplog {parts['steplog']} (Python {parts['python']}, SQLite {parts['sqlite']})")

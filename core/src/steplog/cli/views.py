@@ -1,11 +1,7 @@
 """What the server answers, as the command line reads it: the same structs, with values decoded."""
 
-from collections.abc import Mapping
 from typing import Any
 
-import msgspec
-
-from steplog.cli.output import echo
 from steplog.server import answers
 
 
@@ -40,8 +36,3 @@ class Event(answers.Event, frozen=True, kw_only=True):
 
     data: Any  # JSON
     user: Any  # JSON
-
-
-def print_json(value: Mapping[str, object]) -> None:
-    """Print one JSON object."""
-    echo(msgspec.json.format(msgspec.json.encode(value)).decode())

@@ -25,6 +25,7 @@ from steplog.errors import (
     ServerUnreachable,
     SteplogError,
     Unauthorized,
+    native_name,
 )
 
 TIMEOUT_S = 10.0
@@ -355,7 +356,8 @@ def failure_of(run: Run) -> SteplogError:
         error = msgspec.json.decode(run.output, type=ErrorInfo)
     except msgspec.DecodeError:  # it did not fail by an error of its own
         error = ErrorInfo(name=run.state, message="")
-    return RunFailed(run.function, run.run_id, name=error.name, message=error.message, stack=error.stack)
+    name = native_name(error.name)
+    return RunFailed(run.function, run.run_id, name=name, message=error.message, stack=error.stack)
 
 
 def _wire(event: EventOut) -> _Wire:

@@ -97,7 +97,9 @@ class LimitsTable(_Table, frozen=True, kw_only=True):
     run_size_bytes: Annotated[
         int, _form("size"), Meta(description="Of all that one run records: its event, its steps' outputs, its own.")
     ] = field(default=32_000_000, name="run_size")
-    steps: Annotated[int, _form("count"), Meta(ge=1, description="How many one run makes.")] = 1_000
+    steps: Annotated[
+        int, _form("count"), Meta(ge=1, le=10_000, description="How many one run makes; at most 10000.")
+    ] = 1_000  # a replay of ten times as many still takes less than a second (benchmarks/replay.py)
 
 
 class EventsTable(_Table, frozen=True, kw_only=True):

@@ -13,23 +13,33 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
+from steplog.drivers.call import Call
 from steplog.drivers.loop import UsersLoop
 
 
 class Bodies:
     """The bodies that run in this process. Every method runs on the users' loop."""
 
-    def __init__(self, loop: UsersLoop, *, threads: int, function_threads: int) -> None:
+    def __init__(self, loop: UsersLoop, *, threads: int, function_threads: int, limit_ms: int) -> None:
         self.loop = loop
+        self._limit_s = limit_ms / 1000
+        self._alarm: asyncio.TimerHandle | None = None  # one timer for all: the longest time is the same for each
         self._steps = _Pool("steplog-step", threads)
         self._functions = _Pool("steplog-function", function_threads)
         self._relays: set[asyncio.Task[None]] = set()  # nothing else may hold them
         self._are_over: asyncio.Event | None = None  # while somebody waits for it
-        self.running: set[asyncio.Task[Any]] = set()  # the tasks: nothing else may hold them
+        self.running: dict[asyncio.Task[Any], Call] = {}  # whose bodies tasks run, in the order in which they began
+
+    def began(self, task: asyncio.Task[Any], call: Call) -> None:
+        """A task begins a body. It is cancelled, and the call overdue, when it runs for too long (LIM-02)."""
+        call.until_s, call.is_overdue = self.loop.time() + self._limit_s, False
+        self.running[task] = call
+        if self._alarm is None:
+            self._set_alarm(self._limit_s)
 
     def ended(self, task: asyncio.Task[Any]) -> None:
         """A body that this task ran has ended."""
-        self.running.discard(task)
+        self.running.pop(task, None)
         if self._are_over is not None and not self.running:
             self._are_over.set()
 
@@ -40,8 +50,25 @@ class Bodies:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._are_over.wait(), timeout_s)
 
+    def _set_alarm(self, after_s: float) -> None:
+        self._alarm = self.loop.call_later(after_s, self._end_overdue, context=contextvars.Context())
+
+    def _end_overdue(self) -> None:
+        self._alarm = None
+        now_s = self.loop.time()
+        for task, call in self.running.items():
+            if call.is_overdue:  # it swallows its cancellation
+                continue
+            if call.until_s > now_s:
+                self._set_alarm(call.until_s - now_s)
+                return
+            call.is_overdue = True
+            task.cancel()
+
     def close(self) -> None:
         """Start no thread any more. Those that run cannot be stopped."""
+        if self._alarm is not None:
+            self._alarm.cancel()
         self._steps.close()
         self._functions.close()
 

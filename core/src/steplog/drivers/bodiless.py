@@ -57,11 +57,13 @@ class BodilessSteps:
         await self._wait(step_id, operation, due_ms - at_ms, msgspec.json.decode)
 
     async def wait_for_event(
-        self, step_id: str, *, events: tuple[str, ...], all_of: bool, if_exp: str | None, timeout_ms: int,
-        decode: Decode,
+        self, step_id: str, *, events: tuple[str, ...], all_of: bool, if_exp: str | None, is_since_trigger: bool,
+        timeout_ms: int, decode: Decode,
     ) -> Any:  # fmt: skip
         timeout_ms = max(timeout_ms, 0)
-        operation = WaitForEvent(events=events, all_of=all_of, if_exp=if_exp, timeout_ms=timeout_ms)
+        operation = WaitForEvent(
+            events=events, all_of=all_of, if_exp=if_exp, timeout_ms=timeout_ms, is_since_trigger=is_since_trigger
+        )
         return await self._wait(step_id, operation, timeout_ms, decode)
 
     async def wait_for_signal(self, step_id: str, *, signal: str, timeout_ms: int, replace: bool) -> Signal | None:
@@ -80,20 +82,27 @@ class BodilessSteps:
         return run_id
 
     async def invoke(
-        self, step_id: str, *, function_id: str, data: object, timeout_ms: int | None, decode: Decode
-    ) -> Any:
+        self, step_id: str, *, function_id: str, data: object, user: object, v: str | None, timeout_ms: int | None,
+        decode: Decode,
+    ) -> Any:  # fmt: skip
         body = b"{}" if data is None else dump(data, step_id, self._event_bytes)
         if not body.startswith(b"{"):
             raise TypeError(f"step {step_id!r} invokes {function_id} with {body[:40]!r}; data is an object")
+        if v is not None and not isinstance(v, str):
+            raise TypeError(f"step {step_id!r} invokes {function_id} with v={v!r}; it is text")
         timeout_ms = YEAR_MS if timeout_ms is None else max(timeout_ms, 0)
-        operation = InvokeFunction(function=function_id, data=body, timeout_ms=timeout_ms)
+        operation = InvokeFunction(
+            function=function_id, data=body, timeout_ms=timeout_ms, v=v,
+            user=None if user is None else dump(user, step_id, self._event_bytes),
+        )  # fmt: skip
         return await self._wait(step_id, operation, timeout_ms, decode)
 
     async def _wait(self, step_id: str, operation: Operation, most_ms: int, decode: Decode) -> Any:
         """Call a step that only waits, for so long at the most."""
         if most_ms > MOST_WAIT_MS:
             verb = "sleeps" if isinstance(operation, Sleep) else "waits"
-            raise StepFailed(f"step {step_id!r} {verb} for longer than a year", "InngestErrTimeoutTooLong")
+            message = f"step {step_id!r} {verb} for longer than a year: {most_ms} ms, the limit is {MOST_WAIT_MS} ms"
+            raise StepFailed(message, "InngestErrTimeoutTooLong")
         call = self._register(step_id, decode)
         outcome: Any = BEGIN if self._may_begin(call) else await call.future
         if outcome is BEGIN:

@@ -21,7 +21,11 @@ BEGIN = Begin()
 class Call(CurrentStep):
     """An open call. While its body runs, it is what ``current_step()`` returns there."""
 
-    __slots__ = ("copy", "decode", "due_ms", "future", "is_nested", "options", "run_id", "step", "wire_id")
+    __slots__ = (
+        "copy", "decode", "due_ms", "future", "is_nested", "is_overdue", "options", "run_id", "step", "until_s",
+        "wire_id",
+    )  # fmt: skip
+    until_s: float  # by the loop's time: then its body has run for as long as an attempt may; of one that runs
 
     def __init__(
         self, run_id: str, step_id: str, occurrence: int, future: "asyncio.Future[Any]", decode: Decode
@@ -33,6 +37,7 @@ class Call(CurrentStep):
         self.due_ms: int | None = None  # it waits until then
         self.copy: tuple[Any] | None = None  # the decoded copy of a result that is being committed
         self.is_nested = False  # its body has called a step
+        self.is_overdue = False  # its body was told to end then
 
     @property
     def key(self) -> str:

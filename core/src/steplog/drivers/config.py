@@ -2,6 +2,8 @@
 
 import msgspec
 
+from steplog.engine.functions import MOST_STEP_MS
+
 EVICT_AFTER_MS = 30_000
 
 
@@ -11,6 +13,9 @@ class LocalConfig(msgspec.Struct, frozen=True, kw_only=True):
     evict_after_ms: int = EVICT_AFTER_MS  # a run whose open operations all wait longer is parked at once
     replay_every_step: bool = False  # every result comes by a replay, as over HTTP
     output_bytes: int = 4_000_000  # of a step or function (LIM-03)
-    event_bytes: int = 256_000  # of an event that a step sends
+    event_bytes: int = 256 << 10  # of an event that a step sends
+    steps: int = 1_000  # of a run; no body of a further one begins (LIM-08)
+    run_bytes: int = 32_000_000  # the engine's limit, to warn before it (LIM-04)
+    step_ms: int = MOST_STEP_MS  # how long one attempt may take
     threads: int = 16  # for plain ``def`` steps
     function_threads: int = 64  # for plain ``def`` functions; each holds one while it has a step of its own to run

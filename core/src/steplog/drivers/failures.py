@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from steplog.durations import epoch_ms, milliseconds
 from steplog.engine.operations import ErrorInfo
+from steplog.engine.retry import LEAST_RETRY_AFTER_MS, MOST_RETRY_AFTER_MS
 from steplog.errors import (
     EventDataInvalid,
     NonRetriableError,
@@ -35,7 +36,11 @@ class Failure(NamedTuple):
 def describe_error(error: BaseException, at_ms: int) -> Failure:
     """Read an exception that was raised at a time. Never raises, whatever the exception's own methods do."""
     final = any(isinstance(each, _FINAL) for each in _leaves(error))
-    return Failure(_info(error), final, _retry_after_ms(error, at_ms))
+    try:
+        info = _info(error)
+    except Exception:  # noqa: BLE001 - user code: what an exception has, its cause too, may be a property that raises
+        info = ErrorInfo(name=_text(type(error).__name__), message=_text(error))
+    return Failure(info, final, _retry_after_ms(error, at_ms))
 
 
 def _info(error: BaseException) -> ErrorInfo:
@@ -54,17 +59,18 @@ def _info(error: BaseException) -> ErrorInfo:
 
 
 def _name(error: BaseException) -> str:
-    """The class's name; what the wire's suites compare for an error that has a name there (GAP-20)."""
-    return error.code if isinstance(error, OutputTooLarge) else _text(type(error).__name__)
+    return _text(type(error).__name__)
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:
-    """The exceptions in a group, or the exception itself."""
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from _leaves(inner)
-    else:
-        yield error
+    """The exceptions in a group, or the exception itself; however deep groups are in groups."""
+    left = [error]
+    while left:
+        each = left.pop()
+        if isinstance(each, BaseExceptionGroup):
+            left.extend(reversed(each.exceptions))
+        else:
+            yield each
 
 
 def _text(value: object) -> str:
@@ -85,12 +91,13 @@ def _stack(error: BaseException) -> str:
 
 
 def _retry_after_ms(error: BaseException, at_ms: int) -> int | None:
+    """What the code asked for; within the engine's bounds here already, because any number fits into an ``int``."""
     for leaf in _leaves(error):
         if isinstance(leaf, RetryAfterError):
             try:
-                if isinstance(leaf.retry_after, datetime):
-                    return epoch_ms(leaf.retry_after) - at_ms
-                return milliseconds(leaf.retry_after)
+                asked = leaf.retry_after
+                wait_ms = epoch_ms(asked) - at_ms if isinstance(asked, datetime) else milliseconds(asked)
+                return min(max(wait_ms, LEAST_RETRY_AFTER_MS), MOST_RETRY_AFTER_MS)
             except (AttributeError, TypeError, ValueError, OverflowError):  # user code: it may hold anything
                 return None
     return None

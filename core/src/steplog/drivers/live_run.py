@@ -29,17 +29,20 @@ from steplog.drivers.run_logger import RunLogger
 from steplog.engine.effects import Dispatch, Recorded
 from steplog.engine.ids import hash16
 from steplog.engine.messages import Message, OpReported, RunParked, RunReported
-from steplog.engine.operations import ErrorInfo, Lost, Operation, StepError, StepRun
-from steplog.errors import EventDataInvalid, Interrupt, OutputUnserializable
+from steplog.engine.operations import ErrorInfo, Lost, Operation, StepError, StepRun, error_info
+from steplog.errors import EventDataInvalid, Interrupt, OutputUnserializable, StepLimitExceeded
 from steplog.errors import StepError as StepFailed
 from steplog.functions import Function
 from steplog.step import STEP, StepOptions
-from steplog.values import Decode, dump, load, signature_of
+from steplog.values import WARNED_PERCENT, Decode, dump, load, signature_of
 
 logger = logging.getLogger(__name__)
 
 CLOSE_S = 5.0  # how long a closed function may unwind before it is named
 MOST_INTERRUPTS = 100  # raised in a function that swallows them; then its calls wait for ever, so that it cannot spin
+
+
+NEVER = 1 << 62  # no count comes to it
 
 
 class Host(Protocol):
@@ -73,7 +76,8 @@ class LiveRun(BodilessSteps, Tenant):
     __slots__ = (
         "_bodies", "_calls", "_counts", "_deferred", "_delivered", "_dispatch", "_event_bytes", "_executing",
         "_function", "_has_warned", "_host", "_interrupts", "_is_poisoned", "_loop", "_now_ms", "_own_attempt",
-        "_passed_ms", "_pending", "_post", "_results", "_uuids", "generation", "is_over", "key", "run_id", "task",
+        "_passed_ms", "_pending", "_post", "_results", "_size_bytes", "_size_watched", "_steps", "_steps_watched",
+        "_uuids", "generation", "is_over", "key", "run_id", "task",
     )  # fmt: skip
 
     def __init__(self, host: Host, function: Function[Any, Any], dispatch: Dispatch) -> None:
@@ -96,6 +100,11 @@ class LiveRun(BodilessSteps, Tenant):
             self._pending[step] = (None, attempt)
         self._own_attempt, self._is_poisoned = dispatch.attempt, dispatch.is_poisoned
         self._has_warned = False
+        self._steps, self._steps_watched = 0, warned_at(host.config.steps)
+        self._size_bytes = sum(map(len, dispatch.events)) + sum([len(each.data or b"") for each in dispatch.recorded])
+        self._size_watched = warned_at(host.config.run_bytes)
+        if self._size_bytes >= self._size_watched:
+            self._size_watched = NEVER
         self._interrupts = self._uuids = 0
         self._passed_ms = dispatch.started_ms
 
@@ -113,6 +122,10 @@ class LiveRun(BodilessSteps, Tenant):
         """An id that is the same on every replay: of the run, and of how many were asked for before."""
         self._uuids += 1
         return UUID(bytes=hash16(self.key, self._uuids.to_bytes(8, "big")), version=4)
+
+    @property
+    def app_id(self) -> str:
+        return self._function.spec.app
 
     @property
     def logger(self) -> logging.Logger:
@@ -175,8 +188,25 @@ class LiveRun(BodilessSteps, Tenant):
         occurrence = self._counts.get(step_id, 0)
         self._counts[step_id] = occurrence + 1
         call = Call(self.run_id, step_id, occurrence, self._loop.create_future(), decode)
+        self._steps += 1
+        if self._steps >= self._steps_watched and not self.is_over:
+            self._near_step_limit(call)
         self._calls[call.step] = call
         return call
+
+    def _near_step_limit(self, call: Call) -> None:
+        """Warn at 80 % of the limit, and end the run beyond it, before a body begins whose result nobody would keep."""
+        limit = self._host.config.steps
+        if self._steps > limit:
+            self._fail(error_info(StepLimitExceeded(limit)))
+            raise Interrupt
+        self._steps_watched = limit + 1
+        if call.step not in self._results:
+            self._warn_of_limit("steps", self._steps, limit)
+
+    def _warn_of_limit(self, what: str, value: int, limit: int) -> None:
+        fields = {"function": self._function.id, "run_id": self.run_id, what: value, "limit": limit}
+        logger.warning("a run is close to a limit", extra={"fields": fields})
 
     def _may_begin(self, call: Call) -> bool:
         """Whether a call begins at once: not if its result is there, it waits, or other results come before it."""
@@ -219,7 +249,7 @@ class LiveRun(BodilessSteps, Tenant):
         assert task is not None, "functions run in tasks"
         started_ms = self._now_ms()
         self._executing[call.step] = task
-        bodies.running.add(task)
+        bodies.began(task, call)
         token = STEP.set(call)
         try:
             body = handler(*args, **kwargs) if is_async else bodies.in_thread(handler, args, kwargs)
@@ -228,21 +258,28 @@ class LiveRun(BodilessSteps, Tenant):
             call.copy = (load(data, call.decode, call.step_id),)
             operation: Operation = StepRun(data=data, started_ms=started_ms, ended_ms=self._now_ms())
         except asyncio.CancelledError as error:
-            if task.cancelling():  # the function turned away from it, or the process ends
+            if task.cancelling() > call.is_overdue:  # the function turned away from it, or the process ends
                 self._calls.pop(call.step, None)
                 self._ask_for_rest()
                 raise
-            operation = self._failed(call, error, started_ms)
+            operation = self._failed(call, self._overdue() if call.is_overdue else error, started_ms)
         except BaseException as error:  # noqa: BLE001 - user code
             operation = self._failed(call, error, started_ms)
         finally:
             STEP.reset(token)
             del self._executing[call.step]
             bodies.ended(task)
+            if call.is_overdue:
+                task.uncancel()
         if call.is_nested:
             nested = ErrorInfo(name="StepNested", message="Nested steps are not supported.")
             return StepError(error=nested, started_ms=started_ms, ended_ms=self._now_ms(), final=True)
         return operation
+
+    def _overdue(self) -> TimeoutError:
+        return TimeoutError(
+            f"the step ran for longer than {self._host.config.step_ms / 1000:g} s, the limit of an attempt"
+        )
 
     def _failed(self, call: Call, error: BaseException, started_ms: int) -> Operation:
         failure: Failure = describe_error(error, self._now_ms())
@@ -307,6 +344,10 @@ class LiveRun(BodilessSteps, Tenant):
             self.park()  # the engine sees that a result came meanwhile, and sends them all
             return
         self._delivered += 1
+        self._size_bytes += len(recorded.data or b"")
+        if self._size_bytes >= self._size_watched:
+            self._size_watched = NEVER
+            self._warn_of_limit("size_bytes", self._size_bytes, self._host.config.run_bytes)
         self._own_attempt, self._is_poisoned = 0, False
         call = None
         if not self._results and self._loop.is_at_rest(self):
@@ -389,22 +430,23 @@ class LiveRun(BodilessSteps, Tenant):
 
         A strict function fails (CON-35).
         """
-        if self._function.is_strict and not self.is_over:
+        if self._function.spec.is_strict and not self.is_over:
             where = "at its end" if step_id is None else f"at step {step_id!r}"
             message = f"the steps of the function have changed since the run began, seen {where}; it is strict"
-            error = ErrorInfo(name="StepsChanged", message=message)
-            self._retire()
-            executing = self._outliving()
-            self._post(
-                RunReported(run=self.key, generation=self.generation, error=error, final=True, executing=executing)
-            )
-            self._interrupt()
+            self._fail(ErrorInfo(name="StepsChanged", message=message))
         elif not self._has_warned:
             self._has_warned = True
             logger.warning(
                 "the steps of a function have changed since the run began",
                 extra={"fields": {"function": self._function.id, "run_id": self.run_id, "step": step_id}},
             )
+
+    def _fail(self, error: ErrorInfo) -> None:
+        """End the run, whatever its function does."""
+        self._retire()
+        executing = self._outliving()
+        self._post(RunReported(run=self.key, generation=self.generation, error=error, final=True, executing=executing))
+        self._interrupt()
 
     def _settle(self, call: Call, recorded: Recorded) -> None:
         self._passed_ms = recorded.at_ms
@@ -468,6 +510,11 @@ class LiveRun(BodilessSteps, Tenant):
                 "a closed function does not end; it is abandoned",
                 extra={"fields": {"function": self._function.id, "run_id": self.run_id, "after_s": CLOSE_S}},
             )
+
+
+def warned_at(limit: int) -> int:
+    """From where on a limit is warned of (GAP-20)."""
+    return -(-limit * WARNED_PERCENT // 100)
 
 
 async def _within(timeout_ms: int, body: Awaitable[Any]) -> Any:

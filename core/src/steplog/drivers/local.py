@@ -25,7 +25,10 @@ class LocalDriver:
         clock: Callable[[], int] = now_ms,
     ) -> None:
         self.post, self.config, self.now_ms = post, config, clock
-        self.bodies = Bodies(loop, threads=config.threads, function_threads=config.function_threads)
+        self.bodies = Bodies(
+            loop, threads=config.threads, function_threads=config.function_threads,
+            limit_ms=config.step_ms,
+        )  # fmt: skip
         self.is_draining = False
         self._functions = functions
         self._live: dict[bytes, LiveRun] = {}
@@ -72,7 +75,7 @@ class LocalDriver:
         tasks = {run.task for run in self._live.values() if run.task is not None}
         self.abandon()
         if self.bodies.running:
-            tasks |= self.bodies.running
+            tasks.update(self.bodies.running)
             for task in tasks:
                 task.cancel()
         if tasks:

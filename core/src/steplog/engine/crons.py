@@ -51,21 +51,26 @@ class Crons:
                 self._put(key, function.id, crons, self._draft.now_ms)
 
     def fire(self, message: TimerFired) -> None:
-        """A tick is due, or was missed: start the function, and plan the next."""
+        """A tick is due, or was missed: start the function, and plan the next.
+
+        It is due by the plan of before where the crons have changed since (FAULT-F7).
+        """
         key = keys.cron_of(message.run)
         value = self._draft.state.get(key)
         if value is None:
             return
         tick = _decoder.decode(value)
         function = self._registry.by_id.get(tick.function)
-        if function is None or _crons_of(function) != tick.crons:  # it is planned anew when it comes back
+        crons = [] if function is None else _crons_of(function)
+        if not crons:  # it is planned anew when it comes back
             self._draft.state.delete(key)
             return
         now_ms = self._draft.now_ms
         was_missed = now_ms - tick.due_ms > MISSED_AFTER_MS
         for planned_ms in self._missed(tick, now_ms) if was_missed else [tick.planned_ms]:
             self._start(keys.env_of(key), tick, planned_ms)
-        self._put(key, tick.function, tick.crons, now_ms if was_missed else tick.planned_ms)
+        is_current = crons == tick.crons and not was_missed
+        self._put(key, tick.function, crons, tick.planned_ms if is_current else now_ms)
 
     def _missed(self, tick: _Planned, now_ms: int) -> list[int]:
         found: set[int] = set()

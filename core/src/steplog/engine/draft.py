@@ -8,7 +8,7 @@ from steplog.engine.effects import Effect
 from steplog.engine.ids import run_slot
 from steplog.engine.keys import run_id_of
 from steplog.engine.messages import EventAccepted, Message
-from steplog.engine.records import Record
+from steplog.engine.records import Place, Record
 from steplog.engine.state import State
 
 encode = msgspec.json.Encoder().encode
@@ -48,16 +48,27 @@ class Draft:
         self.outbox: list[tuple[int, Message]] = []  # by the log, to a partition
         self.registered: list[tuple[bytes, bytes]] = []  # what every partition has to know before this is committed
         self.follow_ups: list[Message] = []  # to be decided by a later turn
+        self.met = 0  # waits that events were held against
 
     def begin(self, number: int, now_ms: int) -> None:
         """Start a turn with what nobody has taken from the last."""
         self.number, self.now_ms = number, now_ms
         self.records, self.events, self.effects, self.follow_ups = [], [], [], []
         self.outbox, self.registered = [], []
+        self.met = 0
+
+    @property
+    def next_place(self) -> Place:
+        """Where the next accepted event will stand."""
+        return self.number, len(self.events)
 
     def is_here(self, slot: int) -> bool:
         """Whether the owners of a slot decide in this partition."""
         return slot % self.home.partitions == self.home.partition
+
+    def has(self, run_key: bytes) -> bool:
+        """Whether a run decides in this partition."""
+        return self.home.partitions == 1 or self.is_here(run_slot(run_id_of(run_key)))
 
     def send(self, slot: int, message: Message) -> None:
         """Send a message to an owner: it is decided in this turn, or goes to another partition's inbox with it."""

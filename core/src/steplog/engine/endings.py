@@ -8,18 +8,17 @@ import msgspec
 from steplog.engine import effects, keys, records
 from steplog.engine.draft import Draft, encode
 from steplog.engine.events import FAILED_EVENT, FINISHED_EVENT, accept_event
-from steplog.engine.functions import EngineConfig, Registry
+from steplog.engine.functions import MOST_STEP_MS, EngineConfig, Registry
 from steplog.engine.ids import hash16, ulid
 from steplog.engine.messages import EventAccepted, OpReported, RunReported, WaitEnded
-from steplog.engine.operations import ErrorInfo, EventOut, StepError, StepRun
+from steplog.engine.operations import ErrorInfo, EventOut, StepError, StepRun, error_info
 from steplog.engine.records import event_seen
 from steplog.engine.retry import delay_ms
 from steplog.engine.run import COMPLETED, FAILED, QUEUED, WAITING, Run, StepState
 from steplog.engine.runs import Runs
 from steplog.engine.signals import Signals
 from steplog.engine.waits import Waits
-
-OUTLIVED_MS = 7_200_000  # the longest execution of a step (LIM-02)
+from steplog.errors import StateSizeExceeded, wire_name
 
 
 class Endings:
@@ -39,10 +38,12 @@ class Endings:
             return  # it is over, or an attempt was reported twice
         if message.error is None:
             self._complete(run, message)
-        elif message.final or run.head.attempt >= self._registry.by_id[run.head.function].retries:
+            return
+        retries = self._registry.by_id[run.head.function].retries
+        if message.final or run.head.attempt >= retries:
             self.fail(run, message.error, message.executing)
         else:
-            self._try_again(run, message, message.error)
+            self._try_again(run, message, message.error, max_attempts=retries + 1)
 
     def fail(self, run: Run, error: ErrorInfo, executing: tuple[bytes, ...] = ()) -> None:
         """End a run with an error."""
@@ -54,7 +55,7 @@ class Endings:
 
     def fail_too_large(self, run: Run, size_bytes: int, executing: tuple[bytes, ...] = ()) -> None:
         """End a run whose state has outgrown its limit."""
-        self.fail(run, _state_too_large(size_bytes, self._config.run_state_bytes), executing)
+        self.fail(run, error_info(StateSizeExceeded(size_bytes, self._config.run_state_bytes)), executing)
 
     def leave_index(self, run: Run, step_hash: bytes, step: StepState) -> None:
         """A step does not wait any more: events and signals find it no longer."""
@@ -62,7 +63,7 @@ class Endings:
             if keys.is_signal(index_key):
                 self._signals.forget(index_key, run.key, step_hash)
             else:
-                self._draft.state.delete(index_key)
+                self._waits.leave(index_key, run.key, step_hash)
         step.keys = ()
 
     def keep_late(self, run: Run, message: OpReported) -> None:
@@ -98,7 +99,7 @@ class Endings:
         )
         self._end(run, COMPLETED, message.executing, output=output)
 
-    def _try_again(self, run: Run, message: RunReported, error: ErrorInfo) -> None:
+    def _try_again(self, run: Run, message: RunReported, error: ErrorInfo, *, max_attempts: int) -> None:
         """Let the function's own code have another attempt, later."""
         head, now_ms = run.head, self._draft.now_ms
         failed_attempt = head.attempt
@@ -107,7 +108,7 @@ class Endings:
         self._draft.journal(
             records.RunErrored(
                 at=now_ms, env=run.env, run=run.id, seq=run.next_seq(), attempt=failed_attempt, error=error,
-                retry_at=now_ms + wait,
+                retry_at=now_ms + wait, max_attempts=max_attempts,
             )
         )  # fmt: skip
         self._runs.set_live(run, False)
@@ -150,7 +151,7 @@ class Endings:
         if executing:
             head.state, head.executing = status, executing
             run.steps, run.events = {}, []
-            self._runs.set_timer(run, self._draft.now_ms + OUTLIVED_MS)
+            self._runs.set_timer(run, self._draft.now_ms + MOST_STEP_MS)
             self._runs.outlive(run)
         else:
             self._runs.remove(run)
@@ -192,14 +193,8 @@ class Endings:
 
 
 def _told(error: ErrorInfo | None) -> dict[str, Any] | None:
-    """An error as system events carry it (ERR-14)."""
+    """An error as system events carry it (ERR-14), which is as the wire does."""
     if error is None:
         return None
-    return {"error": f"{error.name}: {error.message}", **msgspec.to_builtins(error), "__serialized": True}
-
-
-def _state_too_large(size_bytes: int, limit_bytes: int) -> ErrorInfo:
-    return ErrorInfo(
-        name="InngestErrStateOverflowed",
-        message=f"The run's state is {size_bytes} bytes, the limit is {limit_bytes}; store large results elsewhere.",
-    )
+    name = wire_name(error.name)
+    return {"error": f"{name}: {error.message}", **msgspec.to_builtins(error), "name": name, "__serialized": True}

@@ -2,26 +2,34 @@
 
 One ``apply`` handles one message. It changes the state, appends journal records and asks for effects (``draft.py``);
 nothing of that is visible outside before the turn that holds it is committed. Each kind of owner has a module, which
-knows the ones before it in this order: runs, waits, endings, dispatching, routing, steps. One that wants something of a
-later one leaves a message in the draft, which is decided before the turn ends.
+knows the ones before it in this order: runs, versions, waits, endings, dispatching, routing, arrivals, steps. One that
+wants something of a later one leaves a message in the draft, which is decided before the turn ends.
 """
 
+from collections.abc import Mapping
 from typing import assert_never
 
 from steplog.engine import keys
+from steplog.engine.arrivals import Arrivals
+from steplog.engine.backoffs import end_backoffs
 from steplog.engine.crons import Crons
 from steplog.engine.dispatching import Dispatches
 from steplog.engine.draft import Draft, Home
 from steplog.engine.endings import Endings
+from steplog.engine.failures import Failures
 from steplog.engine.functions import ENVIRONMENTS, EngineConfig, Registry
+from steplog.engine.mail import Mail
 from steplog.engine.messages import (
     Adopt,
     DispatchLost,
     Drain,
     EventAccepted,
+    EventMet,
+    EventOffered,
     Message,
     OpReported,
     PlanCrons,
+    RetryNow,
     RunParked,
     RunReported,
     SignalAnswered,
@@ -30,31 +38,42 @@ from steplog.engine.messages import (
     SignalSent,
     SweepSeen,
     TimerFired,
+    WaitArmed,
     WaitEnded,
     WaitForgotten,
 )
+from steplog.engine.recent import EventLog, Recent
 from steplog.engine.routing import Routing
 from steplog.engine.runs import Runs
 from steplog.engine.signals import Signals
 from steplog.engine.state import State
 from steplog.engine.steps import Steps
+from steplog.engine.versions import Versions
 from steplog.engine.waits import Waits
 
 
 class Engine:
     """The owners of one partition."""
 
-    def __init__(self, state: State, registry: Registry, config: EngineConfig, home: Home = Home()) -> None:
+    def __init__(
+        self, state: State, log: EventLog, registry: Registry, config: EngineConfig, home: Home = Home()
+    ) -> None:
         self.state, self._registry = state, registry
+        self._learnt: set[bytes] = set()
         self.draft = draft = Draft(state, home)
         self.runs = runs = Runs(draft)
+        self._versions = versions = Versions(draft)
         self._waits = waits = Waits(draft)
         self._signals = signals = Signals(draft)
         self._endings = Endings(draft, runs, waits, signals, registry, config)
         self._dispatches = Dispatches(draft, runs, self._endings, registry, config)
-        self._routing = Routing(draft, runs, self._dispatches, registry)
+        failures = Failures(draft)
+        self._routing = Routing(draft, runs, versions, self._dispatches, registry, failures)
         self._crons = Crons(draft, registry)
-        self._steps = Steps(draft, runs, waits, signals, self._endings, self._dispatches, registry, config)
+        self._mail = mail = Mail(draft, log)
+        recent = Recent(draft, log, config.kept_bytes)
+        self._arrivals = arrivals = Arrivals(draft, runs, waits, mail, recent, failures, config)
+        self._steps = Steps(draft, runs, waits, signals, arrivals, self._endings, self._dispatches, registry, config)
 
     @property
     def live_runs(self) -> int:
@@ -79,12 +98,14 @@ class Engine:
                 runs.live += 1
                 found.append(DispatchLost(run=run.key, counted=is_counted and not was_drained))
         for env in ENVIRONMENTS:
-            for function in self._registry.by_id:
+            for function, spec in self._registry.by_id.items():
+                self._versions.of(env, spec)
                 orphans = state.owned(keys.orphans(env, function))
                 found.extend(Adopt(run=keys.run_of(key), function=function) for key, _ in orphans)
             self._routing.recover(env)
             self._waits.recover(env)
             found += [SweepSeen(env=env), PlanCrons(env=env)]
+        self._mail.recover()
         return found
 
     def apply(self, message: Message) -> None:
@@ -93,9 +114,10 @@ class Engine:
             case OpReported():
                 self._steps.report(message)
             case EventAccepted():
-                self._routing.accept(message)
-                if self._waits.is_used:
-                    self._steps.meet(message)
+                met = self._arrivals.find(message) if self._waits.is_used else None
+                self._routing.accept(message, resumed=() if met is None else self._steps.resumed_by(met))
+                if met is not None:
+                    self._steps.meet(met)
             case RunReported():
                 self._endings.report(message)
             case TimerFired(step=keys.CRON_TICK):
@@ -104,8 +126,14 @@ class Engine:
                 self._steps.fire(message)
             case WaitEnded():
                 self._steps.end_wait(message)
-            case WaitForgotten():
-                self._signals.forgotten(message)
+            case WaitForgotten(key=key):
+                (self._signals if keys.is_signal(key) else self._waits).forgotten(message)
+            case WaitArmed():
+                self._waits.armed(message)
+            case EventOffered():
+                self._steps.meet(self._arrivals.offered(message))
+            case EventMet():
+                self._steps.meet(self._arrivals.brought(message))
             case SignalAwaited():
                 self._signals.wait(message)
             case SignalSent():
@@ -120,6 +148,8 @@ class Engine:
                 self._dispatches.lose(message)
             case Adopt():
                 self._dispatches.adopt(message)
+            case RetryNow():
+                end_backoffs(self.draft, self.runs, message)
             case Drain():
                 self.state.put(keys.DRAINED, b"1")
             case PlanCrons(env=env):
@@ -129,6 +159,18 @@ class Engine:
             case _:
                 assert_never(message)
 
+    def open_mail(self) -> None:
+        """Go on with the events that earlier turns have not held against all waits."""
+        while (met := self._arrivals.next_mailed()) is not None:
+            self._steps.meet(met)
+
+    def learn(self, registry: Mapping[bytes, bytes]) -> None:
+        """Take note of what every partition has to know."""
+        for key in registry.keys() - self._learnt:
+            self._learnt.add(key)
+            if key[0] == keys.PATH:
+                self._waits.learn(registry[key])
+
     def pump(self) -> bool:
-        """Give free places to the runs that wait. Returns whether more could be given at once."""
-        return self._dispatches.pump()
+        """Give free places to the runs that wait. Returns whether the next turn has something to do at once."""
+        return self._dispatches.pump() or not self._mail.is_empty

@@ -16,6 +16,9 @@ ENVIRONMENTS = {0: "default"}  # number in keys → name in records; one until e
 DEFAULT_ENV = 0
 
 
+MOST_STEP_MS = 7_200_000  # of one attempt of a step (LIM-02)
+
+
 class EventTrigger(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """An event starts the function.
 
@@ -39,14 +42,19 @@ Trigger = EventTrigger | CronTrigger
 
 
 class FunctionSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """A registered function. ``id`` is qualified: ``<app>-<function>`` (CONV-03)."""
+    """A registered function. ``id`` is qualified: ``<app>-<function>`` (CONV-03).
+
+    All but ``version``, which is the app's, is its configuration: a change of it raises the number in ``versions.py``.
+    """
 
     id: str
     app: str
+    name: str = ""
     triggers: tuple[Trigger, ...] = ()  # none: it is only invoked
     version: str | None = None
     retries: int = 4
     failure_of: str | None = None  # the function whose failures it handles (ERR-13)
+    is_strict: bool = False  # a run whose recorded steps no longer fit fails (CON-35)
 
 
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,6 +65,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     run_state_bytes: int = 32_000_000  # events, step outputs and the function's output of one run
     lost_allowance: int = 3  # beyond the retries; then its steps end in WorkerLost
     retry: RetryPolicy = RetryPolicy()
+    met_per_turn: int = 1_000  # waits that events are held against in one turn
+    kept_bytes: int = 64 << 20  # of events for waits that look back: in memory at most, and read from the log at once
 
 
 class _Candidate(NamedTuple):
@@ -78,11 +88,11 @@ class Registry:
         self._by_name = {name: _candidates(name, triggers) for name in names}
 
     def started_by(
-        self, event: EventAccepted, *, on_failure: Callable[[FunctionSpec, Filter, EvaluationError], None] | None = None
+        self, event: EventAccepted, *, on_failure: Callable[[str, str, EvaluationError], None] | None = None
     ) -> list[FunctionSpec]:
         """Every function that an event starts, in the order of registration.
 
-        ``on_failure`` is told of each condition that has no value for the event, and so is false (GAP-05).
+        ``on_failure`` is told of each condition, by function and text, that has no value for the event (GAP-05).
         """
         candidates = self._by_name.get(event.name)
         if candidates is None:
@@ -110,7 +120,7 @@ class Registry:
 
 def _is_any(
     spec: FunctionSpec, conditions: Sequence[Filter], body: Any,
-    on_failure: Callable[[FunctionSpec, Filter, EvaluationError], None] | None,
+    on_failure: Callable[[str, str, EvaluationError], None] | None,
 ) -> bool:  # fmt: skip
     for condition in conditions:
         try:
@@ -118,7 +128,7 @@ def _is_any(
                 return True
         except EvaluationError as error:
             if on_failure is not None:
-                on_failure(spec, condition, error)
+                on_failure(spec.id, condition.text, error)
     return False
 
 

@@ -52,6 +52,18 @@ def ulid_ms(value: bytes) -> int:
     return int.from_bytes(value[:6], "big")
 
 
+def text_problem(value: object) -> str | None:
+    """Say why a value cannot name anything: it is no text, or no Unicode text, so nothing could store it (fault I1)."""
+    if not isinstance(value, str):
+        return f"is {value!r:.100}, it must be text"
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            return f"is not Unicode text: {error}"
+    return None
+
+
 def hash16(*parts: bytes) -> bytes:
     """Hash parts of any length to 16 bytes; ``(b"ab", b"c")`` and ``(b"a", b"bc")`` differ."""
     if len(parts) == 1:

@@ -17,6 +17,8 @@ WAIT = 0x80  # wait/<env>/<name>/<path>/<value>/<run>/<step>: hashes; a step tha
 PATH = 0x90  # path/<env>/<name>/<path>: hashes; where the events of a name are looked into for waits
 SIGNAL = 0xA0  # signal/<env>/<hash>: the step that waits for a signal
 CRON = 0xB0  # cron/<env>/<hash of function>: the tick that is planned next
+FUNCTION = 0xC0  # function/<env>/<hash>: its version, and the configuration that has it
+MAIL = 0xD0  # mail/<turn>/<n>: an event, by its place, whose waits have not all been held against it
 NODE = 0x70  # node/<name>: facts of the processor itself
 
 _EVENT, _STEP = b"\x01", b"\x02"
@@ -30,6 +32,8 @@ _WAIT = bytes([WAIT])
 _PATH = bytes([PATH])
 _SIGNAL = bytes([SIGNAL])
 _CRON = bytes([CRON])
+_FUNCTION = bytes([FUNCTION])
+_MAIL = bytes([MAIL])
 
 WAIT_PREFIX_BYTES = 53  # of wait/<env>/<name>/<path>/<value>
 NO_PATH = bytes(16)  # stands for path and value of a wait for any event of a name
@@ -175,6 +179,16 @@ def cron_hash(key: bytes) -> bytes:
     return key[5:]
 
 
+def mail(turn: int, index: int) -> bytes:
+    """``mail/<turn>/<n>``."""
+    return _MAIL + turn.to_bytes(8, "big") + index.to_bytes(8, "big")
+
+
+def mail_place(key: bytes) -> tuple[int, int]:
+    """Read the turn and the number of ``mail/…``."""
+    return int.from_bytes(key[1:9], "big"), int.from_bytes(key[9:], "big")
+
+
 def cron_timer(due_ms: int, cron_key: bytes) -> bytes:
     """The timer of a function's crons."""
     return timer(due_ms, cron_key, CRON_TICK)
@@ -188,6 +202,11 @@ def cron_of(owner: bytes) -> bytes:
 def position(topic: str) -> bytes:
     """``position/<topic>``: how far a partition's input has been decided."""
     return bytes([NODE]) + b"position/" + topic.encode()
+
+
+def function(env: int, function_id: str) -> bytes:
+    """``function/<env>/<hash>``."""
+    return _FUNCTION + env.to_bytes(4, "big") + hash16(function_id.encode())
 
 
 def run_of(key: bytes) -> bytes:
@@ -248,6 +267,10 @@ def printed(key: bytes) -> str:
             return f"signal/{int.from_bytes(key[1:5], 'big')}/{key[5:].hex()}"
         case 0xB0:
             return f"cron/{int.from_bytes(key[1:5], 'big')}/{key[5:].hex()}"
+        case 0xC0:
+            return f"function/{int.from_bytes(key[1:5], 'big')}/{key[5:].hex()}"
+        case 0xD0:
+            return "mail/{}/{}".format(*mail_place(key))
         case 0x70:
             return f"node/{key[1:].decode(errors='replace')}"
         case kind:

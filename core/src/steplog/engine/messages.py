@@ -13,7 +13,7 @@ class EventAccepted(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_l
     internal_text: str  # the same, printed
     id: str  # the sender's, else the internal one
     name: str
-    ts_ms: int
+    ts_ms: int  # it starts runs then, by the partition's clock, where that lies in the future
     received_ms: int
     slot: int
     body: bytes  # the event's record, JSON
@@ -99,6 +99,29 @@ class SignalAnswered(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_
     run_id: str | None  # of the run that it resumed
 
 
+class WaitArmed(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
+    """A step waits for an event: it stands in the index from now on."""
+
+    key: bytes  # of the index
+
+
+class EventOffered(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
+    """An event may end the steps that stand in one place of the index."""
+
+    prefix: bytes  # of their keys
+    name: str
+    event: bytes  # as functions see it, JSON
+
+
+class EventMet(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
+    """An event may end a step that waits; its condition decides."""
+
+    run: bytes
+    step: bytes
+    name: str
+    event: bytes  # as functions see it, JSON
+
+
 class WaitEnded(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
     """What a step waits for has come, or never will: the result of a run that it has invoked, or an error."""
 
@@ -122,6 +145,13 @@ class TimerFired(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like
     run: bytes
     step: bytes
     due_ms: int
+
+
+class RetryNow(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
+    """Whatever waits for another attempt is to have it at once. ``after``: the timers up to this key have been met."""
+
+    env: int
+    after: bytes = b""
 
 
 class Adopt(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
@@ -149,5 +179,6 @@ class SweepSeen(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=
 
 Message = (
     EventAccepted | OpReported | RunReported | RunParked | DispatchLost | SignalAwaited | SignalSent | SignalHeard
-    | SignalAnswered | WaitEnded | WaitForgotten | TimerFired | Adopt | Drain | PlanCrons | SweepSeen
+    | SignalAnswered | WaitArmed | EventOffered | EventMet | WaitEnded | WaitForgotten | TimerFired | RetryNow | Adopt
+    | Drain | PlanCrons | SweepSeen
 )  # fmt: skip

@@ -2,6 +2,11 @@
 
 import msgspec
 
+from steplog.engine.ids import text_problem
+from steplog.errors import SteplogError
+
+MOST_SIGNAL_CHARACTERS = 256
+
 
 class ErrorInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """An error as it is recorded and shown (ERR-18)."""
@@ -10,6 +15,11 @@ class ErrorInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     message: str
     stack: str | None = None
     cause: "ErrorInfo | None" = None
+
+
+def error_info(error: SteplogError) -> ErrorInfo:
+    """An error of steplog's own, as it is recorded."""
+    return ErrorInfo(name=type(error).__name__, message=str(error))
 
 
 class EventOut(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
@@ -56,12 +66,16 @@ class SendEvent(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=
 
 
 class WaitForEvent(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
-    """Wait for an event of one of these names, or for one of each; ``if_exp`` is CEL over ``event`` and ``async``."""
+    """Wait for an event of one of these names, or for one of each; ``if_exp`` is CEL over ``event`` and ``async``.
+
+    ``is_since_trigger``: events that came after the one that started the run count, else those from now on.
+    """
 
     events: tuple[str, ...]
     timeout_ms: int
     all_of: bool = False
     if_exp: str | None = None
+    is_since_trigger: bool = False
 
 
 class WaitForSignal(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
@@ -94,3 +108,11 @@ class Lost(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True)
 
 
 Operation = StepRun | StepError | Sleep | SendEvent | WaitForEvent | WaitForSignal | SendSignal | InvokeFunction | Lost
+
+
+def signal_problem(name: object) -> str | None:
+    """Say what is wrong with the name of a signal."""
+    problem = text_problem(name)
+    if problem is None and not 0 < len(str(name)) <= MOST_SIGNAL_CHARACTERS:
+        return f"has {len(str(name))} characters, it must have 1 to {MOST_SIGNAL_CHARACTERS}"
+    return problem

@@ -14,6 +14,7 @@ from steplog.engine.effects import Effect
 from steplog.engine.engine import Engine
 from steplog.engine.functions import ENVIRONMENTS, EngineConfig, Registry
 from steplog.engine.messages import EventAccepted, Message, SweepSeen, TimerFired
+from steplog.engine.recent import EventLog
 from steplog.engine.state import Limits, Slice, State, Table
 
 TURN_MESSAGES = 2_000
@@ -47,6 +48,7 @@ class LoadedState(msgspec.Struct, frozen=True, kw_only=True):
     turn: int  # the last one; 0 for an empty log
     now_ms: int  # the partition's time then
     table: Table
+    events: EventLog
 
 
 class Processor:
@@ -60,7 +62,7 @@ class Processor:
         limits: Limits = Limits(),
         home: Home = Home(),
     ) -> None:
-        self.engine = Engine(State(loaded.table, limits), registry, config, home)
+        self.engine = Engine(State(loaded.table, limits), loaded.events, registry, config, home)
         self._turn = loaded.turn
         self._now_ms = loaded.now_ms
         self._inbox: deque[Message | Input] = deque()
@@ -164,6 +166,8 @@ class Processor:
         if day != self._swept_day:
             self._swept_day = day
             self._inbox.extend(SweepSeen(env=env) for env in ENVIRONMENTS)
+        engine.open_mail()
+        self._decide_messages()
         state = engine.state
         due: list[bytes] = []
         while len(due) < TURN_TIMERS and (key := state.first(keys.TIMER)) is not None and keys.timer_due_ms(key) <= now:
@@ -173,8 +177,13 @@ class Processor:
         for key in due:
             run, step = keys.timer_owner(key)
             engine.apply(TimerFired(run=run, step=step, due_ms=keys.timer_due_ms(key)))
-            while engine.draft.messages:
-                engine.apply(engine.draft.messages.popleft())
+            self._decide_messages()
+
+    def _decide_messages(self) -> None:
+        """Decide what owners have sent each other."""
+        messages = self.engine.draft.messages
+        while messages:
+            self.engine.apply(messages.popleft())
 
     def _is_full(self) -> bool:
         return self._taken >= TURN_MESSAGES or self._bytes >= TURN_BYTES

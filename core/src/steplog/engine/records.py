@@ -3,7 +3,7 @@
 Fields are only added; a reader ignores what it does not know. ``seq`` counts the records of one run without a gap.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -11,6 +11,7 @@ from msgspec import UNSET, UnsetType
 from steplog.engine.operations import ErrorInfo
 
 VERSION = 1
+Place = tuple[int, int]  # of an accepted event in the log: the turn that wrote it, and its number there
 
 
 class RunRef(msgspec.Struct, frozen=True):
@@ -18,6 +19,13 @@ class RunRef(msgspec.Struct, frozen=True):
 
     run: str
     function: str
+
+
+class StepRef(msgspec.Struct, frozen=True):
+    """One step of a run."""
+
+    run: str
+    step: str  # its id in the code
 
 
 class Skip(msgspec.Struct, frozen=True):
@@ -28,7 +36,7 @@ class Skip(msgspec.Struct, frozen=True):
 
 
 class ExpressionFailure(msgspec.Struct, frozen=True):
-    """A condition of a function that had no value for an event, and so counted as false (GAP-05)."""
+    """A condition of a function, or of a wait in it, that had no value for an event, and so was false (GAP-05)."""
 
     function: str
     expression: str
@@ -46,6 +54,7 @@ class EventRouted(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", t
     duplicate: bool | UnsetType = UNSET
     runs: tuple[RunRef, ...] = ()
     skipped: tuple[Skip, ...] = ()
+    resumed: tuple[StepRef, ...] | UnsetType = UNSET  # steps that go on with it: what they waited for has come
     failed: tuple[ExpressionFailure, ...] | UnsetType = UNSET  # at most one an hour for each
 
 
@@ -60,7 +69,8 @@ class RunScheduled(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", 
     function: str
     app: str
     events: tuple[str, ...]  # internal ids
-    version: str | UnsetType = UNSET
+    version: str | UnsetType = UNSET  # the app's
+    function_version: int = 1  # raised whenever the function's configuration has changed (FN-22)
     due: int | UnsetType = UNSET  # ms; starts then, where the event lies in the future
     parent: str | UnsetType = UNSET  # the run that has invoked it
     started: bool | UnsetType = UNSET  # dispatched in the same turn: no ``run.started`` follows
@@ -111,6 +121,7 @@ class StepErrored(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", t
     ended: int
     error: ErrorInfo
     retry_at: int
+    max_attempts: int | UnsetType = UNSET
 
 
 class StepFailed(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="step.failed"):
@@ -145,6 +156,9 @@ class StepWaiting(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", t
     events: tuple[str, ...] | UnsetType = UNSET  # names: one of them, or each where ``all`` is true
     all: bool | UnsetType = UNSET
     expression: str | UnsetType = UNSET
+    since: Literal["trigger"] | UnsetType = UNSET  # from when on events count, if not from now on
+    cut: int | UnsetType = UNSET  # ms; what was received until then is not looked at any more, though it was to be
+    failed: tuple[ExpressionFailure, ...] | UnsetType = UNSET  # for events that it has looked back at
     signal: str | UnsetType = UNSET
     function: str | UnsetType = UNSET  # that was invoked
     child: str | UnsetType = UNSET  # its run
@@ -177,6 +191,7 @@ class RunErrored(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", ta
     attempt: int
     error: ErrorInfo
     retry_at: int
+    max_attempts: int | UnsetType = UNSET
 
 
 class RunCompleted(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="run.completed"):

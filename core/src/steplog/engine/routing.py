@@ -2,22 +2,21 @@
 
 import msgspec
 
-from steplog.cel import Filter
 from steplog.engine import effects, keys, records
 from steplog.engine.dispatching import Dispatches
 from steplog.engine.draft import Draft, encode
 from steplog.engine.events import FAILED_EVENT, FINISHED_EVENT
+from steplog.engine.failures import Failures
 from steplog.engine.functions import ENVIRONMENTS, FunctionSpec, Registry
 from steplog.engine.ids import decode_ulid, encode_ulid, run_id
 from steplog.engine.messages import EventAccepted, SweepSeen
 from steplog.engine.run import SCHEDULED, Run, RunHead
 from steplog.engine.runs import Runs
-from steplog.errors import EvaluationError
+from steplog.engine.versions import Versions
 
 SWEPT_PER_TURN = 500
 QUIET = frozenset({FAILED_EVENT, FINISHED_EVENT})  # of a run that one of them started no event tells (ERR-19)
 DAY_MS = keys.DAY_MS
-TOLD_EVERY_MS = 3_600_000
 
 _seen_decoder = msgspec.json.Decoder(tuple[str, int])  # run id, when first seen in ms
 
@@ -25,10 +24,12 @@ _seen_decoder = msgspec.json.Decoder(tuple[str, int])  # run id, when first seen
 class Routing:
     """Writes events down, and starts what they trigger."""
 
-    def __init__(self, draft: Draft, runs: Runs, dispatches: Dispatches, registry: Registry) -> None:
-        self._draft, self._runs, self._dispatches, self._registry = draft, runs, dispatches, registry
-        self._failed_ms: dict[tuple[str, str], int] = {}  # when a function's condition was last told to have failed
-        self._failures: list[records.ExpressionFailure] = []  # of the event that is being routed
+    def __init__(
+        self, draft: Draft, runs: Runs, versions: Versions, dispatches: Dispatches, registry: Registry,
+        failures: Failures,
+    ) -> None:  # fmt: skip
+        self._draft, self._runs, self._versions = draft, runs, versions
+        self._dispatches, self._registry, self._failures = dispatches, registry, failures
         self._unswept: dict[int, int] = {}  # environment → the first day whose ids no sweep has met yet
 
     def recover(self, env: int) -> None:
@@ -36,14 +37,14 @@ class Routing:
         for key, _ in self._draft.state.scan(keys.seen_env(env), 1):
             self._unswept[env] = keys.seen_day_of(key)
 
-    def accept(self, event: EventAccepted) -> None:
-        """Write an event down and route it."""
+    def accept(self, event: EventAccepted, *, resumed: tuple[records.StepRef, ...] = ()) -> None:
+        """Write an event down and route it. ``resumed`` are the steps that go on with it."""
         draft = self._draft
         draft.events.append(event.body)
         started: list[records.RunRef] = []
         skipped: list[records.Skip] = []
         scheduled: list[tuple[bytes, str, FunctionSpec, tuple[bytes, bytes] | None]] = []
-        for function in self._registry.started_by(event, on_failure=self._note_failure):
+        for function in self._registry.started_by(event, on_failure=self._failures.note):
             origin, parent = event.internal_id, None
             if function.id == event.starts:
                 origin, parent = event.origin or origin, event.parent
@@ -58,7 +59,7 @@ class Routing:
             records.EventRouted(
                 at=draft.now_ms, env=ENVIRONMENTS[event.env], event=event.internal_text, name=event.name,
                 runs=tuple(started), skipped=tuple(skipped), duplicate=True if skipped else msgspec.UNSET,
-                failed=self._take_failures() if self._failures else msgspec.UNSET,
+                failed=self._failures.take(), resumed=resumed or msgspec.UNSET,
             )
         )  # fmt: skip
         for key, run_text, function, parent in scheduled:
@@ -82,17 +83,6 @@ class Routing:
         else:
             self._unswept[env] = today - 1
 
-    def _note_failure(self, function: FunctionSpec, condition: Filter, error: EvaluationError) -> None:
-        """Tell of a condition that has failed, where nothing was written of it for an hour."""
-        key, now_ms = (function.id, condition.text), self._draft.now_ms
-        if now_ms - self._failed_ms.get(key, -TOLD_EVERY_MS) >= TOLD_EVERY_MS:
-            self._failed_ms[key] = now_ms
-            self._failures.append(records.ExpressionFailure(*key, str(error)))
-
-    def _take_failures(self) -> tuple[records.ExpressionFailure, ...]:
-        taken, self._failures = tuple(self._failures), []
-        return taken
-
     def _claim(self, event: EventAccepted, function: str, run: bytes) -> bool:
         """Claim (function, event id) for a run; false where another one holds it."""
         state, now_ms = self._draft.state, self._draft.now_ms
@@ -113,8 +103,9 @@ class Routing:
     ) -> None:  # fmt: skip
         draft, runs = self._draft, self._runs
         head = RunHead(
-            function=function.id, app=function.app, state=SCHEDULED, parent=parent, is_quiet=event.name in QUIET
-        )
+            function=function.id, app=function.app, state=SCHEDULED, parent=parent, is_quiet=event.name in QUIET,
+            place=(draft.number, len(draft.events) - 1),
+        )  # fmt: skip
         run = Run(key, head, [event.body], run_text)
         runs.add(run)
         is_future = event.ts_ms > draft.now_ms
@@ -122,7 +113,8 @@ class Routing:
         draft.journal(
             records.RunScheduled(
                 at=draft.now_ms, env=run.env, run=run_text, seq=run.next_seq(), function=function.id,
-                app=function.app, version=function.version or msgspec.UNSET, events=(event.internal_text,),
+                app=function.app, version=function.version or msgspec.UNSET,
+                function_version=self._versions.of(event.env, function), events=(event.internal_text,),
                 due=event.ts_ms if is_future else msgspec.UNSET, started=True if starts else msgspec.UNSET,
                 parent=msgspec.UNSET if parent is None else encode_ulid(keys.run_id_of(parent[0])),
             )

@@ -16,7 +16,7 @@ from steplog.engine.effects import Pending, Recorded
 from steplog.engine.functions import ENVIRONMENTS
 from steplog.engine.ids import encode_ulid
 from steplog.engine.operations import ErrorInfo
-from steplog.engine.records import event_seen
+from steplog.engine.records import Place, event_seen
 
 SCHEDULED, QUEUED, RUNNING, WAITING = "scheduled", "queued", "running", "waiting"
 COMPLETED, FAILED = "completed", "failed"
@@ -37,6 +37,7 @@ class RunHead(msgspec.Struct, kw_only=True, omit_defaults=True):
     due_ms: int = 0  # of the run's own timer: start, retry or back-off
     started_ms: int = 0  # when it was dispatched for the first time
     parent: tuple[bytes, bytes] | None = None  # run key and step that wait for its result
+    place: Place = (0, 0)  # of the event that started it
     is_quiet: bool = False  # it handles failures: no event tells of its own end (ERR-19)
     executing: tuple[bytes, ...] = ()  # steps whose bodies outlive a terminal run
 
@@ -47,6 +48,7 @@ class EventWait(msgspec.Struct, kw_only=True, omit_defaults=True):
     events: tuple[str, ...]
     all_of: bool = False
     if_exp: str | None = None
+    since: Place = (0, 0)  # events from there on count
     met: dict[str, msgspec.Raw] = {}  # by name, where each is waited for
 
 

@@ -227,14 +227,17 @@ class State:
             return self._landing[key]
         return self._table.get(key)
 
-    def scan(self, prefix: bytes, limit: int) -> list[tuple[bytes, bytes]]:
-        """Read the first ``limit`` pairs with a prefix. Its work grows with the overlay: not for the hot path."""
-        stop = keys.after(prefix)
+    def scan(self, prefix: bytes, limit: int, *, after: bytes = b"") -> list[tuple[bytes, bytes]]:
+        """Read the first ``limit`` pairs with a prefix, beyond a key where one is given.
+
+        Its work grows with the overlay: not for the hot path.
+        """
+        first, stop = max(prefix, after + b"\0"), keys.after(prefix)
         overlay = {
-            key: value for part in (self._landing, self._pending) for key, value in part.items() if prefix <= key < stop
+            key: value for part in (self._landing, self._pending) for key, value in part.items() if first <= key < stop
         }
         merged = {key: value for key, value in overlay.items() if value is not None}
-        start, wanted = prefix, limit
+        start, wanted = first, limit
         while True:
             rows = self._table.scan(start, stop, wanted)
             merged.update((key, value) for key, value in rows if key not in overlay)
@@ -261,10 +264,19 @@ class State:
         """Return the least key of an ordered family."""
         return self._heads[kind].first()
 
-    def group(self, prefix: bytes) -> list[bytes]:
-        """Return every key of a group, in order."""
-        found = self._groups[prefix[0]].pending(prefix).union(self._table.keys(prefix, keys.after(prefix), 1 << 40))
-        return sorted([key for key in found if not self.is_deleted(key)])
+    def group(self, prefix: bytes, limit: int, *, beyond: bytes = b"") -> list[bytes]:
+        """Return the first ``limit`` keys of a group, in order: of those greater than ``beyond``, where it is given."""
+        start, stop = max(prefix, beyond + b"\0") if beyond else prefix, keys.after(prefix)
+        pending = self._groups[prefix[0]].pending(prefix)
+        found: list[bytes] = []
+        while True:
+            rows = self._table.keys(start, stop, limit)
+            upto = rows[-1] if len(rows) == limit else stop
+            merged = pending.union(rows)
+            found += sorted([key for key in merged if start <= key <= upto and not self.is_deleted(key)])
+            if len(found) >= limit or len(rows) < limit:
+                return found[:limit]
+            start = upto + b"\0"
 
     @property
     def oldest_turn(self) -> int | None:

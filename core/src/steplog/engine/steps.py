@@ -6,21 +6,14 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from steplog.engine import effects, keys, records
+from steplog.engine.arrivals import Arrivals, LookedBack, Met
 from steplog.engine.dispatching import Dispatches, worker_lost
 from steplog.engine.draft import Draft, encode
 from steplog.engine.endings import Endings
 from steplog.engine.events import INVOKED_EVENT, accept_event
 from steplog.engine.functions import EngineConfig, Registry
 from steplog.engine.ids import encode_ulid, hash16, run_id, ulid
-from steplog.engine.messages import (
-    EventAccepted,
-    OpReported,
-    SignalAwaited,
-    SignalHeard,
-    SignalSent,
-    TimerFired,
-    WaitEnded,
-)
+from steplog.engine.messages import OpReported, SignalAwaited, SignalHeard, SignalSent, TimerFired, WaitEnded
 from steplog.engine.operations import (
     ErrorInfo,
     EventOut,
@@ -33,25 +26,27 @@ from steplog.engine.operations import (
     StepRun,
     WaitForEvent,
     WaitForSignal,
+    error_info,
 )
-from steplog.engine.records import event_seen
+from steplog.engine.records import Place
 from steplog.engine.retry import delay_ms
 from steplog.engine.run import EventWait, Run, StepState, recorded
 from steplog.engine.runs import Runs
 from steplog.engine.signals import Signals
 from steplog.engine.waits import Waits
-from steplog.errors import ExpressionInvalid
+from steplog.errors import ExpressionInvalid, StepLimitExceeded
 
 
 class Steps:
     """The steps of all runs."""
 
     def __init__(
-        self, draft: Draft, runs: Runs, waits: Waits, signals: Signals, endings: Endings, dispatches: Dispatches,
-        registry: Registry, config: EngineConfig,
+        self, draft: Draft, runs: Runs, waits: Waits, signals: Signals, arrivals: Arrivals, endings: Endings,
+        dispatches: Dispatches, registry: Registry, config: EngineConfig,
     ) -> None:  # fmt: skip
-        self._draft, self._runs, self._waits, self._signals, self._endings = draft, runs, waits, signals, endings
-        self._dispatches, self._registry, self._config = dispatches, registry, config
+        self._draft, self._runs, self._waits, self._signals = draft, runs, waits, signals
+        self._arrivals, self._endings, self._dispatches = arrivals, endings, dispatches
+        self._registry, self._config = registry, config
 
     def report(self, message: OpReported) -> None:
         """A driver reports what a step did, or asks for."""
@@ -70,7 +65,7 @@ class Steps:
         is_new = step is None
         if step is None:
             if len(run.steps) >= self._config.steps_per_run:
-                self._endings.fail(run, _too_many_steps(self._config.steps_per_run))
+                self._endings.fail(run, error_info(StepLimitExceeded(self._config.steps_per_run)))
                 return
             step = run.steps[key] = StepState(
                 id=message.wire_id, name=message.step_id, op="", state="due", attempt=message.attempt
@@ -125,20 +120,26 @@ class Steps:
             else:
                 self._dispatches.start(run)
 
-    def meet(self, event: EventAccepted) -> None:
-        """Resume the steps that wait for an event (STEP-12)."""
-        if not self._waits.is_waited_for(event.env, event.name):
-            return
-        arrived = event_seen(event.body)
-        found = self._waits.candidates(event, arrived)
-        self._runs.preload([run for run, _ in found])
-        for run_key, key in found:
+    def resumed_by(self, met: Met) -> tuple[records.StepRef, ...]:
+        """The steps that go on with an event, of those that it fits: not those that wait for others as well."""
+        found: list[records.StepRef] = []
+        for run_key, key in met.steps:
             run = self._runs.get(run_key)
             step = None if run is None else run.steps.get(key)
-            if run is None or step is None or step.wait is None or step.state != "waiting":
+            if run is None or step is None or step.wait is None:
                 continue
-            if step.wait.if_exp is None or self._waits.filter(step.wait.if_exp)(run.event, arrived):
-                self._meet(run, key, step, step.wait, event.name, encode(arrived))
+            if not step.wait.all_of or step.wait.met.keys() | {met.name} == set(step.wait.events):
+                found.append(records.StepRef(run.id, step.name))
+        return tuple(found)
+
+    def meet(self, met: Met) -> None:
+        """Resume the steps that an event ends (STEP-12)."""
+        event = encode(met.event) if met.steps else b""
+        for run_key, key in met.steps:
+            run = self._runs.get(run_key)
+            step = None if run is None else run.steps.get(key)
+            if run is not None and step is not None and step.wait is not None:
+                self._meet(run, key, step, step.wait, met.name, event)
 
     def hear(self, message: SignalHeard) -> None:
         """The signal that a step waits for was sent."""
@@ -209,7 +210,7 @@ class Steps:
             records.StepErrored(
                 at=self._draft.now_ms, env=run.env, run=run.id, seq=step.seq, step=step.name, id=step.id,
                 op=step.op, attempt=failed_attempt, started=op.started_ms, ended=op.ended_ms, error=op.error,
-                retry_at=step.due_ms,
+                retry_at=step.due_ms, max_attempts=retries + 1,
             )
         )  # fmt: skip
         self._runs.set_step_timer(run, key, step)
@@ -231,8 +232,8 @@ class Steps:
 
     def _wait(
         self, run: Run, key: bytes, step: StepState, until_ms: int, *, is_new: bool,
-        wait: EventWait | None = None, signal: str | UnsetType = UNSET, function: str | UnsetType = UNSET,
-        child: str | UnsetType = UNSET,
+        wait: EventWait | None = None, looked: LookedBack | None = None, signal: str | UnsetType = UNSET,
+        function: str | UnsetType = UNSET, child: str | UnsetType = UNSET,
     ) -> None:  # fmt: skip
         """Let a step wait until a time, or until something comes before."""
         step.state, step.due_ms, step.seq = "waiting", until_ms, run.next_seq()
@@ -243,7 +244,9 @@ class Steps:
                 until=until_ms, events=UNSET if wait is None else wait.events,
                 all=True if wait is not None and wait.all_of else UNSET,
                 expression=UNSET if wait is None or wait.if_exp is None else wait.if_exp, signal=signal,
-                function=function, child=child,
+                function=function, child=child, since=UNSET if looked is None else "trigger",
+                cut=UNSET if looked is None else looked.cut_ms or UNSET,
+                failed=UNSET if looked is None else looked.failed,
             )
         )  # fmt: skip
         self._runs.set_step_timer(run, key, step)
@@ -259,6 +262,11 @@ class Steps:
     def _time_out(self, run: Run, key: bytes, step: StepState) -> None:
         """The time of a wait is up; its timer is gone already."""
         now_ms = self._draft.now_ms
+        if step.wait is not None:
+            for name, event in self._arrivals.mailed_for(run, step.wait):
+                self._meet(run, key, step, step.wait, name, encode(event))
+                if step.wait is None:
+                    return  # it came in time
         self._endings.leave_index(run, key, step)
         if step.op == "InvokeFunction":
             self._fail(run, key, step, _INVOKE_TIMED_OUT, step.at_ms, now_ms, is_new=False)
@@ -268,17 +276,23 @@ class Steps:
 
     def _wait_for_event(self, run: Run, key: bytes, step: StepState, op: WaitForEvent, *, is_new: bool) -> None:
         try:
-            found = self._waits.arm(run.key, key, op.events, op.if_exp, run.event)
+            spots = self._waits.arm(run.key, key, op.events, op.if_exp, run.event)
         except ExpressionInvalid as error:
             self._endings.fail(run, ErrorInfo(name="InvalidExpression", message=str(error)))
             return
-        step.keys = tuple(found)
-        step.wait = EventWait(events=op.events, all_of=op.all_of, if_exp=op.if_exp)
-        self._wait(run, key, step, self._draft.now_ms + op.timeout_ms, is_new=is_new, wait=step.wait)
+        step.keys = tuple([spot.key for spot in spots])
+        since = _after(run.head.place) if op.is_since_trigger else self._draft.next_place
+        wait = step.wait = EventWait(events=op.events, all_of=op.all_of, if_exp=op.if_exp, since=since)
+        looked = self._arrivals.look_back(run, wait, spots) if op.is_since_trigger else None
+        self._wait(run, key, step, self._draft.now_ms + op.timeout_ms, is_new=is_new, wait=wait, looked=looked)
+        for name, event in looked.found if looked is not None else ():
+            self._meet(run, key, step, wait, name, encode(event))
 
     def _meet(self, run: Run, key: bytes, step: StepState, wait: EventWait, name: str, event: bytes) -> None:
         """An event that a step waits for has come: the step ends, unless it waits for others as well."""
         if wait.all_of:
+            if name in wait.met:
+                return
             wait.met[name] = msgspec.Raw(event)
             if len(wait.met) < len(set(wait.events)):
                 self._runs.put_step(run, key, step, is_new=False)
@@ -352,8 +366,5 @@ _INVOKE_TIMED_OUT = ErrorInfo(
 )
 
 
-def _too_many_steps(limit: int) -> ErrorInfo:
-    return ErrorInfo(
-        name="InngestErrFunctionOverflowed",
-        message=f"The function run exceeded the step limit of {limit} steps.",
-    )
+def _after(place: Place) -> Place:
+    return place[0], place[1] + 1

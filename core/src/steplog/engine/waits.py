@@ -5,15 +5,15 @@ event is looked into at the paths that waits for its name use, and meets the wai
 an equality stands under the name alone. The index finds candidates; the step decides.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from steplog.cel import EVENT_AND_ASYNC, Filter, compile_filter, value_at
 from steplog.engine import keys
 from steplog.engine.draft import Draft, encode
-from steplog.engine.ids import hash16
-from steplog.engine.messages import EventAccepted
+from steplog.engine.ids import hash16, slot_of
+from steplog.engine.messages import EventOffered, WaitArmed, WaitForgotten
 from steplog.errors import EvaluationError
 
 MOST_PATHS = 16  # of a name; further waits stand under the name alone
@@ -21,6 +21,16 @@ MOST_FILTERS = 10_000  # compiled ones that are kept
 
 Path = tuple[str, ...]
 _path_decoder = msgspec.json.Decoder(tuple[str, Path])
+_registered_decoder = msgspec.json.Decoder(tuple[int, str, Path])
+
+
+class Spot(NamedTuple):
+    """Where in the index a wait stands for events of one name."""
+
+    name: str
+    path: Path
+    value: bytes  # a hash; ``NO_PATH`` without a path
+    key: bytes
 
 
 class Waits:
@@ -55,36 +65,77 @@ class Waits:
             found = self._filters[text] = compile_filter(text, EVENT_AND_ASYNC)
         return found
 
-    def arm(self, run_key: bytes, step: bytes, names: tuple[str, ...], if_exp: str | None, event: Any) -> list[bytes]:
-        """Let events of some names find a step; returns the keys by which they do. ``event`` started the run."""
+    def arm(self, run_key: bytes, step: bytes, names: tuple[str, ...], if_exp: str | None, event: Any) -> list[Spot]:
+        """Let events of some names find a step; returns where they do. ``event`` started the run."""
         env, state = keys.env_of(run_key), self._draft.state
-        made: list[bytes] = []
+        made: list[Spot] = []
         for name in dict.fromkeys(names):
             path, value = self._place(env, name, if_exp, event)
-            made.append(keys.wait(keys.waits(env, _name_hash(name), _path_hash(path), value), run_key, step))
-            state.put(made[-1], b"", new=True)
+            key = keys.wait(keys.waits(env, _name_hash(name), _path_hash(path), value), run_key, step)
+            if self._is_here(key):
+                state.put(key, b"", new=True)
+            else:
+                self._draft.send(_slot(key), WaitArmed(key=key))
+            made.append(Spot(name, path, value, key))
         return made
 
-    def candidates(self, event: EventAccepted, body: Any) -> list[tuple[bytes, bytes]]:
-        """The steps, as (run key, hash), that an event may end, in the order of their runs."""
-        paths = self._paths.get((event.env, event.name))
-        if paths is None:
-            return []
-        found: set[tuple[bytes, bytes]] = set()
-        name = _name_hash(event.name)
-        for path, path_hash in paths.items():
-            value = keys.NO_PATH if not path else _value_hash(value_at(body, path))
+    def candidates(self, env: int, name: str, event: Any, most: int, *, beyond: bytes = b"") -> list[bytes]:
+        """The keys of the first ``most`` waits, in order, that an event may end: of those greater than ``beyond``.
+
+        Those are the ones that stand in this partition; ``offer`` tells the others.
+        """
+        found: list[bytes] = []
+        for prefix in sorted(self._prefixes(env, name, event)):
+            if len(found) < most and self._is_here(prefix):  # the turn may have done enough before the first
+                found += self._draft.state.group(prefix, most - len(found), beyond=beyond)
+        return found
+
+    def offer(self, env: int, name: str, event: Any) -> None:
+        """Tell the places of the index that are in other partitions of an event."""
+        for prefix in self._prefixes(env, name, event) if self._draft.home.partitions > 1 else ():
+            if not self._is_here(prefix):
+                self._draft.send(_slot(prefix), EventOffered(prefix=prefix, name=name, event=encode(event)))
+
+    def leave(self, key: bytes, run_key: bytes, step: bytes) -> None:
+        """Let events no longer find a step."""
+        if self._is_here(key):
+            self._draft.state.delete(key)
+        else:
+            self._draft.send(_slot(key), WaitForgotten(key=key, run=run_key, step=step))
+
+    def learn(self, value: bytes) -> None:
+        """Take note of a path that another partition has registered."""
+        env, name, path = _registered_decoder.decode(value)
+        self._paths.setdefault((env, name), {}).setdefault(path, _path_hash(path))
+
+    def armed(self, message: WaitArmed) -> None:
+        """A step of another partition waits."""
+        self._draft.state.put(message.key, b"", new=True)
+
+    def forgotten(self, message: WaitForgotten) -> None:
+        """It does not any more."""
+        self._draft.state.delete(message.key)
+
+    def _is_here(self, key: bytes) -> bool:
+        """Whether a place of the index is in this partition."""
+        return self._draft.home.partitions == 1 or self._draft.is_here(_slot(key))
+
+    def _prefixes(self, env: int, name: str, event: Any) -> list[bytes]:
+        """The places of the index where steps may stand that an event ends."""
+        name_hash = _name_hash(name)
+        found: list[bytes] = []
+        for path, path_hash in self._paths.get((env, name), {}).items():
+            value = value_hash(event, path) if path else keys.NO_PATH
             if value is not None:
-                prefix = keys.waits(event.env, name, path_hash, value)
-                found.update(keys.wait_owner(key) for key in self._draft.state.group(prefix))
-        return sorted(found)
+                found.append(keys.waits(env, name_hash, path_hash, value))
+        return found
 
     def _place(self, env: int, name: str, if_exp: str | None, event: Any) -> tuple[Path, bytes]:
         """Where in the index a wait stands, registering its path."""
         known = self._paths.setdefault((env, name), {})
         for equality in self.filter(if_exp).equalities if if_exp else ():
             try:
-                value = _value_hash(equality.value(event))
+                value = _hash(equality.value(event))
             except EvaluationError:
                 continue
             if value is not None and (equality.path in known or len(known) < MOST_PATHS):
@@ -97,7 +148,19 @@ class Waits:
         known = self._paths.setdefault((env, name), {})
         if path not in known:
             known[path] = _path_hash(path)
-            self._draft.state.put(keys.path(env, _name_hash(name), known[path]), encode((name, path)))
+            key = keys.path(env, _name_hash(name), known[path])
+            self._draft.state.put(key, encode((name, path)))
+            self._draft.registered.append((key, encode((env, name, path))))
+
+
+def value_hash(event: Any, path: Path) -> bytes | None:
+    """The index's part of what an event has at a path; None where it has nothing."""
+    return _hash(value_at(event, path))
+
+
+def _slot(key: bytes) -> int:
+    """The slot of a place in the index, or of a wait that stands there."""
+    return slot_of(hash16(key[: keys.WAIT_PREFIX_BYTES]))
 
 
 def _name_hash(name: str) -> bytes:
@@ -108,6 +171,6 @@ def _path_hash(path: Path) -> bytes:
     return hash16(encode(path)) if path else keys.NO_PATH
 
 
-def _value_hash(value: str | None) -> bytes | None:
+def _hash(value: str | None) -> bytes | None:
     """The index's part of a value, which is canonical text; None for one that equals nothing."""
     return None if value is None else hash16(value.encode("utf8", "surrogatepass"))

@@ -6,6 +6,7 @@ those that ended in the last two hours of the journal, as long as an answer may 
 """
 
 from collections import Counter, deque
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -72,10 +73,14 @@ class AuditReport(msgspec.Struct, frozen=True, kw_only=True):
         return not (self.unaccounted or self.repeated_steps or self.dead)
 
 
-def audit(log_path: Path, since_ms: int | None = None, until_ms: int | None = None) -> AuditReport:
+def audit(
+    log_path: Path, since_ms: int | None = None, until_ms: int | None = None, *,
+    on_progress: Callable[[int, int], None] = lambda _turn, _last: None,
+) -> AuditReport:  # fmt: skip
     """Follow the events accepted from ``since_ms`` on and before ``until_ms`` through the log to its present end.
 
-    Raises ``LogUnavailable`` where the log cannot be read.
+    ``on_progress`` gets the turn that it has come to, and the last one. Raises ``LogUnavailable`` where the log cannot
+    be read.
     """
     with JournalReader(log_path) as reader:
         ledger = Ledger(since_ms, until_ms)
@@ -84,6 +89,7 @@ def audit(log_path: Path, since_ms: int | None = None, until_ms: int | None = No
             for turn in batch.turns:
                 ledger.add(turn)
             position = batch.position
+            on_progress(position, target)
     return ledger.report()
 
 

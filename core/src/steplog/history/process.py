@@ -24,8 +24,9 @@ STOP_S = 5.0
 class HistoryProcess:
     """Keeps the projector running, and reads its file in threads. Used on the node's loop."""
 
-    def __init__(self, log_path: Path, history_path: Path) -> None:
+    def __init__(self, log_path: Path, history_path: Path, *, logs_json: bool = False) -> None:
         self._command = [sys.executable, "-m", "steplog.history.projector", str(log_path), str(history_path)]
+        self._command += ["json"] if logs_json else []
         self._path = history_path
         self._threads = ThreadPoolExecutor(READERS, thread_name_prefix="steplog-history")
         self._history: History | None = None

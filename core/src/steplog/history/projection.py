@@ -173,7 +173,7 @@ def _fold_records(changes: Changes, records: list[Record]) -> dict[str, EventRou
             case StepErrored():
                 run.state, run.has_step_rows = "running", True
                 open_steps.append(_unsuccessful(r, "errored", r.retry_at))
-                attempts.append(_attempt(r, "errored", retry_at_ms=r.retry_at))
+                attempts.append(_attempt(r, "errored"))
             case StepFailed():
                 run.state, run.has_step_rows = "running", True
                 open_steps.append(_unsuccessful(r, "failed", None))
@@ -183,7 +183,7 @@ def _fold_records(changes: Changes, records: list[Record]) -> dict[str, EventRou
                 attempts.append(_attempt(r, "late", output=late))
             case RunErrored():
                 run.state, run.retry_at_ms = "running", r.retry_at
-                attempts.append(_attempt(r, "errored", retry_at_ms=r.retry_at))
+                attempts.append(_attempt(r, "errored"))
             case RunFailed():
                 run.state, run.ended_ms, run.retry_at_ms, run.error = "failed", r.at, 0, _json(r.error)
     return routed
@@ -220,28 +220,30 @@ def _attempt(
     r: StepCompleted | StepErrored | StepFailed | StepLate | RunErrored,
     outcome: str,
     *,
-    retry_at_ms: int | None = None,
     output: str | None = None,
 ) -> Row:
     step, name, op = ("", "", "") if isinstance(r, RunErrored) else (r.id, r.step, r.op)
     started, ended = (None, None) if isinstance(r, StepLate | RunErrored) else (r.started, r.ended)
+    retry_at_ms, most = (r.retry_at, r.max_attempts) if isinstance(r, StepErrored | RunErrored) else (None, UNSET)
     error = None if isinstance(r, StepCompleted) or isinstance(r.error, UnsetType) else _json(r.error)
     return (
-        r.run, r.seq, r.env, step, name, op, r.attempt, outcome, r.at, started, ended, retry_at_ms, output, error,
+        r.run, r.seq, r.env, step, name, op, r.attempt, outcome, r.at, started, ended, retry_at_ms,
+        None if isinstance(most, UnsetType) else most, output, error,
     )  # fmt: skip
 
 
 def _event(event: StoredEvent, routed: EventRouted | None) -> Row:
     user = "" if isinstance(event.user, UnsetType) else str(event.user, "utf8")
     v = "" if isinstance(event.v, UnsetType) else event.v
-    is_duplicate, runs, skipped = 0, "[]", "[]"
+    is_duplicate, runs, skipped, resumed = 0, "[]", "[]", "[]"
     if routed is not None:
         is_duplicate = int(routed.duplicate is True)
         runs = _encode(routed.runs).decode()
         skipped = _encode(routed.skipped).decode() if routed.skipped else skipped
+        resumed = _encode(routed.resumed).decode() if not isinstance(routed.resumed, UnsetType) else resumed
     return (
         event.internal_id, event.env, event.id, event.name, event.ts, event.received_at, event.source, v, user,
-        str(event.data, "utf8"), is_duplicate, runs, skipped,
+        str(event.data, "utf8"), is_duplicate, runs, skipped, resumed,
     )  # fmt: skip
 
 
@@ -251,8 +253,8 @@ def _begun(r: RunScheduled, run: RunChange) -> Row:
     retry_at_ms = max(run.retry_at_ms, 0)
     state = "waiting" if retry_at_ms else run.state
     return (
-        r.run, r.env, r.function, r.app, version, _encode(r.events).decode(), state, r.at, due_ms, run.started_ms,
-        run.ended_ms, run.generation, retry_at_ms, run.output, run.error, _whole(run),
+        r.run, r.env, r.function, r.app, version, r.function_version, _encode(r.events).decode(), state, r.at, due_ms,
+        run.started_ms, run.ended_ms, run.generation, retry_at_ms, run.output, run.error, _whole(run),
     )  # fmt: skip
 
 
@@ -274,9 +276,9 @@ _RETRY_AT = f"nullif(iif(?6 = {UNCHANGED}, retry_at_ms, ?6), 0)"
 
 _INSERT_RUN = f"""
     INSERT INTO runs VALUES (
-        ?1, ?2, ?3, ?4, nullif(?5, ''), ?6,
-        CASE WHEN ?7 <> 'running' THEN ?7 WHEN {_HAS_WAITING_STEP} THEN 'waiting' ELSE ?7 END,
-        ?8, nullif(?9, 0), nullif(?10, 0), nullif(?11, 0), ?12, nullif(?13, 0), nullif(?14, ''), nullif(?15, ''), ?16
+        ?1, ?2, ?3, ?4, nullif(?5, ''), ?6, ?7,
+        CASE WHEN ?8 <> 'running' THEN ?8 WHEN {_HAS_WAITING_STEP} THEN 'waiting' ELSE ?8 END,
+        ?9, nullif(?10, 0), nullif(?11, 0), nullif(?12, 0), ?13, nullif(?14, 0), nullif(?15, ''), nullif(?16, ''), ?17
     )"""  # noqa: S608 - ours
 _UPDATE_RUN = f"""
     UPDATE runs SET
@@ -296,9 +298,9 @@ _COMPLETE_STEP = """
     ON CONFLICT DO UPDATE SET
         op = excluded.op, state = excluded.state, attempt = excluded.attempt, ended_ms = excluded.ended_ms,
         retry_at_ms = NULL, output = excluded.output, error = NULL"""  # seq and started_ms stay those of the first
-_INSERT_ATTEMPT = "INSERT INTO attempts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_INSERT_ATTEMPT = "INSERT INTO attempts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _INSERT_EVENT = """
-    INSERT OR IGNORE INTO events VALUES (?, ?, ?, ?, ?, ?, ?, nullif(?, ''), nullif(?, ''), ?, ?, ?, ?)
+    INSERT OR IGNORE INTO events VALUES (?, ?, ?, ?, ?, ?, ?, nullif(?, ''), nullif(?, ''), ?, ?, ?, ?, ?)
     """  # ignored: an event that comes again with its seed has the same id
 _INSERT_DEAD = "INSERT INTO dead VALUES (?, ?, ?, ?, ?)"
 _COUNT_RUNS = "INSERT INTO functions VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET runs = runs + excluded.runs"

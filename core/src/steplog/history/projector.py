@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from steplog.diagnostics import log_to_stderr
 from steplog.errors import LogUnavailable, SteplogError
 from steplog.history import schema
 from steplog.history.journal import Batch, Tape
@@ -114,8 +115,9 @@ class Projector:
         self._position = found.position
 
 
-def main(log_path: str, history_path: str) -> int:
-    """Project until the parent ends."""
+def main(log_path: str, history_path: str, logs: str = "") -> int:
+    """Project until the parent ends. ``logs``: json, or for people."""
+    log_to_stderr(as_json=logs == "json")
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, whose last records are to be projected
     try:
         with Projector(Path(log_path), Path(history_path)) as projector:

@@ -16,7 +16,7 @@ import msgspec
 
 from steplog.engine.ids import encode_ulid, ulid
 from steplog.engine.operations import ErrorInfo
-from steplog.engine.records import RunRef, Skip
+from steplog.engine.records import RunRef, Skip, StepRef
 from steplog.errors import NotFound
 from steplog.history import schema
 from steplog.history.views import (
@@ -344,6 +344,7 @@ def _event(values: _Values) -> EventView:
             "is_duplicate": bool(values["is_duplicate"]),
             "runs": _decode_runs(values["runs"]),
             "skipped": _decode_skipped(values["skipped"]),
+            "resumed": _decode_resumed(values["resumed"]),
         }
     )
 
@@ -361,6 +362,7 @@ _decode_whole = msgspec.json.Decoder(list[WholeStep]).decode
 _decode_ids = msgspec.json.Decoder(tuple[str, ...]).decode
 _decode_runs = msgspec.json.Decoder(tuple[RunRef, ...]).decode
 _decode_skipped = msgspec.json.Decoder(tuple[Skip, ...]).decode
+_decode_resumed = msgspec.json.Decoder(tuple[StepRef, ...]).decode
 _decode_waits_for = msgspec.json.Decoder(WaitsFor).decode
 _decode_error = msgspec.json.Decoder(ErrorInfo).decode
 
@@ -372,7 +374,8 @@ _NEXT_STEP = f"""
 _RUN_COLUMNS = ", ".join([name for name in RunView.__struct_fields__ if not name.startswith("next_")])
 _SELECT_RUN = f"""
     SELECT {_RUN_COLUMNS}, {_NEXT_STEP.format("name")} AS next_step,
-        {_NEXT_STEP.format("coalesce(until_ms, steps.retry_at_ms)")} AS next_ms
+        {_NEXT_STEP.format("coalesce(until_ms, steps.retry_at_ms)")} AS next_ms,
+        {_NEXT_STEP.format("state")} AS next_state
     FROM runs"""  # noqa: S608 - ours
 _SELECT_RUNS = f"{_SELECT_RUN} WHERE id IN (SELECT value FROM json_each(?))"  # noqa: S608 - ours
 _SELECT_EVENTS = "SELECT * FROM events WHERE {} ORDER BY internal_id DESC LIMIT {}"

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from steplog.errors import LogUnavailable
 
-VERSION = 3  # of the tables and of what is projected into them; raised with either, and the history is made again
+VERSION = 4  # of the tables and of what is projected into them; raised with either, and the history is made again
 BUSY_S = 5.0
 PAGE_BYTES = 8192  # a tenth less CPU time than 4096: rows are large
 
@@ -25,7 +25,8 @@ TABLES = {
         env TEXT NOT NULL,
         function TEXT NOT NULL,
         app TEXT NOT NULL,
-        version TEXT,
+        version TEXT,                 -- the app's
+        function_version INTEGER NOT NULL,
         events TEXT NOT NULL,         -- JSON: internal ids of what triggered it
         state TEXT NOT NULL,          -- scheduled | queued | running | waiting | completed | failed
         scheduled_ms INTEGER NOT NULL,
@@ -70,6 +71,7 @@ TABLES = {
         started_ms INTEGER,
         ended_ms INTEGER,
         retry_at_ms INTEGER,
+        max_attempts INTEGER,         -- where another one follows
         output TEXT,
         error TEXT,
         PRIMARY KEY (run, seq)
@@ -87,7 +89,8 @@ TABLES = {
         data TEXT NOT NULL,           -- JSON
         is_duplicate INTEGER NOT NULL,
         runs TEXT NOT NULL,           -- JSON: [{run, function}]
-        skipped TEXT NOT NULL         -- JSON: [{function, reason}]
+        skipped TEXT NOT NULL,        -- JSON: [{function, reason}]
+        resumed TEXT NOT NULL         -- JSON: [{run, step}], whose wait it has ended
     """,
     "functions": """
         env TEXT NOT NULL,

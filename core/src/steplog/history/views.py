@@ -5,7 +5,7 @@ from typing import Literal
 import msgspec
 
 from steplog.engine.operations import ErrorInfo
-from steplog.engine.records import RunRef, Skip
+from steplog.engine.records import RunRef, Skip, StepRef
 
 RunState = Literal["scheduled", "queued", "running", "waiting", "completed", "failed"]
 StepState = Literal["waiting", "errored", "completed", "failed", "late"]
@@ -21,7 +21,8 @@ class RunView(msgspec.Struct, frozen=True, kw_only=True):
     env: str
     function: str
     app: str
-    version: str | None
+    version: str | None  # the app's
+    function_version: int  # counts the configurations of the function (FN-22)
     events: tuple[str, ...]  # internal ids of what triggered it
     state: RunState
     scheduled_ms: int
@@ -34,6 +35,7 @@ class RunView(msgspec.Struct, frozen=True, kw_only=True):
     error: ErrorInfo | None
     next_step: str | None  # the step that it waits for, or tries again, soonest
     next_ms: int | None  # and when
+    next_state: Literal["waiting", "errored"] | None  # of that step
 
     @property
     def is_terminal(self) -> bool:
@@ -56,6 +58,7 @@ class AttemptView(msgspec.Struct, frozen=True, kw_only=True):
     started_ms: int | None
     ended_ms: int | None
     retry_at_ms: int | None
+    max_attempts: int | None  # where another one follows
     output: msgspec.Raw | None
     error: ErrorInfo | None
 
@@ -108,6 +111,7 @@ class EventView(msgspec.Struct, frozen=True, kw_only=True):
     is_duplicate: bool
     runs: tuple[RunRef, ...]
     skipped: tuple[Skip, ...]
+    resumed: tuple[StepRef, ...]  # whose wait it has ended
 
 
 class RunCount(msgspec.Struct, frozen=True, kw_only=True):

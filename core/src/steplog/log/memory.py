@@ -6,7 +6,7 @@ a crash.
 
 from bisect import bisect_left, insort
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from steplog.engine import keys
 from steplog.engine.processor import LoadedState, Turn
@@ -59,7 +59,7 @@ class MemoryLog:
             for key, value in changes.items():
                 self._table.write(key, value)
         self._redo.clear()
-        return LoadedState(turn=self._turn, now_ms=self._now_ms, table=self._table)
+        return LoadedState(turn=self._turn, now_ms=self._now_ms, table=self._table, events=self)
 
     async def commit(self, turn: Turn) -> None:
         assert turn.number == self._turn + 1, "turns are committed in order"
@@ -73,6 +73,13 @@ class MemoryLog:
             self.journal.append((turn.number, turn.records))
         if turn.events:
             self.events.append((turn.number, turn.events))
+
+    def accepted(self, first: int, last: int) -> Iterator[tuple[int, list[bytes]]]:
+        for turn, events in reversed(self.events):
+            if turn < first:
+                return
+            if turn <= last:
+                yield turn, events
 
     def close(self) -> None:
         """Nothing is held."""

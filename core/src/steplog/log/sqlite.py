@@ -50,6 +50,7 @@ _READ = {
     + ") SELECT n, key, value, crc FROM wanted CROSS JOIN state WHERE key >= first AND key < last ORDER BY n, key"
     for n in _SIZES
 }
+ROWS_READ = 64  # at once, of events: those of one turn may be megabytes
 CUT_TURNS = 64  # the redo is cut no more often than this without a slice
 
 
@@ -62,6 +63,7 @@ class _Redo(msgspec.Struct, array_like=True):
 
 _encode_redo = msgspec.msgpack.Encoder().encode
 _decode_redo = msgspec.msgpack.Decoder(_Redo).decode
+_decode_array = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
 class SqliteTable:
@@ -138,7 +140,7 @@ class SqliteLog:
             with self._transaction() as execute:
                 self._write_table(sorted(last.items()))
                 execute("DELETE FROM redo WHERE turn < ?", (turn,))
-        return LoadedState(turn=turn, now_ms=now_ms, table=SqliteTable(connection, self.path))
+        return LoadedState(turn=turn, now_ms=now_ms, table=SqliteTable(connection, self.path), events=self)
 
     async def commit(self, turn: Turn) -> None:
         """Make a turn durable: when this returns, it is on the disk."""
@@ -154,6 +156,19 @@ class SqliteLog:
                 self._write_table(state.flush)
                 execute("DELETE FROM redo WHERE turn < ?", (redo_from,))
             self._redo_from = redo_from
+
+    def accepted(self, first: int, last: int) -> Iterator[tuple[int, list[bytes]]]:
+        """Read the events of each turn that accepted any, from turn ``last`` back to turn ``first``."""
+        query = "SELECT position, data, crc FROM events WHERE position BETWEEN ? AND ? ORDER BY position DESC LIMIT ?"
+        while True:
+            with _foreign(self.path):
+                rows = self._connection.execute(query, (first, last, ROWS_READ)).fetchall()
+            for position, data, crc in rows:
+                checked = _checked(self.path, "events", position, data, crc)
+                yield position, [bytes(event) for event in _decode_array(checked)]
+                last = position - 1
+            if len(rows) < ROWS_READ:
+                return
 
     def close(self) -> None:
         """Close the file and give the lock back. Closing again does nothing."""

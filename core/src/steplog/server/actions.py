@@ -1,22 +1,26 @@
 """What the API does besides accepting events: it sends a signal, it starts one function (spec: events.md §3)."""
 
 import os
+from collections.abc import Callable
+from typing import TypeVar
 
 import msgspec
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from steplog import json_text
 from steplog.engine.events import INVOKED_EVENT, accept_event
 from steplog.engine.functions import DEFAULT_ENV
-from steplog.engine.operations import EventOut
+from steplog.engine.operations import EventOut, signal_problem
+from steplog.errors import EventInvalid
 from steplog.server.backend import Backend
 from steplog.server.config import ServerConfig
-from steplog.server.http import BodyTooLarge, encode, read_body
+from steplog.server.http import BodyTooLarge, Held, Intake, encode, read_body
 from steplog.server.ingest import ENTROPY_BYTES, InternalIds
 from steplog.server.validation import Validation
 
-MOST_SIGNAL_CHARACTERS = 256
+T = TypeVar("T")
 _NULL = msgspec.Raw(b"null")
 
 
@@ -46,17 +50,15 @@ _decode_call = msgspec.json.Decoder(_Call).decode
 class Actions:
     """Endpoints of the REST API that change something."""
 
-    def __init__(self, backend: Backend, config: ServerConfig, validation: Validation | None) -> None:
-        self._backend, self._config, self._validation = backend, config, validation
+    def __init__(self, backend: Backend, config: ServerConfig, validation: Validation | None, intake: Intake) -> None:
+        self._backend, self._config, self._validation, self._intake = backend, config, validation, intake
 
     async def signal(self, request: Request) -> Response:
         """``POST /v1/signals {signal, data}``: 200 with the run that goes on, 404 where nobody waits (REST-16)."""
-        try:
-            given = _decode_signal(await self._body(request))
-        except msgspec.MsgspecError as error:
-            raise HTTPException(400, f'the body must be {{"signal": "…", "data": …}}: {error}') from error
-        if not 0 < len(given.signal) <= MOST_SIGNAL_CHARACTERS:
-            raise HTTPException(400, f"a signal's name has 1 to {MOST_SIGNAL_CHARACTERS} characters")
+        given = _read(await self._body(request), _decode_signal, '{"signal": "…", "data": …}')
+        problem = signal_problem(given.signal)
+        if problem is not None:
+            raise HTTPException(400, f"the signal's name {problem}")
         resumed = await self._backend.signal(given.signal, bytes(given.data))
         if resumed is None:
             raise HTTPException(404, f"no run waits for the signal {given.signal!r}")
@@ -70,10 +72,7 @@ class Actions:
         function: str = request.path_params["function"]
         if not self._backend.is_function(function):
             raise HTTPException(404, f"there is no function {function[:100]!r}; its id is <app>-<function>")
-        try:
-            call = _decode_call(await self._body(request) or b"{}")
-        except msgspec.MsgspecError as error:
-            raise HTTPException(400, f'the body must be {{"data": {{…}}}}: {error}') from error
+        call = _read(await self._body(request) or b"{}", _decode_call, '{"data": {…}}')
         data = b"{}" if call.data == _NULL else bytes(call.data)
         if not data.startswith(b"{"):
             raise HTTPException(400, f"data is {data[:40].decode(errors='replace')}, it must be an object")
@@ -93,7 +92,22 @@ class Actions:
     async def _body(self, request: Request) -> bytes:
         length = request.headers.get("content-length")
         limit = self._config.event_size_bytes
+        held = Held(self._intake)
         try:
-            return await read_body(request.receive, int(length) if length else None, limit)
+            return await read_body(request.receive, int(length) if length else None, limit, held)
         except BodyTooLarge as error:
             raise HTTPException(413, str(error)) from error
+        finally:
+            held.release()
+
+
+def _read(body: bytes, decode: Callable[[bytes], T], shape: str) -> T:
+    """Read a body, and check what is stored of it. Raises 400 for what is not of the shape."""
+    try:
+        given = decode(body)
+        json_text.check(body)
+    except (msgspec.MsgspecError, EventInvalid, UnicodeDecodeError) as error:
+        raise HTTPException(400, f"the body must be {shape}: {error}") from error
+    except RecursionError as error:
+        raise HTTPException(400, json_text.TOO_DEEP) from error
+    return given

@@ -8,8 +8,10 @@ from uuid import UUID, uuid5
 
 import msgspec
 
+from steplog import __version__
 from steplog.engine.operations import ErrorInfo
-from steplog.engine.records import RunRef, Skip
+from steplog.engine.records import RunRef, Skip, StepRef
+from steplog.errors import wire_name
 from steplog.history.views import AttemptView, EventView, RunState, RunView, StepView, WaitsFor
 
 ACCOUNT_ID = "00000000-0000-4000-a000-000000000000"
@@ -26,6 +28,17 @@ _STATUS: dict[RunState, str] = {
 }
 
 _encode = msgspec.json.Encoder().encode
+
+
+class Health(msgspec.Struct, frozen=True, kw_only=True):
+    """That the server answers, and who it is: by this the next one that wants its port knows it."""
+
+    status: int = 200
+    message: str = "OK"
+    steplog: str = __version__
+    mode: str  # dev or start
+    apps: tuple[str, ...]  # their ids; none in ``start``, where anybody may ask
+    since: str
 
 
 class Metadata(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,7 +65,7 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
-    """A run. ``output`` of a failed one is its error."""
+    """A run. ``output`` of a failed one is its error, with the wire's name (GAP-20)."""
 
     run_id: str
     run_started_at: str  # when it was scheduled (REST-12)
@@ -61,7 +74,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     state: RunState
     function_id: str
     function: str
-    function_version: int = 1
+    function_version: int  # counts the function's configurations (FN-22)
     environment_id: str = ENVIRONMENT_ID
     event_id: str | None
     batch_id: None = None
@@ -69,12 +82,13 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     cron: None = None
     output: msgspec.Raw | None
     app: str
-    version: str | None
+    version: str | None  # the app's
     due_at: str | None  # it starts then, where its event lies in the future
     started_at: str | None  # when it was dispatched first
     retry_at: str | None  # of the function's own code
     next_step: str | None  # what it waits for soonest, and until when
     next_at: str | None
+    next_state: str | None  # waiting; errored: it tries it again
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,6 +100,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     started_at: str | None
     ended_at: str | None
     retry_at: str | None
+    max_attempts: int | None  # where another one follows
     output: msgspec.Raw | None
     error: ErrorInfo | None
 
@@ -133,6 +148,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     duplicate: bool
     runs: tuple[RunRef, ...]
     skipped: tuple[Skip, ...]
+    resumed: tuple[StepRef, ...]  # whose wait it has ended
 
 
 def rfc3339(at_ms: int) -> str:
@@ -147,13 +163,14 @@ def function_uuid(function: str) -> str:
 
 def run(view: RunView) -> Run:
     """Show a run."""
-    output = view.output if view.error is None else msgspec.Raw(_encode(view.error))
+    output = view.output if view.error is None else _as_output(view.error)
     return Run(
         run_id=view.id, run_started_at=rfc3339(view.scheduled_ms), ended_at=_time(view.ended_ms),
         status=_STATUS[view.state], state=view.state, function_id=function_uuid(view.function), function=view.function,
-        event_id=view.events[0] if view.events else None, output=output, app=view.app, version=view.version,
-        due_at=_time(view.due_ms), started_at=_time(view.started_ms), retry_at=_time(view.retry_at_ms),
-        next_step=view.next_step, next_at=_time(view.next_ms),
+        function_version=view.function_version, event_id=view.events[0] if view.events else None, output=output,
+        app=view.app, version=view.version, due_at=_time(view.due_ms), started_at=_time(view.started_ms),
+        retry_at=_time(view.retry_at_ms), next_step=view.next_step, next_at=_time(view.next_ms),
+        next_state=view.next_state,
     )  # fmt: skip
 
 
@@ -169,8 +186,12 @@ def event(view: EventView) -> Event:
     return Event(
         internal_id=view.internal_id, source=view.source, received_at=rfc3339(view.received_ms), id=view.id,
         name=view.name, data=view.data, user=view.user, ts=view.ts_ms, v=view.v, duplicate=view.is_duplicate,
-        runs=view.runs, skipped=view.skipped,
+        runs=view.runs, skipped=view.skipped, resumed=view.resumed,
     )  # fmt: skip
+
+
+def _as_output(error: ErrorInfo) -> msgspec.Raw:
+    return msgspec.Raw(_encode(msgspec.structs.replace(error, name=wire_name(error.name))))
 
 
 def _step(view: StepView) -> Step:
@@ -185,7 +206,8 @@ def _step(view: StepView) -> Step:
 def _attempt(view: AttemptView) -> Attempt:
     return Attempt(
         attempt=view.attempt, outcome=view.outcome, at=rfc3339(view.at_ms), started_at=_time(view.started_ms),
-        ended_at=_time(view.ended_ms), retry_at=_time(view.retry_at_ms), output=view.output, error=view.error,
+        ended_at=_time(view.ended_ms), retry_at=_time(view.retry_at_ms), max_attempts=view.max_attempts,
+        output=view.output, error=view.error,
     )  # fmt: skip
 
 

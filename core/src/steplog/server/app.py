@@ -13,6 +13,7 @@ from steplog.server.config import ServerConfig
 from steplog.server.event_api import PATH, EventApi
 from steplog.server.http import (
     Disconnected,
+    Intake,
     Message,
     Problem,
     Receive,
@@ -41,8 +42,9 @@ class Application:
     def __init__(self, backend: Backend, config: ServerConfig) -> None:
         keys = Keys(config)
         validation = None if config.typed is None else Validation(config.typed, backend.ask)
-        self._event_api = EventApi(backend, config, keys, validation)
-        self._rest = RestApi(backend, keys, Actions(backend, config, validation))
+        intake = Intake(config.intake_bytes)
+        self._event_api = EventApi(backend, config, keys, validation, intake)
+        self._rest = RestApi(backend, keys, Actions(backend, config, validation, intake), config)
         self._rest_app = self._rest.application(self._event_api)
         self._headers = common_headers(is_dev=config.is_dev)
         self._names = {name.lower().encode() for name in (*LOCAL_NAMES, *config.allow_hosts)} if config.is_dev else None

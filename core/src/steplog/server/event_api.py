@@ -13,6 +13,8 @@ from steplog.server.config import ServerConfig
 from steplog.server.http import (
     BodyTooLarge,
     Headers,
+    Held,
+    Intake,
     Receive,
     Scope,
     Send,
@@ -39,18 +41,24 @@ class Accepted(msgspec.Struct, frozen=True, omit_defaults=True):
 class EventApi:
     """Accepts events."""
 
-    def __init__(self, backend: Backend, config: ServerConfig, keys: Keys, validation: Validation | None) -> None:
-        self._backend, self._config, self._keys, self._validation = backend, config, keys, validation
+    def __init__(
+        self, backend: Backend, config: ServerConfig, keys: Keys, validation: Validation | None, intake: Intake
+    ) -> None:
+        self._backend, self._config, self._keys = backend, config, keys
+        self._validation, self._intake = validation, intake
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request. Raises ``Disconnected`` where nobody is left to be answered."""
+        held = Held(self._intake)
         try:
-            answer = await self._accept(scope, receive)
+            answer = await self._accept(scope, receive, held)
         except (Overloaded, LogUnavailable, TypesUnavailable) as error:
             answer = Accepted([], 503, str(error))
+        finally:
+            held.release()
         await answer_json(send, answer.status, encode(answer), RETRY_AFTER if answer.status == 503 else [])
 
-    async def _accept(self, scope: Scope, receive: Receive) -> Accepted:
+    async def _accept(self, scope: Scope, receive: Receive, held: Held) -> Accepted:
         problem = self._keys.event_key_problem(scope["path"].removeprefix(PATH))
         if problem is not None:
             return Accepted([], *problem)
@@ -65,7 +73,7 @@ class EventApi:
                     [], 415, f"Content-Encoding {value.decode('latin1')} is not understood; send plain JSON"
                 )
         try:
-            body = await read_body(receive, content_length, self._config.request_size_bytes)
+            body = await read_body(receive, content_length, self._config.request_size_bytes, held)
         except BodyTooLarge as error:
             return Accepted([], 413, str(error))
         parsed = (

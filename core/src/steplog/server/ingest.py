@@ -10,12 +10,12 @@ from typing import Self
 
 import msgspec
 
+from steplog import json_text
 from steplog.engine.events import accept_event, check_name, check_ts
 from steplog.engine.ids import MAX_ULID_MS, encode_ulid, ulid
 from steplog.engine.messages import EventAccepted
 from steplog.engine.operations import EventOut
 from steplog.errors import EventInvalid, EventTooLarge
-from steplog.server import json_text
 
 MOST_EVENTS = 5_000  # LIM-07
 ENTROPY_BYTES = 10
@@ -134,7 +134,7 @@ def read_event(text: bytes, limit_bytes: int) -> EventOut:
     try:
         event = _decode_event(text)
     except RecursionError as error:
-        raise EventInvalid(f"JSON is nested deeper than {json_text.MAX_DEPTH}") from error
+        raise EventInvalid(json_text.TOO_DEEP) from error
     except UnicodeDecodeError as error:
         raise EventInvalid("JSON is not UTF-8") from error
     except msgspec.MsgspecError as error:

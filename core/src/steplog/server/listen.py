@@ -32,7 +32,8 @@ async def serve(
     """
     config = uvicorn.Config(
         app, http=protocol(patience), ws="none", loop="none", lifespan="off", access_log=False, log_config=None,
-        log_level="warning", server_header=False, proxy_headers=False, timeout_keep_alive=KEEP_ALIVE_S,
+        log_level="error",  # what clients do wrong, a thousand times a second if they like, is answered and not logged
+        server_header=False, proxy_headers=False, timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=grace_s, backlog=BACKLOG,
     )  # fmt: skip
     server = _Server(config)

@@ -1,4 +1,4 @@
-"""Ends connections whose request arrives too slowly, or whose head is too large; uvicorn waits for ever (fault I3).
+"""Ends connections whose client sends or reads too slowly, or whose head is too large; uvicorn waits for ever (I3).
 
 A request that is there at once, as nearly all are, costs no timer. A body's size is bounded where it is read.
 """
@@ -11,11 +11,13 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 
 class Patience(msgspec.Struct, frozen=True, kw_only=True):
-    """How long a client may take to send a request, and how large its head may be."""
+    """How long a client may take to send a request and to read the answer, how large a head may be, how many come."""
 
     head_s: float = 10.0
     body_s: float = 30.0
+    answer_s: float = 60.0
     head_bytes: int = 64 << 10
+    connections: int = 8_192  # at once; further ones are closed as they come
 
 
 def protocol(patience: Patience) -> type[asyncio.Protocol]:
@@ -32,13 +34,18 @@ class _Connection(HttpToolsProtocol):
     _expects: Literal["head", "body"] | None = "head"
     _head_bytes = 0
     _deadline: asyncio.TimerHandle | None = None
+    _unread: asyncio.TimerHandle | None = None  # while the client leaves an answer unread
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        if len(self.connections) > self._patience.connections:
+            transport.abort()
+            return
         self._watch("head")
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._unwatch()
+        self._forget_unread()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -64,6 +71,19 @@ class _Connection(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         self._expects = None
         super().on_message_complete()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._unread = self.loop.call_later(self._patience.answer_s, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        self._forget_unread()
+        super().resume_writing()
+
+    def _forget_unread(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
 
     def _watch(self, what: Literal["head", "body"]) -> None:
         wait_s = self._patience.head_s if what == "head" else self._patience.body_s

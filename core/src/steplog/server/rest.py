@@ -25,6 +25,7 @@ from steplog.server import answers
 from steplog.server.actions import Actions
 from steplog.server.auth import Keys
 from steplog.server.backend import Backend
+from steplog.server.config import ServerConfig
 from steplog.server.event_api import PATH, RETRY_AFTER, EventApi
 from steplog.server.http import Problem, encode
 
@@ -39,8 +40,12 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 class RestApi:
     """Answers reads. ``stop`` ends the waiting for runs."""
 
-    def __init__(self, backend: Backend, keys: Keys, actions: Actions) -> None:
+    def __init__(self, backend: Backend, keys: Keys, actions: Actions, config: ServerConfig) -> None:
         self._backend, self._keys, self._actions = backend, keys, actions
+        self._is_well = answers.Health(
+            mode="dev" if config.is_dev else "start", apps=config.apps if config.is_dev else (),
+            since=answers.rfc3339(config.since_ms),
+        )  # fmt: skip
         self._stopping = asyncio.Event()
 
     def stop(self) -> None:
@@ -52,7 +57,7 @@ class RestApi:
         app = Starlette(
             routes=[
                 Route("/", _root),
-                Route("/health", _health),
+                Route("/health", self._health),
                 Route(PATH + "{key:path}", event_api, methods=["POST"]),
                 Route("/v1/events/{id}", self._guarded(self._event)),
                 Route("/v1/events/{id}/runs", self._guarded(self._runs_of_event)),
@@ -72,6 +77,9 @@ class RestApi:
         )
         app.router.redirect_slashes = False
         return app
+
+    async def _health(self, _: Request) -> Response:
+        return _json(self._is_well)
 
     async def _event(self, request: Request) -> Response:
         event_id = _ulid(request)
@@ -133,10 +141,6 @@ class RestApi:
 
 async def _root(_: Request) -> Response:
     return PlainTextResponse(f"steplog {__version__}\n")
-
-
-async def _health(_: Request) -> Response:
-    return _json({"status": 200, "message": "OK"})
 
 
 def _ulid(request: Request) -> str:

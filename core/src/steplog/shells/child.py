@@ -11,6 +11,7 @@ import socket
 import sys
 from collections.abc import Sequence
 
+from steplog.diagnostics import log_to_stderr, wants_json
 from steplog.engine.effects import Effect
 from steplog.engine.functions import Registry
 from steplog.engine.messages import EventAccepted
@@ -81,6 +82,7 @@ class Child:
 
     async def _run(self, frame: Open) -> None:
         log_path, history_path = paths_of(frame)
+        log_to_stderr(as_json=frame.server is not None and wants_json(is_dev=frame.server.is_dev))
         log = await self._open_log(frame)
         turns = Turns(
             log, Registry(frame.functions), frame.config, deliver=self._deliver, on_lost=self._unavailable,

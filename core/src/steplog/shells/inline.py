@@ -9,16 +9,13 @@ from collections.abc import Callable
 from contextvars import Context
 
 from steplog.drivers.loop import UsersLoop
-from steplog.engine import keys
+from steplog.engine.backoffs import has_backoff
 from steplog.engine.effects import Effect
-from steplog.engine.functions import EngineConfig, Registry
-from steplog.engine.messages import Drain, Message, TimerFired
+from steplog.engine.functions import DEFAULT_ENV, EngineConfig, Registry
+from steplog.engine.messages import Drain, Message, RetryNow
 from steplog.engine.processor import Processor
-from steplog.engine.run import WAITING, Run
 from steplog.errors import LogUnavailable
 from steplog.turns import Log
-
-_TIMERS = bytes([keys.TIMER])
 
 
 class VirtualClock:
@@ -102,15 +99,10 @@ class InlineEngine:
         """Let every attempt that waits for its back-off come now, while the clock stands. Returns whether any did."""
         processor = self._processor
         assert processor is not None, "open() comes first"
-        runs = processor.engine.runs
-        fired: list[Message] = []
-        for key, _ in processor.engine.state.scan(_TIMERS, 1 << 30):
-            owner, step = keys.timer_owner(key)
-            run, due_ms = runs.get(owner), keys.timer_due_ms(key)
-            if run is not None and _is_backoff(run, step, due_ms):
-                fired.append(TimerFired(run=owner, step=step, due_ms=due_ms))
-        self.post(fired)
-        return bool(fired)
+        if not has_backoff(processor.engine.state, processor.engine.runs, DEFAULT_ENV):
+            return False
+        self.post([RetryNow(env=DEFAULT_ENV)])
+        return True
 
     def kill(self) -> None:
         """End as a killed process does: what is not committed is gone, and nothing is handed back."""
@@ -143,11 +135,3 @@ class InlineEngine:
         self.turns += 1
         self._receive(processor.committed())
         await asyncio.sleep(0)  # what the driver does now is of the next turn
-
-
-def _is_backoff(run: Run, step: bytes, due_ms: int) -> bool:
-    """Whether this timer of an open run ends a wait for another attempt, not a sleep or a start in the future."""
-    if step == keys.NO_STEP:
-        return run.head.state == WAITING and run.head.due_ms == due_ms
-    state = run.steps.get(step)
-    return state is not None and state.state == "errored" and state.due_ms == due_ms

@@ -1,4 +1,4 @@
-"""``trigger``: a function called once, without an engine (PY-55, PY-56). Nothing is recorded, retried or waited for."""
+"""``trigger``: one run of a function, without an engine (PY-55, PY-56). Attempts follow at once, nothing waits."""
 
 import asyncio
 import inspect
@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from enum import StrEnum
+from functools import partial
 from logging import Logger, getLogger
 from typing import Any, Generic
 from uuid import UUID
@@ -16,8 +17,9 @@ from typing_extensions import TypeVar
 
 from steplog.context import Context, ContextSync
 from steplog.drivers.config import LocalConfig
+from steplog.drivers.failures import describe_error
 from steplog.engine.events import accept_event
-from steplog.engine.functions import DEFAULT_ENV
+from steplog.engine.functions import DEFAULT_ENV, FunctionSpec
 from steplog.engine.ids import step_wire_id, ulid
 from steplog.errors import StepError, SteplogError
 from steplog.event import Event
@@ -52,14 +54,16 @@ class Triggered(msgspec.Struct, Generic[B], kw_only=True):
 def trigger(
     function: Function[A, B], event: Event[A] | Sequence[Event[A]], *, step_stubs: Mapping[str, Any] | None = None
 ) -> Triggered[B]:
-    """Call a function once with an event, or several, and return how it ended.
+    """Call a function with an event, or several, and return how it ended.
 
-    A step without a stub runs its body once; a failure is a ``StepError`` at once. Sleeps take no time, ``send_event``
-    sends nothing and gives ids of zeros, ``ctx.run_id`` is ``test``.
+    A step without a stub runs its body, again at once while it fails and has attempts left; so does the function, over
+    the results that its steps have had. Sleeps take no time, ``send_event`` sends nothing and gives ids of zeros,
+    ``ctx.run_id`` is ``test``.
 
     Raises ``UnstubbedStepError`` for a step that waits for somebody else (an event, another function) and has no stub.
     """
-    run = _OneShot(Stubs(function.id, step_stubs or {}), getLogger(function.handler.__module__))
+    stubs = Stubs(function.id, step_stubs or {})
+    run = _OneShot(function.spec, stubs, getLogger(function.handler.__module__))
     bodies = _bodies([event] if isinstance(event, Event) else event)
     with ThreadPoolExecutor(1) as thread:  # of its own, because the caller's may run an event loop
         call = thread.submit(copy_context().run, _call, function, run, bodies)
@@ -70,18 +74,20 @@ def trigger(
 
 def _call(function: Function[Any, B], run: "_OneShot", bodies: tuple[bytes, ...]) -> Triggered[B]:
     with asyncio.Runner() as runner:
-        try:
-            if function.is_async:
-                context: Any = Context(run, bodies, function.event_types)
-                output = runner.run(_awaited(_handle(function, context)))
-            else:
-                context = ContextSync(
-                    run, bodies, function.event_types, blocking=lambda step: runner.run(_awaited(step))
-                )
-                output = _handle(function, context)
-            return Triggered(status=Status.COMPLETED, output=output)
-        except Exception as error:  # noqa: BLE001 - user code
-            return Triggered(status=Status.FAILED, error=error)
+        while True:
+            try:
+                if function.is_async:
+                    context: Any = Context(run, bodies, function.event_types)
+                    output = runner.run(_awaited(_handle(function, context)))
+                else:
+                    context = ContextSync(
+                        run, bodies, function.event_types, blocking=lambda step: runner.run(_awaited(step))
+                    )
+                    output = _handle(function, context)
+                return Triggered(status=Status.COMPLETED, output=output)
+            except Exception as error:  # noqa: BLE001 - user code
+                if run.problem is not None or not run.begins_again(error):
+                    return Triggered(status=Status.FAILED, error=error)
 
 
 def _handle(function: Function[Any, Any], context: Any) -> Any:
@@ -118,14 +124,24 @@ class _Body(CurrentStep):
 
 
 class _OneShot:
-    """Carries out the steps of one call (``steplog.step.StepRunner``)."""
+    """Carries out the steps of one run (``steplog.step.StepRunner``)."""
 
-    def __init__(self, stubs: Stubs, logger: Logger) -> None:
-        self.run_id, self.attempt, self.logger = RUN_ID, 0, logger
+    def __init__(self, function: FunctionSpec, stubs: Stubs, logger: Logger) -> None:
+        self.app_id, self.run_id, self.attempt, self.logger = function.app, RUN_ID, 0, logger
         self.problem: SteplogError | None = None  # of the test itself, whatever the function makes of it
-        self._stubs = stubs
+        self._retries, self._stubs = function.retries, stubs
+        self._recorded: dict[tuple[str, int], bytes | StepError] = {}  # by id and occurrence
         self._counts: Counter[str] = Counter()
         self._uuids = 0
+
+    def begins_again(self, error: Exception) -> bool:
+        """Whether the function is called again after an error of its own; what its steps gave stays."""
+        if self.attempt >= self._retries or describe_error(error, EVENT_MS).is_final:
+            return False
+        self.attempt += 1
+        self._counts.clear()
+        self._uuids = 0
+        return True
 
     def now_ms(self) -> int:
         return EVENT_MS
@@ -140,7 +156,7 @@ class _OneShot:
     ) -> Any:  # fmt: skip
         stub = self._stubs.find(step_id)
         body = handler if stub is MISSING else standing_for(handler, stub)
-        return await self._execute(step_id, body, args, kwargs, options.decode if options else None)
+        return await self._execute(step_id, body, args, kwargs, options or StepOptions())
 
     async def sleep(self, step_id: str, *, until_ms: int | None, for_ms: int | None) -> None:
         await self._play(step_id, None)
@@ -164,28 +180,54 @@ class _OneShot:
         stub = self._stubs.find(step_id)
         if stub is MISSING and default is MISSING:
             raise self._complain(UnstubbedStepError(step_id))
-        return default if stub is MISSING else await self._execute(step_id, giving(stub), (), {}, decode)
+        if stub is MISSING:
+            return default
+        return await self._execute(step_id, giving(stub), (), {}, StepOptions(decode=decode))
 
     async def _execute(
         self, step_id: str, handler: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any],
-        decode: Decode | None,
+        options: StepOptions,
     ) -> Any:  # fmt: skip
         outer = STEP.get()
         if outer is not None:
             raise self._complain(SteplogError(f"step {step_id!r} is called inside of step {outer.step_id!r}"))
-        signature, occurrence = signature_of(handler), self._counts[step_id]
+        occurrence, decode = self._counts[step_id], options.decode or signature_of(handler).decode
         self._counts[step_id] += 1
-        token = STEP.set(_Body(step_id, occurrence))
-        try:
-            value = handler(*args, **kwargs)
-            value = await value if inspect.isawaitable(value) else value
-            return load(dump(value, step_id, _LIMITS.output_bytes), decode or signature.decode, step_id)
-        except Exception as error:
-            if error is self.problem:
-                raise
-            raise StepError(str(error), type(error).__name__) from error
-        finally:
-            STEP.reset(token)
+        key = (step_id, occurrence)
+        if key not in self._recorded:
+            self._recorded[key] = await self._attempts(
+                _Body(step_id, occurrence), partial(handler, *args, **kwargs), decode, options.retries
+            )
+            self.attempt = 0  # as in a real run (ERR-04)
+        recorded = self._recorded[key]
+        if isinstance(recorded, StepError):
+            raise recorded
+        return load(recorded, decode, step_id)
+
+    async def _attempts(
+        self, step: "_Body", call: Callable[[], Any], decode: Decode, retries: int | None
+    ) -> bytes | StepError:
+        """Run a step's body until it succeeds, or has failed for good."""
+        most = self._retries if retries is None else retries
+        while True:
+            token = STEP.set(step)
+            try:
+                value = call()
+                value = await value if inspect.isawaitable(value) else value
+                data = dump(value, step.step_id, _LIMITS.output_bytes)
+                load(data, decode, step.step_id)
+            except Exception as error:
+                if error is self.problem:
+                    raise
+                if step.attempt >= most or describe_error(error, EVENT_MS).is_final:
+                    failed = StepError(str(error), type(error).__name__)
+                    failed.__cause__ = error
+                    return failed
+                step.attempt += 1
+            else:
+                return data
+            finally:
+                STEP.reset(token)
 
     def _complain(self, problem: SteplogError) -> SteplogError:
         self.problem = self.problem or problem

@@ -3,6 +3,7 @@
 import asyncio
 import http.client
 import json
+from collections.abc import Callable
 from contextlib import closing
 from typing import Any
 
@@ -14,14 +15,17 @@ from steplog.cli.output import echo
 
 SEND_S = 30.0  # a reload and a start may lie between
 
-_KEYS = "s send the last event again · l level: all, runs or problems · ? keys · Ctrl-C stop, twice at once"
+_KEYS = (
+    "s send the last event again · r try again now what waits for its next attempt · "
+    "l level: all, runs or problems · ? keys · Ctrl-C stop, twice at once"
+)
 
 
 class Controls:
-    """Takes keys, on the parent's loop."""
+    """Takes keys, on the parent's loop. ``retry_now`` says whether there was somebody to tell."""
 
-    def __init__(self, url: str, transcript: Transcript) -> None:
-        self._url, self._transcript = url, transcript
+    def __init__(self, url: str, transcript: Transcript, retry_now: Callable[[], bool]) -> None:
+        self._url, self._transcript, self._retry_now = url, transcript, retry_now
         self._sending: set[asyncio.Task[None]] = set()
 
     def press(self, key: str) -> None:
@@ -31,6 +35,10 @@ class Controls:
                 task = asyncio.get_running_loop().create_task(self._send_again())
                 self._sending.add(task)
                 task.add_done_callback(self._sending.discard)
+            case "r":
+                is_told = self._retry_now()
+                what = "what waits for its next attempt has it now" if is_told else "nothing runs at the moment"
+                echo(f"  {what}", err=True)
             case "l":
                 lines = self._transcript.lines
                 lines.level = LEVELS[(LEVELS.index(lines.level) + 1) % len(LEVELS)]

@@ -16,10 +16,15 @@ class Load(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     config: Config
     log_path: str
     sockets: list[int]
+    since_ms: int  # they are bound
 
 
 class OpenLog(msgspec.Struct, frozen=True, tag=True):
     """Open the log, and serve."""
+
+
+class Retry(msgspec.Struct, frozen=True, tag=True):
+    """Try again at once what waits for its next attempt."""
 
 
 class Stop(msgspec.Struct, frozen=True, tag=True):
@@ -71,7 +76,7 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
     text: str
 
 
-Told = Load | OpenLog | Stop
+Told = Load | OpenLog | Retry | Stop
 Said = Loaded | Refused | Serving | Stopping | Failed
 
 decode_told: Callable[[bytes], Told] = msgspec.msgpack.Decoder(Told).decode

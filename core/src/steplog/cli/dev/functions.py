@@ -20,6 +20,7 @@ from steplog.cli.dev.frames import (
     LoadedApp,
     OpenLog,
     Refused,
+    Retry,
     Said,
     Serving,
     Stop,
@@ -29,6 +30,7 @@ from steplog.cli.dev.frames import (
 )
 from steplog.cli.errors import USAGE, describe_load_error
 from steplog.cli.parts import engine_of, node_config
+from steplog.diagnostics import log_to_stderr
 from steplog.drivers.loop import UsersLoop
 from steplog.errors import SteplogError
 from steplog.loading import load_apps
@@ -42,6 +44,7 @@ FOREIGN = ("site-packages", "dist-packages")
 
 def main(control: int, engine: int) -> int:
     """Returns the exit code."""
+    log_to_stderr(as_json=False)
     for number in (signal.SIGINT, signal.SIGTERM):  # the parent is told, and stops this process in order
         signal.signal(number, _ignore)  # SIG_IGN would be inherited by what user code starts
     with socket.socket(fileno=control) as parent, socket.socket(fileno=engine) as connection:
@@ -68,6 +71,7 @@ class _Functions:
         self._load, self._apps = load, apps
         self._opened, self._stopped = asyncio.Event(), asyncio.Event()
         self._drain_s = 0.0
+        self._node: Node | None = None  # while it runs
         self._stream: FrameStream[Told]
 
     async def run(self, parent: socket.socket, connection: socket.socket) -> int:
@@ -88,9 +92,10 @@ class _Functions:
     async def _run(self, connection: socket.socket) -> None:
         engine = engine_of(
             self._load.config, self._apps, Path(self._load.log_path), is_dev=True, sockets=self._load.sockets,
-            connection=connection, on_serving=lambda: self._say(Serving()),
+            connection=connection, on_serving=lambda: self._say(Serving()), since_ms=self._load.since_ms,
         )  # fmt: skip
         async with Node(self._apps, engine, node_config(self._load.config)) as node:
+            self._node = node
             stopped = asyncio.create_task(self._wait_stopped())
             failed = asyncio.create_task(node.failed())
             await asyncio.wait({stopped, failed}, return_when=asyncio.FIRST_COMPLETED)
@@ -98,6 +103,7 @@ class _Functions:
             if not self._stopped.is_set():
                 failed.result()
             failed.cancel()
+            self._node = None
             node.drain_s = self._drain_s
             if node.executing:
                 self._say(Stopping(node.executing))
@@ -112,6 +118,9 @@ class _Functions:
         match frame:
             case OpenLog():
                 self._opened.set()
+            case Retry():
+                if self._node is not None:
+                    self._node.retry_now()
             case Stop(drain_s=drain_s):
                 self._drain_s = drain_s
                 self._stopped.set()

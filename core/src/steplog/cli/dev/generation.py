@@ -11,6 +11,7 @@ from steplog.cli.dev.frames import (
     Loaded,
     OpenLog,
     Refused,
+    Retry,
     Said,
     Serving,
     Stop,
@@ -65,6 +66,10 @@ class Generation:
         self._is_open = True
         self._tell(OpenLog())
         await asyncio.shield(self._serving)
+
+    def retry_now(self) -> None:
+        """Let it try again at once what waits for its next attempt."""
+        self._tell(Retry())
 
     async def ended(self) -> str:
         """Wait until one of the processes has ended by itself, then end the other; says how."""

@@ -93,7 +93,9 @@ class Supervisor:
         self._current, loaded = await self._load_first()
         await self._current.open()
         self._opened_s = time.monotonic()
-        with pressed(Controls(self._dev.url, self._transcript).press) as has_keys:
+        controls = Controls(self._dev.url, self._transcript, self._retry_now)
+        with pressed(controls.press) as has_keys:
+            self._transcript.lines.has_keys = has_keys
             self._dev.announce(loaded, has_keys)
             if not self._dev.is_told:
                 await self._supervise()
@@ -217,6 +219,14 @@ class Supervisor:
         return True
 
     # --- generations
+
+    def _retry_now(self) -> bool:
+        """Let what waits for its next attempt have it; whether a generation serves, to be told."""
+        current = self._current
+        if current is None or current not in self._generations:
+            return False
+        current.retry_now()
+        return True
 
     async def _start(self) -> Generation:
         return await self._connect(spawn(self._sockets))

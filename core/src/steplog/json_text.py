@@ -1,7 +1,8 @@
-"""JSON from outside, checked as text: nothing is built of it, so hostile input costs no memory and little time.
+"""JSON checked as text: nothing is built of it, so hostile input costs no memory and little time.
 
 msgspec checks the grammar where it skips a value, but not the encoding, the depth and the range of numbers. Those are
-checked here, because a value that passed in here must be readable everywhere later.
+checked here, because a value that passed in here must be readable everywhere later: inside records, inside lists of
+them, by other processes and other languages.
 """
 
 import re
@@ -13,6 +14,7 @@ import msgspec
 from steplog.errors import EventInvalid
 
 MAX_DEPTH = 200  # brackets open at once; JSON readers of other languages give up not far above
+TOO_DEEP = f"JSON is nested deeper than {MAX_DEPTH}"
 WHITESPACE = b" \t\n\r"
 _COMMAS_AT_ONCE = 100_000  # as many elements as an array can have and still be split in one go: 8 MB of slices
 
@@ -35,15 +37,23 @@ def check(text: bytes) -> None:
 
     That is: text that is not UTF-8, more than ``MAX_DEPTH`` brackets open at once, a number beyond a double.
     """
+    problem = structure_problem(text)
+    if problem is not None:
+        raise EventInvalid(problem)
+    if _has_large_numbers(text):  # or what looks like them, in a string
+        _check_numbers(_without_strings(text))
+
+
+def structure_problem(text: bytes) -> str | None:
+    """Say why a JSON value, of right grammar, can be put into no record: it is not UTF-8, or nested too deep."""
     if not text.isascii():
         try:
             text.decode()
         except UnicodeDecodeError as error:
-            raise EventInvalid(f"JSON is not UTF-8: byte {error.start} is 0x{text[error.start]:02x}") from error
-    if len(text) > 2 * MAX_DEPTH and text.count(b"[") + text.count(b"{") > MAX_DEPTH:
-        _check_depth(_without_strings(text))
-    if _has_large_numbers(text):  # or what looks like them, in a string
-        _check_numbers(_without_strings(text))
+            return f"JSON is not UTF-8: byte {error.start} is 0x{text[error.start]:02x}"
+    if len(text) > 2 * MAX_DEPTH and text.count(b"[") + text.count(b"{") > MAX_DEPTH and _is_too_deep(text):
+        return TOO_DEEP
+    return None
 
 
 def elements(body: bytes, most: int) -> tuple[list[bytes], str | None]:
@@ -76,7 +86,7 @@ def _elements_one_by_one(body: bytes, most: int) -> tuple[list[bytes], str | Non
                 return found, _located(str(error), position)
             end = position + int(complaint["byte"]) - 1
         except RecursionError:
-            return found, f"JSON is nested deeper than {MAX_DEPTH}"
+            return found, TOO_DEEP
         else:
             return found, "JSON is malformed: the array is not closed"
         if body[end] not in b",]":
@@ -96,10 +106,9 @@ def _located(message: str, position: int) -> str:
     )
 
 
-def _check_depth(bare: bytes) -> None:
-    steps = memoryview(bare.translate(_BRACKETS, _NO_BRACKETS)).cast("b")
-    if max(accumulate(steps), default=0) > MAX_DEPTH:
-        raise EventInvalid(f"JSON is nested deeper than {MAX_DEPTH}")
+def _is_too_deep(text: bytes) -> bool:
+    steps = memoryview(_without_strings(text).translate(_BRACKETS, _NO_BRACKETS)).cast("b")
+    return max(accumulate(steps), default=0) > MAX_DEPTH
 
 
 def _has_large_numbers(text: bytes) -> bool:
