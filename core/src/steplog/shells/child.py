@@ -15,6 +15,7 @@ from steplog.engine.functions import Registry
 from steplog.errors import LogLocked, LogUnavailable, SteplogError
 from steplog.history.process import HistoryProcess
 from steplog.log.sqlite import SqliteLog
+from steplog.log.wal import WalWatch
 from steplog.shells.engine import Service, engine_loop, only, run_engine
 from steplog.shells.frames import (
     AnswerOpen,
@@ -79,7 +80,8 @@ class Child:
             log, Registry(frame.functions), frame.config, deliver=self._deliver, on_lost=self._unavailable,
             on_found=lambda: self._stream.send(Available()), watch_s=WATCH_S,
         )  # fmt: skip
-        services: list[Service] = []
+        wal = WalWatch(log)
+        services: list[Service] = [lambda _: wal.run()]
         if history_path is not None and frame.server is not None:
             from steplog.service import HttpService  # for start-up time: uvicorn and starlette come with it
 
