@@ -22,7 +22,7 @@ class KillLoop(msgspec.Struct, frozen=True, kw_only=True):
     """What happened."""
 
     runs: int
-    kills: dict[str, int]
+    kills: dict[Part, int]
     slowest_start_s: float
     ended_after_s: float
     bodies_again: int

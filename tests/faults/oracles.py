@@ -34,6 +34,12 @@ def journal(log: Path) -> list[records.Record]:
     return found
 
 
+def last_commit(log: Path) -> int:
+    """The number of the newest commit."""
+    with JournalReader(log) as reader:
+        return reader.last_position()
+
+
 class Follower:
     """Counts the ends of runs in a log that is being written, also by one server after the other."""
 

@@ -35,10 +35,15 @@ class Answer(msgspec.Struct, frozen=True):
 class Server:
     """One server after the other on the log in a folder. Leaving the context ends the last one."""
 
-    def __init__(self, folder: Path, functions: Path = SHOP, environment: Mapping[str, str] | None = None) -> None:
-        self.folder, self.log = folder, folder / "log.db"
-        self.effects, self.output = folder / "effects", folder / "output"
-        (folder / "steplog.toml").touch()  # so that no other is read
+    def __init__(
+        self, folder: Path, functions: Path = SHOP, *, around: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:  # fmt: skip
+        """``around``: the folder of what is not on the log's disk."""
+        self.log, around = folder / "log.db", around or folder
+        self.effects, self.output = around / "effects", around / "output"
+        self._config = around / "steplog.toml"
+        self._config.touch()  # so that no other is read
         self._functions = functions
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("STEPLOG_", "INNGEST_"))}
         self._environment = {
@@ -70,7 +75,7 @@ class Server:
         command = [sys.executable, "-m", "steplog", "start", str(self._functions), "--log", f"sqlite:{self.log}"]
         with self.output.open("ab") as output:
             return subprocess.Popen(
-                [*command, "--config", str(self.folder / "steplog.toml"), "--port", "0", *arguments],
+                [*command, "--config", str(self._config), "--port", "0", *arguments],
                 pass_fds=pass_fds, env=self._environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
                 start_new_session=True,
             )  # fmt: skip

@@ -43,6 +43,11 @@ async def ship(ctx: Context) -> int:
     return last
 
 
+@app.function(trigger="order.small")
+async def ship_small(ctx: Context) -> None:
+    await ctx.step.run("only", effect, None)
+
+
 @app.function(trigger="nap")
 async def nap(ctx: Context) -> None:
     await ctx.step.sleep_until("nap", datetime.fromtimestamp(ctx.event.data["due_ms"] / 1000, UTC))

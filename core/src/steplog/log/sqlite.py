@@ -260,7 +260,7 @@ class SqliteLog:
                     )
                 elif version < FORMAT:
                     raise LogCorrupt(str(self.path), f"the file's format, {version},")
-                return connection, bytes.fromhex(_read_log_id(self.path, connection))
+                return connection, bytes.fromhex(_checked_id(self.path, connection))
             except BaseException:
                 connection.close()
                 raise
@@ -296,7 +296,7 @@ class JournalReader:
                 check_same_thread=False,
             )  # fmt: skip
             try:
-                self.log_id = _read_log_id(path, self._connection)
+                self.log_id = _checked_id(path, self._connection)
             except BaseException:
                 self._connection.close()
                 raise
@@ -395,7 +395,11 @@ def _named(key: object) -> str:
         return repr(key)
 
 
-def _read_log_id(path: Path, connection: sqlite3.Connection) -> str:
+def _checked_id(path: Path, connection: sqlite3.Connection) -> str:
+    """Read a log's id. Raises ``LogCorrupt`` where it, or what says how rows are written, is not as it was made."""
+    made = {sql for (sql,) in connection.execute("SELECT sql FROM sqlite_schema")}
+    if not made.issuperset(_SCHEMA):
+        raise LogCorrupt(str(path), "how its tables are made")
     row = connection.execute("SELECT value FROM meta WHERE name = 'log_id'").fetchone()
     if row is None or not isinstance(row[0], str) or not _LOG_ID.fullmatch(row[0]):
         raise LogCorrupt(str(path), "the log's id")

@@ -39,7 +39,7 @@ from steplog.tuning import tune_process
 from steplog.turns import Turns
 
 WATCH_S = 0.000_15  # a step without I/O answers within it; to be woken takes half as long again
-LOCK_S = 3.0  # an engine whose functions were killed needs a moment to notice, and gives the lock back
+LOCK_S = 2.0  # an engine whose functions were killed needs a moment to notice, and gives the lock back
 
 
 class Child:
