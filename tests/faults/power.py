@@ -11,7 +11,7 @@ import msgspec
 from .disk import Writers
 from .oracles import assert_adds_up, assert_whole, stored_events
 
-ORDERS = 20
+ORDERS, MOST_ORDERS = 20, 1_000
 DISKS = 10  # cuts on one disk, before it is read to its end and another is taken
 
 
@@ -61,7 +61,7 @@ class _Disk:
         """Cut the power once, and check what is left; returns how many sectors were lost."""
         shutil.copytree(self._now, self._left)
         told = self._folder / "lost"
-        ended = self._run(self._now, cut_at=operation, seed=seed, told=told, waits_for_runs=1 << 30)
+        ended = self._run(self._now, cut_at=operation, seed=seed, told=told, orders=MOST_ORDERS)
         assert ended["code"] == -signal.SIGKILL, "the fault fired"
         shutil.rmtree(self._now)
         self._left.rename(self._now)

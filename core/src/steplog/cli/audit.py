@@ -65,7 +65,7 @@ def _drawn(report: AuditReport) -> str:
         rows.append((f"missing  {counted(report.missing, 'commit')}", "lost when a backup was restored", True))
     if report.damaged is not None:
         told = f"{report.damaged} damaged rows or pages" if report.damaged else "every row and page as it was written"
-        rows.append(("read     the whole file", told, not report.damaged))
+        rows.append(("read     the file", told, not report.damaged))
     lines = [f"  {left.ljust(22)}→ {right.ljust(50)}  {_mark(holds)}" for left, right, holds in rows]
     lines += [f"    {finding.id}  {finding.problem}" for finding in report.findings]
     return "\n".join(lines)

@@ -407,7 +407,7 @@ def _checked_id(path: Path, connection: sqlite3.Connection) -> str:
 
 
 class _foreign:  # noqa: N801 - reads as a statement
-    """Turn SQLite's errors into ours, at the port."""
+    """Turn SQLite's errors into ours, at the port. ``sqlite3`` cannot even decode some that quote a damaged page."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -415,7 +415,7 @@ class _foreign:  # noqa: N801 - reads as a statement
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        if not isinstance(error, sqlite3.Error):
+        if not isinstance(error, sqlite3.Error | UnicodeDecodeError):
             return
         name = getattr(error, "sqlite_errorname", "SQLITE_CORRUPT")  # without: what it read is not the type it was
         if name == "SQLITE_NOTADB" or name.startswith("SQLITE_CORRUPT"):
