@@ -43,15 +43,15 @@ def die() -> int:
 
 
 class KillingLog(SqliteLog):
-    """Kills its process at a boundary of a commit: of events (``append``), or of results alone (``results``)."""
+    """Kills its process at a boundary of a commit: of one that has events (``append``), or ``results``."""
 
     def __init__(self, path: Path, where: str, what: str, number: int) -> None:
         super().__init__(path)
         self._where, self._what, self._left = where, what, number
 
     async def commit(self, turn: Turn) -> None:
-        what = "append" if turn.events else "results" if any(RESULT in record for record in turn.records) else ""
-        is_it = what == self._what and self._where in ("before", "within", "after")
+        has_results = any(RESULT in record for record in turn.records)
+        is_it = (self._what == "append" and bool(turn.events)) or (self._what == "results" and has_results)
         self._left -= is_it
         is_it = is_it and self._left == 0
         if is_it and self._where == "before":

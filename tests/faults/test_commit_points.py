@@ -11,7 +11,7 @@ RUNS = 100
 
 @pytest.mark.spec("FAULT-A1", "DUR-01", "DUR-13")
 @pytest.mark.parametrize(
-    ("point", "number"), [*((point, 1) for point in POINTS), ("within append", 4), ("after results", 9)]
+    ("point", "number"), [*((point, 1) for point in POINTS), ("within append", 2), ("after results", 4)]
 )
 def test_nothing_is_lost_and_nothing_recorded_runs_again(tmp_path: Path, point: str, number: int) -> None:
     die_and_go_on(tmp_path, point, number, RUNS)

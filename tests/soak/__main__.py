@@ -57,7 +57,7 @@ def points(soak: Soak) -> str:
     for point in commit_points.POINTS:
         folder = soak.folder / point.replace(" ", "-")
         folder.mkdir()
-        commit_points.die_and_go_on(folder, point, chance.randint(1, 10), POINT_RUNS)
+        commit_points.die_and_go_on(folder, point, chance.randint(1, 4), POINT_RUNS)
     return f"{len(commit_points.POINTS)} points, {POINT_RUNS:,} runs each"
 
 
