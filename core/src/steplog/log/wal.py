@@ -14,6 +14,7 @@ from steplog.log.sqlite import WAL_KEPT_BYTES, SqliteLog
 
 WATCH_S = 2.0
 WARNED_BYTES = 64 << 20  # 4 MiB are usual
+SAMPLES, SAMPLE_S = 8, 0.05  # of who reads
 _READ_LOCKS = range(123, 128)  # bytes of the -shm file (sqlite.org/walformat.html, "Locking Matrix")
 _LOCK = re.compile(r"POSIX +ADVISORY +READ +(\d+) [0-9a-f]+:[0-9a-f]+:(\d+) (\d+) (\d+)")
 
@@ -33,11 +34,11 @@ class WalWatch:
         while True:
             await asyncio.sleep(WATCH_S)
             try:
-                self.look()
+                await self.look()
             except LogUnavailable as error:  # commits fail then too, and say so
                 logger.debug("the WAL cannot be written back: %s", error)
 
-    def look(self) -> None:
+    async def look(self) -> None:
         """Look once."""
         size_bytes = self._size_bytes()
         if size_bytes > WAL_KEPT_BYTES and self._log.shrink_wal():
@@ -47,7 +48,7 @@ class WalWatch:
             logger.warning(
                 "%s has grown to %d MiB, because %s in one transaction; end that, and it shrinks by itself. Commits go "
                 "on as long as the disk has space",
-                self._wal, size_bytes >> 20, self._who(),
+                self._wal, size_bytes >> 20, await self._who(),
             )  # fmt: skip
         elif self._warned_bytes and size_bytes < WARNED_BYTES:
             self._warned_bytes = 0
@@ -59,9 +60,13 @@ class WalWatch:
         except FileNotFoundError:
             return 0
 
-    def _who(self) -> str:
-        pids = sorted(readers(self._log.path) - {os.getpid()})
-        return f"process {', '.join(map(str, pids))} reads the log" if pids else "a process has read the log for long"
+    async def _who(self) -> str:
+        """Who reads the log, and goes on: the projector reads it too, for a moment each time."""
+        found = readers(self._log.path) - {os.getpid()}
+        for _ in range(SAMPLES):
+            await asyncio.sleep(SAMPLE_S)
+            found &= readers(self._log.path)
+        return f"process {' and '.join(map(str, sorted(found)))} reads the log" if found else "a process reads the log"
 
 
 def readers(log_path: Path) -> set[int]:
