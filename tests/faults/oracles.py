@@ -40,6 +40,14 @@ def last_commit(log: Path) -> int:
         return reader.last_position()
 
 
+def back_up(log: Path, copy: Path) -> None:
+    """Copy a log while it is written, as ``docs/operations.md`` says."""
+    reading, writing = sqlite3.connect(log), sqlite3.connect(copy)
+    reading.backup(writing)
+    writing.close()
+    reading.close()
+
+
 class Follower:
     """Counts the ends of runs in a log that is being written, also by one server after the other."""
 

@@ -9,11 +9,12 @@ import pytest
 
 from steplog import Event
 from steplog.drivers.loop import UsersLoop
+from steplog.errors import LogCorrupt
 from steplog.log.sqlite import SqliteLog
 from steplog.node import Node
 
 from .damage import app, damage_often, load
-from .oracles import turns
+from .oracles import assert_adds_up, back_up, turns
 
 DAMAGES = 120
 
@@ -29,7 +30,7 @@ def test_no_damage_is_silent(tmp_path: Path) -> None:
 def test_a_damaged_wal_ends_there_and_what_is_missing_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     live = tmp_path / "live" / "log.db"
     with asyncio.Runner(loop_factory=UsersLoop) as runner:
-        runner.run(write_and_copy(live, tmp_path / "cut"))
+        runner.run(write_and_copy(live, tmp_path / "cut", runs=30))
     path = tmp_path / "cut" / "log.db"
     wal = path.with_name("log.db-wal")
     data = bytearray(wal.read_bytes())
@@ -41,8 +42,24 @@ def test_a_damaged_wal_ends_there_and_what_is_missing_is_told(tmp_path: Path, ca
     assert f"commits {restored.first}–{restored.last} are missing" in caplog.text
 
 
-async def write_and_copy(path: Path, to: Path) -> None:
+@pytest.mark.spec("FAULT-C4", "FAULT-C6")
+def test_a_wal_that_was_left_beside_a_restored_file_is_found_by_the_audit(tmp_path: Path) -> None:
+    live = tmp_path / "live" / "log.db"
+    with asyncio.Runner(loop_factory=UsersLoop) as runner:
+        runner.run(write_and_copy(live, tmp_path / "mixed", runs=200, backup=tmp_path / "backup"))
+    assert_adds_up(tmp_path / "backup")
+    mixed = tmp_path / "mixed" / "log.db"
+    mixed.with_name("log.db-shm").unlink()
+    shutil.copy(tmp_path / "backup", mixed)
+    with pytest.raises((LogCorrupt, AssertionError)):
+        assert_adds_up(mixed)
+
+
+async def write_and_copy(path: Path, to: Path, *, runs: int, backup: Path | None = None) -> None:
+    """Copy a log that is open, with its WAL; ``backup``: of its first runs, before the WAL began anew."""
     async with Node([app], lambda: SqliteLog(path)) as node:
-        for n in range(30):
+        for n in range(runs):
             await node.run(Event(name="order", data={"n": 3 * n + 1}))
+            if n == 30 and backup is not None:
+                back_up(path, backup)
         await asyncio.to_thread(shutil.copytree, path.parent, to)

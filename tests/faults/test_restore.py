@@ -1,7 +1,6 @@
 """A copy of the live log is restored, as ``docs/operations.md`` says (faults C4 and C6)."""
 
 import shutil
-import sqlite3
 from collections import Counter
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import pytest
 
 from steplog.engine import records
 
-from .oracles import Follower, assert_adds_up, journal, last_commit, stored_events, turns
+from .oracles import Follower, assert_adds_up, back_up, journal, last_commit, stored_events, turns
 from .server import Server, until
 
 
@@ -22,13 +21,6 @@ def send(server: Server, first: int, end: int) -> None:
         assert server.post(orders(n, n + 10)).status == 200
 
 
-def back_up(log: Path, copy: Path) -> None:
-    reading, writing = sqlite3.connect(log), sqlite3.connect(copy)
-    reading.backup(writing)
-    writing.close()
-    reading.close()
-
-
 @pytest.mark.spec("FAULT-C6", "FAULT-C4")
 def test_a_restored_log_says_once_what_is_missing_and_goes_on(tmp_path: Path) -> None:
     copy = tmp_path / "copy"
@@ -36,6 +28,7 @@ def test_a_restored_log_says_once_what_is_missing_and_goes_on(tmp_path: Path) ->
         server.start()
         send(server, 0, 50)
         back_up(server.log, copy)
+        assert_adds_up(copy)
         follower = Follower(server.log)
         until(lambda: follower.count() == 50)
         send(server, 50, 80)
