@@ -62,7 +62,7 @@ def _drawn(report: AuditReport) -> str:
     if report.dead:
         rows.append((f"cannot be read: {report.dead}", "records that are damaged, or of another format", False))
     if report.missing:
-        rows.append((f"missing  {counted(report.missing, 'commit')}", "lost when a backup was restored", True))
+        rows.append((f"missing  {counted(report.missing, 'commit')}", "lost when a backup was restored", False))
     if report.damaged is not None:
         told = f"{report.damaged} damaged rows or pages" if report.damaged else "every row and page as it was written"
         rows.append(("read     the file", told, not report.damaged))

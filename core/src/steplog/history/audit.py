@@ -72,7 +72,7 @@ class AuditReport(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def is_clean(self) -> bool:
         """Whether everything adds up."""
-        return not (self.unaccounted or self.repeated_steps or self.dead or self.damaged)
+        return not (self.unaccounted or self.repeated_steps or self.dead or self.missing or self.damaged)
 
 
 def audit(
@@ -129,7 +129,7 @@ class Ledger:
 
     def add(self, turn: TurnRecords) -> None:
         """Enter what one turn wrote."""
-        if turn.restored is not None:
+        if turn.restored is not None and self._is_counted(turn.restored.at):
             lost = turn.restored
             self._counts["missing"] += lost.last - lost.first + 1
             self._find(
