@@ -134,6 +134,7 @@ def test_without_functions_events_are_taken_and_open_runs_go_on_later(tmp_path: 
         assert (locked.code, locked.stderr.partition(":")[0]) == (3, "error[log_locked]")
         assert dev.interrupt() == 0
     assert (tmp_path / ".steplog/dev.db.before").exists()
+    assert (tmp_path / ".steplog/dev.db.before.head").exists()
 
 
 def test_who_has_the_port_is_named_and_another_one_proposed(tmp_path: Path) -> None:
