@@ -33,6 +33,7 @@ class StateModel(RuleBasedStateMachine):
         pending_keys=st.integers(0, 5),
         pending_turns=st.integers(1, 6),
         redo_bytes=st.sampled_from((60, 1_000_000)),
+        young_turns=st.integers(1, 4),
         slice_keys=st.integers(1, 3),
         head_keys=st.integers(2, 4),
     )
@@ -272,7 +273,7 @@ def test_a_key_that_waits_too_many_turns_goes_to_the_table() -> None:
 
 def test_a_key_below_too_much_redo_goes_to_the_table() -> None:
     table = MemoryTable()
-    state = State(table, Limits(redo_bytes=1_000, slice_keys=1))
+    state = State(table, Limits(redo_bytes=1_100, slice_keys=1))
     key, other = keys.run(0, bytes(16)), keys.run(0, bytes([1] * 16))
     state.put(key, b"1", new=True)
     parts = []

@@ -28,6 +28,8 @@ from steplog.engine import keys
 PENDING_KEYS = 64_000  # beyond it, slices go to the table: a queue of 50,000 runs need not
 PENDING_TURNS = 4_096  # an older key goes to the table too, so that the redo stays short
 REDO_BYTES = 64 << 20  # likewise; it bounds what is pending as well, and how long a restart takes
+KEY_BYTES = 40  # about
+YOUNG_TURNS = 64  # most keys are gone after so many; the others are what an older turn is remembered by
 SLICE_KEYS = 1_000  # to the table in one turn: fewer cost more than they save, more hold the turn up
 HEAD_KEYS = 1_000  # read into a head at once
 
@@ -62,6 +64,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     pending_keys: int = PENDING_KEYS
     pending_turns: int = PENDING_TURNS
     redo_bytes: int = REDO_BYTES
+    young_turns: int = YOUNG_TURNS
     slice_keys: int = SLICE_KEYS
     head_keys: int = HEAD_KEYS
 
@@ -290,7 +293,7 @@ class State:
         if self._entering:
             self._entered.append((turn, self._sealed_bytes, self._entering))
             self._entering = []
-        self._sealed_bytes += sum(map(len, changes)) + sum(map(len, filter(None, changes.values())))
+        self._sealed_bytes += KEY_BYTES * len(changes) + sum(map(len, filter(None, changes.values())))
         self._forget_gone()
         flush = self._take_slice(turn)
         return Slice(changes, flush, self._entered[0][0] if self._entered else turn + 1)
@@ -320,8 +323,18 @@ class State:
         return sorted(landing.union(rows))
 
     def _forget_gone(self) -> None:
-        """Forget the oldest turns whose keys are all gone, so that the redo reaches back no further than it must."""
-        entered, pending = self._entered, self._pending
+        """Forget the oldest turns whose keys are all gone, so that the redo reaches back no further than it must.
+
+        Of a turn that is no longer young its dead keys are forgotten, which would fill the memory behind one that lives.
+        """
+        entered, pending, place = self._entered, self._pending, -self._limits.young_turns
+        if len(entered) > -place:
+            turn, sealed_bytes, found = entered[place]
+            kept = [key for key in found if key in pending]
+            if kept:
+                entered[place] = turn, sealed_bytes, kept
+            else:
+                del entered[place]
         while entered:
             found = entered[0][2]
             while found and found[-1] not in pending:
