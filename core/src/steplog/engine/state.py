@@ -325,7 +325,7 @@ class State:
     def _forget_gone(self) -> None:
         """Forget the oldest turns whose keys are all gone, so that the redo reaches back no further than it must.
 
-        Of a turn that is no longer young its dead keys are forgotten, which would fill the memory behind one that lives.
+        Of a turn that is no longer young its dead keys are forgotten: they would fill the memory behind one that lives.
         """
         entered, pending, place = self._entered, self._pending, -self._limits.young_turns
         if len(entered) > -place:
