@@ -34,11 +34,11 @@ BROKEN = ErrorInfo(name="Broken", message="as the script has it")
 class LiveRun:
     """A run whose function is alive."""
 
-    def __init__(self, driver: "Driver", world: World, script: Node, dispatch: Dispatch) -> None:
+    def __init__(self, driver: "Driver", world: World, script: Node, names: dict[bytes, str], dispatch: Dispatch) -> None:
         self._driver, self._world, self._script, self._dispatch = driver, world, script, dispatch
         self.run, self.generation = dispatch.run, dispatch.generation
         self.is_over = False
-        self._names = {step_hash(op.id): op.id for op in operations(script)}
+        self._names = names
         self._results = list(dispatch.recorded)
         self._order: dict[str, int] = {}
         self._failed: dict[str, bool] = {}
@@ -211,6 +211,7 @@ class Driver:
 
     def __init__(self, world: World, scripts: dict[str, Node]) -> None:
         self._world, self._scripts = world, scripts
+        self._names = {id_: {step_hash(op.id): op.id for op in operations(script)} for id_, script in scripts.items()}
         self._live: dict[bytes, LiveRun] = {}
 
     def handle(self, effects: Sequence[Effect]) -> None:
@@ -244,7 +245,8 @@ class Driver:
         before = self._live.get(dispatch.run)
         if before is not None:
             before.close()
-        live = LiveRun(self, self._world, self._scripts[dispatch.function], dispatch)
+        function = dispatch.function
+        live = LiveRun(self, self._world, self._scripts[function], self._names[function], dispatch)
         self._live[dispatch.run] = live
         live.go_on()
 

@@ -4,12 +4,15 @@ from random import Random
 
 import msgspec
 
-from steplog.engine.functions import EngineConfig, EventTrigger, FunctionSpec
+from steplog.engine.cron import CatchUp
+from steplog.engine.events import FINISHED_EVENT
+from steplog.engine.functions import CronTrigger, EngineConfig, EventTrigger, FunctionSpec
 from steplog.engine.operations import EventOut
 from steplog.engine.retry import RetryPolicy
 from steplog.engine.state import Limits
 
 from .scripts import DAY, HOUR, MINUTE, SECOND, Author, Node
+from .told import ODD, PERIODS_MS
 
 START_MS = 1_800_000_000_000
 ROOTS, CHILDREN = ("root.a", "root.b", "root.c"), ("child.a", "child.b")
@@ -37,6 +40,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     functions: tuple[FunctionSpec, ...]
     scripts: dict[str, Node]
     groups: tuple[tuple[int, Group], ...]  # (when it is sent, group)
+    signals: tuple[tuple[int, str], ...]  # (when it is sent, from outside, signal)
     config: EngineConfig
     limits: Limits
     calm_ms: int  # from then on nothing goes wrong any more
@@ -55,10 +59,12 @@ def draw(chance: Random) -> Plan:
     crash_chance = chance.choice((0.0, 0.01, 0.05, 0.15))
     calm_ms = START_MS + chance.choice((MINUTE, HOUR, 2 * DAY))
     functions, scripts = _functions(chance, may_kill=crash_chance > 0)
+    functions += _started_by_the_engine(chance, functions, scripts, calm_ms)
     return Plan(
         functions=functions,
         scripts=scripts,
         groups=tuple(_groups(chance, calm_ms)),
+        signals=tuple([(_early(chance, calm_ms), chance.choice("xy")) for _ in range(chance.choice((0, 0, 1, 4)))]),
         config=EngineConfig(
             live_runs=chance.choice((1, 2, 4, 10_000, 10_000)),
             lost_allowance=chance.choice((0, 3)),
@@ -91,7 +97,7 @@ def _functions(chance: Random, *, may_kill: bool) -> tuple[tuple[FunctionSpec, .
     callees = tuple([f"app-{index}" for index, is_root in enumerate(are_roots) if not is_root])
     for index, is_root in enumerate(are_roots):
         names = ROOTS if is_root else CHILDREN
-        triggers = tuple(map(EventTrigger, chance.sample(names, chance.randint(1, 2))))
+        triggers = tuple([EventTrigger(n, chance.choice((None, None, ODD))) for n in chance.sample(names, chance.randint(1, 2))])
         spec = FunctionSpec(id=f"app-{index}", app="app", triggers=triggers, retries=chance.choice((0, 1, 4)))
         specs.append(spec)
         sends, calls = (CHILDREN, callees) if is_root else ((), ())
@@ -100,11 +106,35 @@ def _functions(chance: Random, *, may_kill: bool) -> tuple[tuple[FunctionSpec, .
     return tuple(specs), scripts
 
 
+def _started_by_the_engine(
+    chance: Random, functions: tuple[FunctionSpec, ...], scripts: dict[str, Node], calm_ms: int
+) -> tuple[FunctionSpec, ...]:
+    """Functions for a failure, for every end, and for the ticks of a cron."""
+    specs: list[FunctionSpec] = []
+    if chance.random() < 0.3:
+        specs.append(FunctionSpec(id="app-handler", app="app", retries=0, failure_of=chance.choice(functions).id))
+    if chance.random() < 0.15:
+        specs.append(FunctionSpec(id="app-ends", app="app", retries=0, triggers=(EventTrigger(FINISHED_EVENT),)))
+    if chance.random() < 0.2:
+        cron = next(cron for cron, period_ms in reversed(PERIODS_MS.items()) if period_ms <= calm_ms - START_MS)
+        catch_up: CatchUp = chance.choice(("last", "skip", "all"))
+        trigger = CronTrigger(cron, jitter_ms=chance.choice((0, 20 * SECOND)), catch_up=catch_up)
+        specs.append(FunctionSpec(id="app-cron", app="app", retries=1, triggers=(trigger,)))
+    for spec in specs:
+        scripts[spec.id] = Author(chance, (), (), awaits=ROOTS, may_kill=False).write()
+    return tuple(specs)
+
+
+def _early(chance: Random, calm_ms: int) -> int:
+    """A time before it is calm, rather an early one."""
+    return START_MS + int((calm_ms - START_MS) * chance.random() ** 3)
+
+
 def _groups(chance: Random, calm_ms: int) -> list[tuple[int, Group]]:
     ids = [f"order-{n}" for n in range(4)]
     found: list[tuple[int, Group]] = []
     for index in range(chance.randint(2, 7)):
-        at_ms = START_MS + int((calm_ms - START_MS) * chance.random() ** 3)
+        at_ms = _early(chance, calm_ms)
         events = [_event(chance, at_ms, ids) for _ in range(chance.choice((1, 1, 2, 4)))]
         found.append((at_ms, Group(events, seed=index if chance.random() < 0.2 else None)))
     return found

@@ -5,6 +5,7 @@ a replay does what the live run did, and two drivers cannot disagree.
 """
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from random import Random
 
 import msgspec
@@ -122,15 +123,6 @@ def follow(
     the function's own code raises here.
     """
     match node:
-        case Step() | Nap() | Send() | Wait() | Listen() | Tell() | Call():
-            calls.append(node)
-            place = order.get(node.id)
-            if place is None:
-                return Reached()
-            is_uncaught = failed[node.id] and isinstance(node, Step | Call) and not node.is_caught
-            return Reached(max(at, place), "step" if is_uncaught else None)
-        case Raise():
-            return Reached(at, "code" if raises(node) else None)
         case Sequence(nodes=nodes):
             for inner in nodes:
                 reached = follow(inner, order, failed, raises, calls, at)
@@ -149,6 +141,15 @@ def follow(
             found = [follow(inner, order, failed, raises, calls, at) for inner in branches]
             over = [r for r in found if r.at is not None]
             return min(over, key=lambda r: r.at or 0) if over else Reached()
+        case Raise():
+            return Reached(at, "code" if raises(node) else None)
+        case _:
+            calls.append(node)
+            place = order.get(node.id)
+            if place is None:
+                return Reached()
+            is_uncaught = failed[node.id] and isinstance(node, Step | Call) and not node.is_caught
+            return Reached(max(at, place), "step" if is_uncaught else None)
 
 
 def operations(node: Node) -> list[Operation]:
@@ -162,6 +163,7 @@ def operations(node: Node) -> list[Operation]:
             return [node]
 
 
+@cache
 def step_hash(step_id: str) -> bytes:
     """The key component of a step, as drivers make it."""
     return hash16(step_wire_id(step_id, 0).encode())

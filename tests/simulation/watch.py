@@ -20,6 +20,7 @@ from steplog.engine.processor import Turn
 from steplog.engine.run import QUEUED, RUNNING, TERMINAL, WAITING, RunHead, StepState
 
 from .scripts import SAME, SMALLER, step_hash
+from .told import Told
 
 _decode_record = msgspec.json.Decoder(records.Record).decode
 _decode_event = msgspec.json.Decoder(records.StoredEvent).decode
@@ -67,50 +68,61 @@ class Watch:
 
     def __init__(self, *, retries: dict[str, int], live_runs: int) -> None:
         self._retries, self._live_runs = retries, live_runs
+        self.told = Told(self.expect)
         self.now_ms = 0
         self.state: dict[bytes, bytes] = {}
         self.runs: dict[str, History] = {}
         self.kinds: Counter[str] = Counter()  # of records
         self.live = 0  # runs that are dispatched
-        self._accepted: Counter[str] = Counter()  # internal id → how often it was written
-        self._routed: Counter[str] = Counter()
+        self._accepted: set[str] = set()  # internal ids
+        self._unrouted: Counter[str] = Counter()  # internal id → how often it was written and not routed yet
         self._events: dict[str, records.StoredEvent] = {}  # by internal id
         self._claims: dict[tuple[str, str], tuple[int, str]] = {}  # (function, event id) → when, run
         self._bodies: dict[tuple[str, str], Bodies] = {}
         self._effect_keys: dict[str, tuple[str, str]] = {}
         self._wakes: dict[bytes, set[bytes]] = {}
+        self._dispatched: set[bytes] = set()  # runs with a key of kind ``LIVE``
         self._steps: dict[bytes, dict[bytes, StepState]] = {}
         self._index: dict[bytes, set[bytes]] = {}  # run → keys by which events and signals find its steps
         self._waiting: dict[tuple[str, str], Waiting] = {}  # (run, step) → for what
         self._due: set[tuple[str, str]] = set()  # those that the open turn must end
+        self._now_ms = 0  # of the last commit
+        self._heard_now: list[str] = []  # runs that have gone on with a signal in it
         self._heard = ""  # the run that has gone on with a signal last
 
     def expect(self, is_so: bool, promise: str, otherwise: str) -> None:
         """Raise ``Broken`` where a promise does not hold."""
         if not is_so:
-            raise Broken(f"{promise} at {self.now_ms}: {otherwise}")
+            raise self._broken(promise, otherwise)
+
+    def _broken(self, promise: str, otherwise: str) -> Broken:
+        return Broken(f"{promise} at {self.now_ms}: {otherwise}")
 
     # --- commits
 
     def committed(self, turn: Turn) -> None:
         """A turn is in the log."""
+        self._now_ms = turn.now_ms
+        self._heard_now.clear()
         for event in turn.events:
             stored = _decode_event(event)
-            self._accepted[stored.internal_id] += 1
+            self._accepted.add(stored.internal_id)
+            self._unrouted[stored.internal_id] += 1
             self._events[stored.internal_id] = stored
         for data in turn.records:
             self._read(_decode_record(data))
-        self.expect(self._accepted == self._routed, "P2", "an accepted event was not routed in its own commit")
+        self.expect(not any(self._unrouted.values()), "P2", "an accepted event was not routed in its own commit")
+        self._unrouted.clear()
         due = sorted(self._due & self._waiting.keys())
         self.expect(not due, "STEP-12", f"{due} should have gone on with this commit")
         self._due.clear()
-        signals = Counter([waiting.record.signal for waiting in self._waiting.values()])
-        del signals[msgspec.UNSET]
-        self.expect(max(signals.values(), default=0) < 2, "signal", f"several steps wait for one: {signals}")
+        signals = [w.record.signal for w in self._waiting.values() if w.record.signal is not msgspec.UNSET]
+        self.expect(len(set(signals)) == len(signals), "signal", f"several steps wait for one: {signals}")
         touched = self._change(turn.state.changes)
+        self.told.committed()
         for run in touched:
             self._check_run(run)
-        self.live = sum(key[0] == keys.LIVE and not self._is_terminal(keys.run_of(key)) for key in self.state)
+        self.live = sum(not self._is_terminal(run) for run in self._dispatched)
         self.expect(
             self.live <= self._live_runs, "limit", f"{self.live} runs are live, at most {self._live_runs} may be"
         )
@@ -127,6 +139,7 @@ class Watch:
             ts_ms = self._events[record.events[0]].ts
             due_ms = ts_ms if ts_ms > record.at else None
             self.expect((record.due or None) == due_ms, "EVT-06", f"{record.run} is due at {record.due}, not {due_ms}")
+            self.told.scheduled(record.run, self._events[record.events[0]].name)
             number = self._number(self._events[record.events[0]])
             self.runs[record.run] = History(record.function, due_ms or 0, number)
         run = self.runs[record.run]
@@ -155,13 +168,16 @@ class Watch:
                 self.hit(record.run)
             case records.RunCompleted() | records.RunFailed():
                 run.ended = str(record.__struct_config__.tag)
+                self.told.ended(record)
                 self._end_run(record)
             case _:
                 pass
 
     def _route(self, routed: records.EventRouted) -> None:
-        self._routed[routed.event] += 1
+        self._unrouted[routed.event] -= 1
         self._arrive(self._events[routed.event])
+        invoked = {w.record.child for w in self._waiting.values() if isinstance(w.record.child, str)}
+        self.told.routed(self._events[routed.event], routed, invoked)
         event_id = self._events[routed.event].id
         for run in routed.runs:
             before = self._claims.get((run.function, event_id))
@@ -207,6 +223,7 @@ class Watch:
             self.expect(is_so, "STEP-08", f"{record.step} of {record.run} goes on with {found}, not {waiting.came}")
         elif record.op == "WaitForSignal":
             self._heard = record.run
+            self._heard_now.append(record.run)
 
     def _hear(self, record: records.StepCompleted) -> None:
         """A signal was sent: the step that waits for it has gone on, if there is one."""
@@ -214,6 +231,14 @@ class Watch:
         listening = [key for key, waiting in self._waiting.items() if waiting.record.signal == signal]
         self.expect(not listening, "signal", f"{listening} wait for {signal} on, which was sent")
         self.expect(heard is None or heard == self._heard, "signal", f"{heard} should have heard {signal}")
+
+    def heard(self, signal: str, run_id: str | None) -> None:
+        """The sender of a signal was told, after the last commit, which run has gone on with it."""
+        is_so = run_id is None or run_id in self._heard_now
+        self.expect(is_so, "signal", f"{run_id} is said to have heard {signal}, and has not")
+        waiting = [w.record for w in self._waiting.values() if w.record.signal == signal]
+        is_new = all(record.at == self._now_ms for record in waiting)
+        self.expect(is_new or run_id is not None, "signal", f"nobody has heard {signal}, and {waiting} wait for it")
 
     def _end_run(self, record: records.RunCompleted | records.RunFailed) -> None:
         """Nothing of a run waits any more, and who has invoked it goes on."""
@@ -243,6 +268,8 @@ class Watch:
             else:
                 self.state[key] = value
             kind = key[0]
+            if self.told.changed(key, value):
+                continue
             if kind == keys.RUN:
                 run = key[:21]
                 if keys.is_step(key):
@@ -259,6 +286,8 @@ class Watch:
                 run = keys.timer_owner(key)[0] if kind == keys.TIMER else keys.run_of(key)
                 wakes = self._wakes.setdefault(run, set())
                 (wakes.discard if value is None else wakes.add)(key)
+                if kind == keys.LIVE:
+                    (self._dispatched.discard if value is None else self._dispatched.add)(run)
             else:
                 continue
             touched.add(run)
@@ -269,11 +298,11 @@ class Watch:
         value, place = self.state.get(run), keys.queue(run)
         found, steps = self._wakes.get(run, set()), self._steps.get(run, {})
         if value is None and self.state.get(place):  # it has not begun: its place in the queue holds it
-            self.expect(found == {place} and not steps, "P7", f"{keys.printed(run)} has not begun: {found} {steps}")
+            self.expect(found == {place} and not steps, "P7", f"{run!r} has not begun: {found} {steps}")
             return
         if value is None:
             left = [*found, *steps, *self._index.get(run, ())]
-            self.expect(not left, "P7", f"{keys.printed(run)} is gone and leaves {left}")
+            self.expect(not left, "P7", f"{run!r} is gone and leaves {left}")
             return
         head = _decode_head(value)
         wanted = {keys.timer(step.due_ms, run, name) for name, step in steps.items() if step.due_ms}
@@ -283,16 +312,16 @@ class Watch:
             wanted.add(keys.live(run))
         elif head.state == QUEUED:
             wanted.add(place)
-            self.expect(not self.state.get(place), "P7", f"{keys.printed(run)} is held twice")
+            self.expect(not self.state.get(place), "P7", f"{run!r} is held twice")
         orphan = keys.orphan(head.function, run)
         if head.state == WAITING and orphan in found:
             wanted.add(orphan)
         index = {key for step in steps.values() for key in step.keys if key[0] == keys.WAIT}
         found_index = self._index.get(run, set())
-        self.expect(index == found_index, "P7", f"{keys.printed(run)} is found by {found_index}, not by {index}")
-        printed = sorted(map(keys.printed, found ^ wanted))
-        self.expect(found == wanted, "P7", f"{keys.printed(run)} is {head.state}; keys too many or too few: {printed}")
-        self.expect(bool(wanted), "P7", f"{keys.printed(run)} is {head.state} and nothing wakes it")
+        self.expect(index == found_index, "P7", f"{run!r} is found by {found_index}, not by {index}")
+        if found != wanted or not wanted:  # words cost more than the check
+            printed = sorted(map(keys.printed, found ^ wanted)) or "nothing wakes it"
+            raise self._broken("P7", f"{keys.printed(run)} is {head.state}; keys too many or too few: {printed}")
 
     def _is_terminal(self, run: bytes) -> bool:
         return _decode_head(self.state[run]).state in TERMINAL
@@ -350,7 +379,7 @@ class Watch:
     def answered(self, internal_ids: list[str]) -> None:
         """A sender was told that its events are accepted."""
         for event in internal_ids:
-            self.expect(self._accepted[event] > 0, "P1", f"{event} was answered and is not in the log")
+            self.expect(event in self._accepted, "P1", f"{event} was answered and is not in the log")
 
     # --- the end
 

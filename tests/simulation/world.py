@@ -15,9 +15,10 @@ import msgspec
 from steplog.engine import keys
 from steplog.engine.effects import Answer, Dispatch, Effect, MakeRoom
 from steplog.engine.events import accept_event
-from steplog.engine.functions import DEFAULT_ENV, Registry
+from steplog.engine.functions import DEFAULT_ENV, CronTrigger, FunctionSpec, Registry
 from steplog.engine.ids import encode_ulid, ulid
-from steplog.engine.messages import Drain, Message, OpReported, RunReported, SweepSeen
+from steplog.engine.messages import Drain, Message, OpReported, RunReported, SignalSent
+from steplog.engine.operations import EventOut
 from steplog.engine.processor import Processor, Turn
 from steplog.log.memory import MemoryLog, MemoryTable
 
@@ -81,12 +82,14 @@ class Simulation:
         self._processor: Processor | None = None
         self._driver = Driver(self, plan.scripts)
         self._is_busy = False  # a turn is open or being committed
+        self._is_draining = False  # it ends in order as soon as it can
         self._is_calm = False
         self._missing: str | None = None  # a function that is not registered
         self._turns = self._redo_from = 0
         self._reported_ms: dict[bytes, int] = {}  # when the last report of a run arrives
         self._released_ms = 0  # when the last effects arrive
         self._tickets: dict[int, tuple[Group, list[str]]] = {}
+        self._signals: dict[int, str] = {}  # by their tickets, which are negative
         self._events = 0
         self._spent: Counter[tuple[str, str]] = Counter()
         self._fired: Counter[str] = Counter()
@@ -98,13 +101,15 @@ class Simulation:
         self._start()
         for at_ms, group in plan.groups:
             self._outside(at_ms - START_MS, lambda group=group: self._send(group))  # type: ignore[misc]  # bound now
+        for at_ms, signal in plan.signals:
+            self._outside(at_ms - START_MS, lambda signal=signal: self._signal(signal))  # type: ignore[misc]
         for action in [*[self._crash] * plan.crashes, *[self._drain] * plan.drains]:
             self._outside(self._chance.randrange(plan.calm_ms - START_MS), action)
         self._outside(plan.calm_ms - START_MS, self._calm_down)
         self._come_to_rest()
         self.watch.expect(all(group.is_answered for _, group in plan.groups), "P1", "a sender has no answer")
         self.watch.at_rest()
-        self._outside(3 * DAY, lambda: self._post(SweepSeen(env=DEFAULT_ENV)))
+        self._outside(3 * DAY, lambda: self._send(Group([EventOut(name="nobody.listens", data=b"{}")])))
         self._come_to_rest()
         left = [key for key in self.watch.state if key[0] != keys.PATH]
         self.watch.expect(not left, "state", f"{len(left)} ids outlive their window")
@@ -116,10 +121,15 @@ class Simulation:
         """Do what is due, and let time pass to what is due next, until nothing is."""
         while True:
             processor = None if self._is_busy else self._processor
-            if processor is not None and processor.has_work(self.now_ms):
-                self._decide(processor)
-                continue
-            due_ms = processor.next_due_ms() if processor is not None else None
+            due_ms = None
+            if processor is not None:
+                if self._is_draining:
+                    self._end_in_order(processor)
+                    continue
+                if processor.has_work(self.now_ms):
+                    self._decide(processor)
+                    continue
+                due_ms = processor.next_due_ms()
             if due_ms is not None and (not self._agenda or due_ms < self._agenda[0][0]):
                 self._pass_to(due_ms)
             elif self._agenda:
@@ -155,17 +165,24 @@ class Simulation:
             self._missing = self._chance.choice(self._plan.functions).id
             self.fired("function not registered")
         self._driver = Driver(self, self._plan.scripts)
-        self._read_log()
+        self._read_log(is_counted=True)
 
-    def _read_log(self) -> None:
+    def _read_log(self, *, is_counted: bool) -> None:
+        """Begin with what is committed. ``is_counted``: the process is new; what the last one executed is lost."""
         loaded = finished(self._log.load())
         assert isinstance(loaded.table, MemoryTable), "a log in memory has its table there"
         is_whole = loaded.table.scan(*EVERYTHING) == sorted(self.watch.state.items())
         self.watch.expect(is_whole, "state", "what was read is not what was committed")
-        registry = Registry(f for f in self._plan.functions if f.id != self._missing)
-        self._processor = Processor(loaded, registry, self._plan.config, self._plan.limits)
-        self._processor.recover()
+        functions = self._registered()
+        self.watch.told.register(functions)
+        self._processor = Processor(loaded, Registry(functions), self._plan.config, self._plan.limits)
+        self._processor.recover(is_counted=is_counted)
         self._is_busy = False
+
+    def _registered(self) -> list[FunctionSpec]:
+        """The functions that this process knows; those with a cron lose it when it is calm, or there is no end."""
+        found = [f for f in self._plan.functions if f.id != self._missing]
+        return [msgspec.structs.replace(f, triggers=()) if self._is_calm and _has_cron(f) else f for f in found]
 
     def _decide(self, processor: Processor) -> None:
         """Decide a part of a turn, or all of it."""
@@ -213,6 +230,9 @@ class Simulation:
         effects = processor.committed()
         live = processor.engine.live_runs
         self.watch.expect(live == self.watch.live, "limit", f"the engine counts {live} live runs: {self.watch.live}")
+        for effect in effects:
+            if isinstance(effect, Answer) and effect.ticket in self._signals:
+                self.watch.heard(self._signals.pop(effect.ticket), effect.run_id)
         if len(effects) > 1 and self._strikes("crash among the effects"):
             self._hand_out(effects[: self._chance.randrange(1, len(effects))])
             self._to_driver(lambda: self.kill("crash among the effects"))
@@ -222,7 +242,7 @@ class Simulation:
 
     def _hand_out(self, effects: list[Effect]) -> None:
         for effect in effects:
-            if isinstance(effect, Answer):
+            if isinstance(effect, Answer) and effect.ticket in self._tickets:
                 self._outside(self._hop_ms(), lambda ticket=effect.ticket: self._answer(ticket))  # type: ignore[misc]
         self._to_driver(lambda: self._arrive([e for e in effects if not isinstance(e, Answer)]))
 
@@ -288,31 +308,31 @@ class Simulation:
             self.watch.hit()
 
         self._to_driver(abandon)
-        self._after(self._chance.choice((0, 500)), self._read_log)
+        self._after(self._chance.choice((0, 500)), lambda: self._read_log(is_counted=False))
 
     def _crash(self) -> None:
         if self._processor is not None:
             self.kill("crash at any moment")
 
     def _drain(self) -> None:
-        """End in order: a last commit hands back what is in flight."""
-        processor = self._processor
-        if processor is None or self._is_busy:
-            self._outside(1, self._drain)
-            return
+        self._is_draining = True
+
+    def _end_in_order(self, processor: Processor) -> None:
+        """Hand back what is in flight with a last commit."""
+        self._is_draining = False
         processor.post(Drain())
         while processor.has_work(self.now_ms):
             while not processor.advance(self.now_ms):
                 pass
             self._write(processor.seal())
             for effect in processor.committed():
-                if isinstance(effect, Answer):
+                if isinstance(effect, Answer) and effect.ticket in self._tickets:
                     self._answer(effect.ticket)
         self._end("end in order", 0)
 
     def _calm_down(self) -> None:
         self._is_calm = True
-        if self._missing is not None:
+        if self._missing is not None or any(map(_has_cron, self._plan.functions)):
             self._drain()
 
     # --- the driver's world
@@ -357,6 +377,11 @@ class Simulation:
         self._after(self._hop_ms(), lambda: self._post(*messages))
         self._outside(ANSWER_MS, lambda: self._send_again(group))
 
+    def _signal(self, signal: str) -> None:
+        ticket = -1 - len(self._signals)
+        self._signals[ticket] = signal
+        self._post(SignalSent(env=DEFAULT_ENV, signal=signal, data=b"2", ticket=ticket))
+
     def _send_again(self, group: Group) -> None:
         if not group.is_answered:
             self.fired("event sent again")
@@ -383,6 +408,10 @@ class Simulation:
         if self._trace is not None:
             shown = [d.decode() if isinstance(d, bytes) else str(d) for d in details]
             self._trace("\n".join([f"{self.now_ms - START_MS:>12} {what}", *[f"{'':14}{line}" for line in shown]]))
+
+
+def _has_cron(function: FunctionSpec) -> bool:
+    return any(isinstance(trigger, CronTrigger) for trigger in function.triggers)
 
 
 def finished(work: Coroutine[object, object, T]) -> T:
