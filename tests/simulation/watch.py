@@ -15,6 +15,7 @@ import msgspec
 
 from steplog.engine import keys, records
 from steplog.engine.effects import Dispatch, Recorded
+from steplog.engine.events import RESERVED_PREFIX
 from steplog.engine.ids import decode_ulid
 from steplog.engine.processor import Turn
 from steplog.engine.run import QUEUED, RUNNING, TERMINAL, WAITING, RunHead, StepState
@@ -42,7 +43,10 @@ class History(msgspec.Struct):
     generation: int = 1  # of the last dispatch that the driver got
     recorded: list[Recorded] = []  # in completion order
     ended: str | None = None
+    raised: int = 0  # attempts of the function's own code that failed since the last record
+    lost: int = 0  # starts right after a loss since then
     errors: Counter[str] = msgspec.field(default_factory=Counter)  # step → attempts that failed
+    begun: set[str] = set()  # steps whose bodies have
     retry_at_ms: dict[str, int] = {}
     until_ms: dict[str, int] = {}
 
@@ -60,14 +64,15 @@ class Bodies(msgspec.Struct):
     key: str
     starts: int = 0
     hits: int = 0  # faults that hit it between a start and its record
+    lost: int = 0  # processes lost with it since the run's last record
     is_open: bool = False  # started, and nothing of it is recorded yet
 
 
 class Watch:
     """Everything that is known from outside the engine."""
 
-    def __init__(self, *, retries: dict[str, int], live_runs: int) -> None:
-        self._retries, self._live_runs = retries, live_runs
+    def __init__(self, *, retries: dict[str, int], live_runs: int, lost_allowance: int) -> None:
+        self._retries, self._live_runs, self._lost_allowance = retries, live_runs, lost_allowance
         self.told = Told(self.expect)
         self.now_ms = 0
         self.state: dict[bytes, bytes] = {}
@@ -149,7 +154,9 @@ class Watch:
         self.expect(run.ended is None or is_late, "journal", f"{record.run} goes on after its end: {record}")
         match record:
             case records.RunStarted():
-                self.expect(record.at >= run.due_ms, "EVT-06", f"{record.run} starts before its event's time")
+                self.expect(record.at >= run.due_ms, "EVT-06", f"{record.run} starts before its event's time, or too early again")
+                run.lost += record.reason == "lost"
+                self.expect(run.lost < 2, "P5", f"{record.run} is begun at once again and again, whatever it costs")
             case records.StepCompleted():
                 self._end_wait(record)
                 recorded = Recorded(step_hash(record.step), bytes(record.output), at_ms=record.at)
@@ -160,11 +167,15 @@ class Watch:
             case records.StepErrored():
                 run.errors[record.step] += 1
                 run.retry_at_ms[record.step] = record.retry_at
+                self.expect(record.retry_at >= record.at, "D4", f"{record.step} of {record.run} is due in the past")
                 self._close_body(record.run, record.step)
             case records.StepWaiting():
                 run.until_ms[record.step] = record.until
                 self._waiting[record.run, record.step] = Waiting(record)
             case records.RunErrored():
+                is_so = record.attempt == run.raised < self._retries[run.function]
+                self.expect(is_so, "ERR-04", f"attempt {record.attempt} of {record.run} is errored, its {run.raised}.")
+                run.raised, run.due_ms = run.raised + 1, record.retry_at
                 self.hit(record.run)
             case records.RunCompleted() | records.RunFailed():
                 run.ended = str(record.__struct_config__.tag)
@@ -178,7 +189,9 @@ class Watch:
         self._arrive(self._events[routed.event])
         invoked = {w.record.child for w in self._waiting.values() if isinstance(w.record.child, str)}
         self.told.routed(self._events[routed.event], routed, invoked)
-        event_id = self._events[routed.event].id
+        event_id, name = self._events[routed.event].id, self._events[routed.event].name
+        if name.startswith(RESERVED_PREFIX):
+            self.kinds[f"event.routed {name}"] += 1
         for run in routed.runs:
             before = self._claims.get((run.function, event_id))
             self._claims[run.function, event_id] = (routed.at, run.run)
@@ -257,6 +270,9 @@ class Watch:
         is_first = all(r.step != recorded.step for r in run.recorded)
         self.expect(is_first, "P4", f"{step} of {run_id} is recorded twice")
         run.recorded.append(recorded)
+        run.raised = run.lost = 0
+        for name in run.begun:
+            self._bodies[run_id, name].lost = 0
         self._close_body(run_id, step)
 
     def _change(self, changes: dict[bytes, bytes | None]) -> set[bytes]:
@@ -348,6 +364,7 @@ class Watch:
     def started(self, run_id: str, step: str, attempt: int, key: str) -> int:
         """A step's body begins; returns how often it has begun by now."""
         run = self.runs[run_id]
+        run.begun.add(step)
         body = self._bodies.setdefault((run_id, step), Bodies(key))
         name = f"{step} of {run_id}"
         self.expect(all(r.step != step_hash(step) for r in run.recorded), "P4", f"{name} begins after its record")
@@ -356,17 +373,20 @@ class Watch:
         self.expect(attempt == run.errors[step], "P5", f"{name} begins attempt {attempt}, not {run.errors[step]}")
         self.expect(attempt <= self._retries[run.function], "P5", f"{name} begins attempt {attempt}")
         self.expect(self.now_ms >= run.retry_at_ms.get(step, 0), "P5", f"{name} is tried again too early")
+        most = self._retries[run.function] + self._lost_allowance
+        self.expect(body.lost <= most, "P5", f"{name} begins, which has taken {body.lost} processes with it")
         body.starts += 1
         allowed = 1 + run.errors[step] + body.hits
         self.expect(body.starts <= allowed, "P5", f"{name} begins {body.starts} times, {allowed} were due")
         body.is_open = True
         return body.starts
 
-    def hit(self, run_id: str | None = None) -> None:
-        """The process was lost, or this run's attempt: bodies that were executing may be begun again."""
+    def hit(self, run_id: str | None = None, *, is_counted: bool = False) -> None:
+        """What a run, or all, executed is lost: bodies may be begun again. ``is_counted``: with their process."""
         for (owner, _), body in self._bodies.items():
             if body.is_open and run_id in (None, owner):
                 body.hits += 1
+                body.lost += is_counted
                 body.is_open = False
 
     def _close_body(self, run_id: str, step: str) -> None:

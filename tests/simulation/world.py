@@ -73,7 +73,10 @@ class Simulation:
             plan = msgspec.structs.replace(plan, crashes=0, drains=0, is_partial=False)
         self._plan = plan
         self.evict_after_ms = plan.evict_after_ms
-        self.watch = Watch(retries={f.id: f.retries for f in plan.functions}, live_runs=plan.config.live_runs)
+        self.watch = Watch(
+            retries={f.id: f.retries for f in plan.functions}, live_runs=plan.config.live_runs,
+            lost_allowance=plan.config.lost_allowance,
+        )  # fmt: skip
         self.now_ms = START_MS
         self._agenda: list[tuple[int, int, int, Callable[[], None]]] = []  # (when, number, life, what)
         self._number = 0
@@ -85,7 +88,7 @@ class Simulation:
         self._is_draining = False  # it ends in order as soon as it can
         self._is_calm = False
         self._missing: str | None = None  # a function that is not registered
-        self._turns = self._redo_from = 0
+        self._turns = self._opened_turn = self._redo_from = 0
         self._reported_ms: dict[bytes, int] = {}  # when the last report of a run arrives
         self._released_ms = 0  # when the last effects arrive
         self._tickets: dict[int, tuple[Group, list[str]]] = {}
@@ -165,10 +168,10 @@ class Simulation:
             self._missing = self._chance.choice(self._plan.functions).id
             self.fired("function not registered")
         self._driver = Driver(self, self._plan.scripts)
-        self._read_log(is_counted=True)
+        self._opened_turn = self._turns
+        self._read_log()
 
-    def _read_log(self, *, is_counted: bool) -> None:
-        """Begin with what is committed. ``is_counted``: the process is new; what the last one executed is lost."""
+    def _read_log(self) -> None:
         loaded = finished(self._log.load())
         assert isinstance(loaded.table, MemoryTable), "a log in memory has its table there"
         is_whole = loaded.table.scan(*EVERYTHING) == sorted(self.watch.state.items())
@@ -176,7 +179,7 @@ class Simulation:
         functions = self._registered()
         self.watch.told.register(functions)
         self._processor = Processor(loaded, Registry(functions), self._plan.config, self._plan.limits)
-        self._processor.recover(is_counted=is_counted)
+        self._processor.recover(is_counted=loaded.turn == self._opened_turn)
         self._is_busy = False
 
     def _registered(self) -> list[FunctionSpec]:
@@ -287,14 +290,14 @@ class Simulation:
         """End the process: what it held, executed and was told is gone."""
         self._end(why, self._chance.choice((0, SECOND, MINUTE)))
 
-    def _end(self, why: str, restart_ms: int) -> None:
+    def _end(self, why: str, restart_ms: int, *, is_lost: bool = True) -> None:
         self.fired(why)
         self._say(f"--- {why}")
         self._life += 1
         self._processor, self._is_busy = None, False
         self._reported_ms.clear()
         self._released_ms = 0
-        self.watch.hit()
+        self.watch.hit(is_counted=is_lost)
         self._outside(restart_ms, self._start)
 
     def _lose_memory(self, why: str) -> None:
@@ -308,7 +311,7 @@ class Simulation:
             self.watch.hit()
 
         self._to_driver(abandon)
-        self._after(self._chance.choice((0, 500)), lambda: self._read_log(is_counted=False))
+        self._after(self._chance.choice((0, 500)), self._read_log)
 
     def _crash(self) -> None:
         if self._processor is not None:
@@ -328,7 +331,7 @@ class Simulation:
             for effect in processor.committed():
                 if isinstance(effect, Answer) and effect.ticket in self._tickets:
                     self._answer(effect.ticket)
-        self._end("end in order", 0)
+        self._end("end in order", 0, is_lost=False)
 
     def _calm_down(self) -> None:
         self._is_calm = True
