@@ -25,7 +25,7 @@ from steplog.engine.operations import (
 )
 
 from .ports import World
-from .scripts import Call, Listen, Nap, Node, Raise, Send, Step, Tell, Wait, follow, operations, step_hash
+from .scripts import TOLD, Call, Listen, Nap, Node, Raise, Send, Step, Tell, Wait, follow, operations, step_hash
 from .scripts import Operation as Called
 
 BROKEN = ErrorInfo(name="Broken", message="as the script has it")
@@ -138,7 +138,7 @@ class LiveRun:
                 self._due_ms[call.id] = self._world.now_ms + timeout_ms
                 self._report_op(call.id, WaitForSignal(signal=signal, timeout_ms=timeout_ms, replaces=replaces))
             case Tell(signal=signal):
-                self._report_op(call.id, SendSignal(signal=signal, data=b"1"))
+                self._report_op(call.id, SendSignal(signal=signal, data=b"%d" % TOLD))
             case Call(function=function, timeout_ms=timeout_ms):
                 self._due_ms[call.id] = self._world.now_ms + timeout_ms
                 self._report_op(call.id, InvokeFunction(function=function, data=b'{"n":0}', timeout_ms=timeout_ms))

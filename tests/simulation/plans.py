@@ -49,6 +49,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     fault_chance: float  # of one at each commit
     crashes: int  # at any moment
     drains: int
+    down_ms: int  # the longest time between two processes
     is_partial: bool  # starts may lack a function
     repeat_chance: float  # of a report or an event
     hop_ms: int  # the longest way between driver, engine and sender
@@ -77,6 +78,7 @@ def draw(chance: Random) -> Plan:
         fault_chance=crash_chance,
         crashes=chance.choice((0, 0, 1, 3)),
         drains=chance.choice((0, 0, 1, 2)),
+        down_ms=chance.choice((MINUTE, (calm_ms - START_MS) // 6)),
         is_partial=chance.random() < 0.2,
         repeat_chance=chance.choice((0.0, 0.1, 0.4)),
         hop_ms=chance.choice((0, 2, 2, 2_000)),
@@ -97,7 +99,8 @@ def _functions(chance: Random, *, may_kill: bool) -> tuple[tuple[FunctionSpec, .
     callees = tuple([f"app-{index}" for index, is_root in enumerate(are_roots) if not is_root])
     for index, is_root in enumerate(are_roots):
         names = ROOTS if is_root else CHILDREN
-        triggers = tuple([EventTrigger(n, chance.choice((None, None, ODD))) for n in chance.sample(names, chance.randint(1, 2))])
+        awaited = chance.choices(names, k=chance.randint(1, 2))
+        triggers = tuple([EventTrigger(name, chance.choice((None, None, ODD))) for name in awaited])
         spec = FunctionSpec(id=f"app-{index}", app="app", triggers=triggers, retries=chance.choice((0, 1, 4)))
         specs.append(spec)
         sends, calls = (CHILDREN, callees) if is_root else ((), ())

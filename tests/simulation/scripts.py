@@ -39,6 +39,7 @@ class Send(msgspec.Struct, frozen=True, kw_only=True):
     event_id: str | None = None
 
 
+TOLD = 1  # the data of a signal that a run sends
 SAME, SMALLER = "async.data.n == event.data.n", "async.data.n < event.data.n"  # the index helps with the first
 
 

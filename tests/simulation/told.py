@@ -17,7 +17,19 @@ from steplog.engine.events import FAILED_EVENT, FINISHED_EVENT
 from steplog.engine.functions import CronTrigger, EventTrigger, FunctionSpec
 
 ODD = "event.data.n == 1"  # the condition of triggers
-PERIODS_MS = {"* * * * *": 60_000, "*/20 * * * *": 1_200_000, "0 */8 * * *": 28_800_000}  # cron → between two ticks
+PERIODS_MS = {"* * * * *": 60_000, "*/5 * * * *": 300_000, "0 */2 * * *": 7_200_000}  # cron → between two ticks
+
+
+class Planned(msgspec.Struct, array_like=True):
+    """What the state has of a cron's next tick."""
+
+    function: str
+    crons: msgspec.Raw
+    planned_ms: int
+    due_ms: int
+
+
+_decode_planned = msgspec.json.Decoder(Planned).decode
 
 
 class Told:
@@ -31,7 +43,8 @@ class Told:
         self._failed: list[str] = []
         self._told: dict[str, list[str]] = {FAILED_EVENT: [], FINISHED_EVENT: []}
         self._ticks: dict[str, int] = {}  # function → the last one that has started it
-        self._crons: dict[bytes, int] = {}  # key → when the planned tick is due
+        self._crons: dict[bytes, Planned] = {}  # by key
+        self._fired: list[Planned] = []  # ticks after which others were planned in this commit
         self._timers: set[bytes] = set()  # of crons
 
     def register(self, functions: Iterable[FunctionSpec]) -> None:
@@ -81,14 +94,18 @@ class Told:
             if value is None:
                 self._crons.pop(key, None)
             else:
-                self._crons[key] = msgspec.json.decode(value)[3]
+                planned = _decode_planned(value)
+                before = self._crons.get(key)
+                if before is not None and before.crons == planned.crons:
+                    self._fired.append(before)
+                self._crons[key] = planned
         elif key[0] == keys.TIMER and keys.timer_owner(key)[1] == keys.CRON_TICK:
             (self._timers.discard if value is None else self._timers.add)(key)
         else:
             return False
         return True
 
-    def committed(self) -> None:
+    def committed(self, now_ms: int) -> None:
         """A commit has told all that it decided."""
         failed, finished = self._told[FAILED_EVENT], self._told[FINISHED_EVENT]
         if self._failed or failed:
@@ -97,9 +114,12 @@ class Told:
             is_asked = any(_is_triggered(f, FINISHED_EVENT, {}) for f in self._registered.values())
             wanted = self._ended if is_asked else []
             self._expect(sorted(finished) == sorted(wanted), "SYS-04", f"told: {finished}, ended: {wanted}")
-        for told in (self._failed, self._ended, failed, finished):
+        for tick in self._fired:
+            is_so = self._ticks.get(tick.function) == tick.planned_ms or now_ms - tick.due_ms > MISSED_AFTER_MS
+            self._expect(is_so, "FN-05", f"the tick at {tick.planned_ms} of {tick.function} has started nothing")
+        for told in (self._failed, self._ended, failed, finished, self._fired):
             told.clear()
-        timers = {keys.cron_timer(due_ms, key) for key, due_ms in self._crons.items()}
+        timers = {keys.cron_timer(cron.due_ms, key) for key, cron in self._crons.items()}
         self._expect(self._timers == timers, "P7", f"crons have the timers {self._timers}, not {timers}")
         unplanned = [f.id for f in self._registered.values() if _cron(f) and keys.cron(0, f.id) not in self._crons]
         self._expect(not unplanned, "P7", f"no tick of {unplanned} is planned")

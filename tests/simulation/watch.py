@@ -20,7 +20,7 @@ from steplog.engine.ids import decode_ulid
 from steplog.engine.processor import Turn
 from steplog.engine.run import QUEUED, RUNNING, TERMINAL, WAITING, RunHead, StepState
 
-from .scripts import SAME, SMALLER, step_hash
+from .scripts import SAME, SMALLER, TOLD, step_hash
 from .told import Told
 
 _decode_record = msgspec.json.Decoder(records.Record).decode
@@ -93,7 +93,7 @@ class Watch:
         self._due: set[tuple[str, str]] = set()  # those that the open turn must end
         self._now_ms = 0  # of the last commit
         self._heard_now: list[str] = []  # runs that have gone on with a signal in it
-        self._heard = ""  # the run that has gone on with a signal last
+        self._heard: dict[str, str] = {}  # signal → run that has just gone on with it, where a run has sent it
 
     def expect(self, is_so: bool, promise: str, otherwise: str) -> None:
         """Raise ``Broken`` where a promise does not hold."""
@@ -124,7 +124,7 @@ class Watch:
         signals = [w.record.signal for w in self._waiting.values() if w.record.signal is not msgspec.UNSET]
         self.expect(len(set(signals)) == len(signals), "signal", f"several steps wait for one: {signals}")
         touched = self._change(turn.state.changes)
-        self.told.committed()
+        self.told.committed(turn.now_ms)
         for run in touched:
             self._check_run(run)
         self.live = sum(not self._is_terminal(run) for run in self._dispatched)
@@ -235,7 +235,8 @@ class Watch:
             is_so = all(event["id"] in waiting.came.get(event["name"], ()) for event in found)
             self.expect(is_so, "STEP-08", f"{record.step} of {record.run} goes on with {found}, not {waiting.came}")
         elif record.op == "WaitForSignal":
-            self._heard = record.run
+            if output["data"] == TOLD:
+                self._heard[output["signal"]] = record.run
             self._heard_now.append(record.run)
 
     def _hear(self, record: records.StepCompleted) -> None:
@@ -243,7 +244,8 @@ class Watch:
         heard, signal = msgspec.json.decode(record.output), record.step.rpartition("-")[2]
         listening = [key for key, waiting in self._waiting.items() if waiting.record.signal == signal]
         self.expect(not listening, "signal", f"{listening} wait for {signal} on, which was sent")
-        self.expect(heard is None or heard == self._heard, "signal", f"{heard} should have heard {signal}")
+        by = self._heard.pop(signal, None)
+        self.expect(heard == by, "signal", f"{heard} is said to have heard {signal}, and {by} has")
 
     def heard(self, signal: str, run_id: str | None) -> None:
         """The sender of a signal was told, after the last commit, which run has gone on with it."""
@@ -326,6 +328,7 @@ class Watch:
             wanted.add(keys.timer(head.due_ms, run, keys.NO_STEP))
         if head.state == RUNNING or head.state in TERMINAL:
             wanted.add(keys.live(run))
+            self.expect(head.state == RUNNING or head.due_ms > 0, "P7", f"{run!r} has ended and never leaves")
         elif head.state == QUEUED:
             wanted.add(place)
             self.expect(not self.state.get(place), "P7", f"{run!r} is held twice")

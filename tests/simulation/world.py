@@ -288,7 +288,7 @@ class Simulation:
 
     def kill(self, why: str) -> None:
         """End the process: what it held, executed and was told is gone."""
-        self._end(why, self._chance.choice((0, SECOND, MINUTE)))
+        self._end(why, self._chance.choice((0, SECOND, self._plan.down_ms)))
 
     def _end(self, why: str, restart_ms: int, *, is_lost: bool = True) -> None:
         self.fired(why)
