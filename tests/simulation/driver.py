@@ -231,6 +231,10 @@ class Driver:
                 case _:
                     pass
 
+    def die(self) -> None:
+        """Forget every run: the process is gone."""
+        self._live = {}
+
     def abandon(self) -> None:
         """Close every run; bodies go on."""
         for live in list(self._live.values()):

@@ -68,6 +68,7 @@ def draw(chance: Random) -> Plan:
         signals=tuple([(_early(chance, calm_ms), chance.choice("xy")) for _ in range(chance.choice((0, 0, 1, 4)))]),
         config=EngineConfig(
             live_runs=chance.choice((1, 2, 4, 10_000, 10_000)),
+            steps_per_run=chance.choice((4, 1_000, 1_000, 1_000)),
             lost_allowance=chance.choice((0, 3)),
             retry=RetryPolicy(interval_ms=chance.choice((None, 0, SECOND))),
         ),
@@ -88,7 +89,7 @@ def draw(chance: Random) -> Plan:
 def _tiny(chance: Random) -> Limits:
     return Limits(
         pending_keys=chance.choice((0, 3, 12)), pending_turns=chance.choice((1, 5, 20)),
-        slice_keys=chance.choice((1, 4)), head_keys=chance.choice((2, 3)), redo_bytes=chance.choice((400, 1 << 20)),
+        slice_keys=chance.choice((1, 4)), head_keys=chance.choice((1, 2, 3)), redo_bytes=chance.choice((400, 1 << 20)),
     )  # fmt: skip
 
 

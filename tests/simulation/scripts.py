@@ -39,6 +39,7 @@ class Send(msgspec.Struct, frozen=True, kw_only=True):
     event_id: str | None = None
 
 
+TAKES_OVER = "take-over"  # how the ids begin of steps that take a signal over
 TOLD = 1  # the data of a signal that a run sends
 SAME, SMALLER = "async.data.n == event.data.n", "async.data.n < event.data.n"  # the index helps with the first
 
@@ -221,7 +222,8 @@ class Author:
             return Wait(id=self._id("wait"), names=names, timeout_ms=timeout_ms, all_of=are_all, condition=condition)
         if kind < 0.85:
             replaces = chance.random() < 0.3
-            return Listen(id=self._id("listen"), signal=chance.choice("xy"), timeout_ms=timeout_ms, replaces=replaces)
+            step_id = self._id(TAKES_OVER if replaces else "listen")
+            return Listen(id=step_id, signal=chance.choice("xy"), timeout_ms=timeout_ms, replaces=replaces)
         signal = chance.choice("xy")
         return Tell(id=f"{self._id('tell')}-{signal}", signal=signal)
 
@@ -237,7 +239,7 @@ class Author:
         return Step(
             id=self._id("step"),
             failures=chance.choice((0, 0, 0, 0, 1, 2, 9)),
-            kills=chance.choice((0, 0, 1, 2, 30)) if self._may_kill and chance.random() < 0.2 else 0,
+            kills=chance.choice((0, 0, 1, 2, 16)) if self._may_kill and chance.random() < 0.2 else 0,
             is_final=chance.random() < 0.05,
             retry_after_ms=chance.choice((-5, 10 * SECOND, 30 * HOUR)) if chance.random() < 0.2 else None,
             is_caught=chance.random() < 0.8,

@@ -20,7 +20,7 @@ from steplog.engine.ids import decode_ulid
 from steplog.engine.processor import Turn
 from steplog.engine.run import QUEUED, RUNNING, TERMINAL, WAITING, RunHead, StepState
 
-from .scripts import SAME, SMALLER, TOLD, step_hash
+from .scripts import SAME, SMALLER, TAKES_OVER, TOLD, step_hash
 from .told import Told
 
 _decode_record = msgspec.json.Decoder(records.Record).decode
@@ -93,6 +93,7 @@ class Watch:
         self._due: set[tuple[str, str]] = set()  # those that the open turn must end
         self._now_ms = 0  # of the last commit
         self._heard_now: list[str] = []  # runs that have gone on with a signal in it
+        self._taken_over: set[str] = set()  # signals of waits that have just failed
         self._heard: dict[str, str] = {}  # signal → run that has just gone on with it, where a run has sent it
 
     def expect(self, is_so: bool, promise: str, otherwise: str) -> None:
@@ -151,7 +152,8 @@ class Watch:
         run.seq += 1
         self.expect(record.seq == run.seq, "journal", f"{record.run} has record {record.seq}, not {run.seq}")
         is_late = isinstance(record, records.StepLate)
-        self.expect(run.ended is None or is_late, "journal", f"{record.run} goes on after its end: {record}")
+        if run.ended is not None and not is_late:
+            raise self._broken("journal", f"{record.run} goes on after its end: {record}")
         match record:
             case records.RunStarted():
                 self.expect(record.at >= run.due_ms, "EVT-06", f"{record.run} starts before its event's time, or too early again")
@@ -162,7 +164,9 @@ class Watch:
                 recorded = Recorded(step_hash(record.step), bytes(record.output), at_ms=record.at)
                 self._record(record.run, recorded, record.step)
             case records.StepFailed():
-                self._waiting.pop((record.run, record.step), None)
+                waiting = self._waiting.pop((record.run, record.step), None)
+                if waiting is not None and isinstance(waiting.record.signal, str):
+                    self._taken_over.add(waiting.record.signal)
                 self._record(record.run, Recorded(step_hash(record.step), None, record.error, record.at), record.step)
             case records.StepErrored():
                 run.errors[record.step] += 1
@@ -172,6 +176,10 @@ class Watch:
             case records.StepWaiting():
                 run.until_ms[record.step] = record.until
                 self._waiting[record.run, record.step] = Waiting(record)
+                if record.signal in self._taken_over:
+                    is_so = record.step.startswith(TAKES_OVER)
+                    self.expect(is_so, "signal", f"{record.step} of {record.run} takes a signal over")
+                    self._taken_over.discard(str(record.signal))
             case records.RunErrored():
                 is_so = record.attempt == run.raised < self._retries[run.function]
                 self.expect(is_so, "ERR-04", f"attempt {record.attempt} of {record.run} is errored, its {run.raised}.")
@@ -320,7 +328,7 @@ class Watch:
             return
         if value is None:
             left = [*found, *steps, *self._index.get(run, ())]
-            self.expect(not left, "P7", f"{run!r} is gone and leaves {left}")
+            self.expect(not left, "P7", f"{keys.printed(run)} is gone and leaves {left}" if left else "")
             return
         head = _decode_head(value)
         wanted = {keys.timer(step.due_ms, run, name) for name, step in steps.items() if step.due_ms}
@@ -337,8 +345,9 @@ class Watch:
             wanted.add(orphan)
         index = {key for step in steps.values() for key in step.keys if key[0] == keys.WAIT}
         found_index = self._index.get(run, set())
-        self.expect(index == found_index, "P7", f"{run!r} is found by {found_index}, not by {index}")
-        if found != wanted or not wanted:  # words cost more than the check
+        if index != found_index:  # words cost more than the check
+            raise self._broken("P7", f"{run!r} is found by {found_index}, not by {index}")
+        if found != wanted or not wanted:
             printed = sorted(map(keys.printed, found ^ wanted)) or "nothing wakes it"
             raise self._broken("P7", f"{keys.printed(run)} is {head.state}; keys too many or too few: {printed}")
 
@@ -361,8 +370,8 @@ class Watch:
     def delivered(self, run_id: str, place: int, recorded: Recorded) -> None:
         """A result was handed to a function, as its ``place``-th from 0."""
         found = self.runs[run_id].recorded
-        is_so = place < len(found) and found[place] == recorded
-        self.expect(is_so, "P4", f"{run_id} gets {recorded} as result {place}; the log has {found[place : place + 1]}")
+        if place >= len(found) or found[place] != recorded:
+            raise self._broken("P4", f"{run_id} gets {recorded} as result {place}; the log has {found[place:]}")
 
     def started(self, run_id: str, step: str, attempt: int, key: str) -> int:
         """A step's body begins; returns how often it has begun by now."""

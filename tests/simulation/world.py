@@ -27,7 +27,7 @@ from .plans import START_MS, Group, draw
 from .scripts import DAY, HOUR, MINUTE, SECOND
 from .watch import Watch
 
-MOST_TURNS = 20_000  # of one simulation; beyond it, it does not come to rest
+MOST_TURNS = 6_000  # of one simulation; beyond it, it does not come to rest
 ANSWER_MS = 5_000  # how long a sender waits before it sends again
 EVERYTHING = (b"\0", b"\xff", 1 << 30)
 T = TypeVar("T")
@@ -93,6 +93,7 @@ class Simulation:
         self._released_ms = 0  # when the last effects arrive
         self._tickets: dict[int, tuple[Group, list[str]]] = {}
         self._signals: dict[int, str] = {}  # by their tickets, which are negative
+        self._held: list[Callable[[], None]] = []  # what senders try again as soon as there is a node
         self._events = 0
         self._spent: Counter[tuple[str, str]] = Counter()
         self._fired: Counter[str] = Counter()
@@ -167,7 +168,7 @@ class Simulation:
         if self._plan.is_partial and not self._is_calm and self._chance.random() < 0.5:
             self._missing = self._chance.choice(self._plan.functions).id
             self.fired("function not registered")
-        self._driver = Driver(self, self._plan.scripts)
+        self._driver.die()
         self._opened_turn = self._turns
         self._read_log()
 
@@ -181,6 +182,9 @@ class Simulation:
         self._processor = Processor(loaded, Registry(functions), self._plan.config, self._plan.limits)
         self._processor.recover(is_counted=loaded.turn == self._opened_turn)
         self._is_busy = False
+        held, self._held = self._held, []
+        for action in held:
+            self._outside(0, action)
 
     def _registered(self) -> list[FunctionSpec]:
         """The functions that this process knows; those with a cron lose it when it is calm, or there is no end."""
@@ -364,7 +368,7 @@ class Simulation:
         if group.is_answered and not is_repeat:
             return
         if self._processor is None:
-            self._outside(SECOND, lambda: self._send(group, is_repeat=is_repeat))
+            self._held.append(lambda: self._send(group, is_repeat=is_repeat))
             return
         ticket = len(self._tickets) + 1
         internal = [self._internal_id(group, index) for index in range(len(group.events))]
