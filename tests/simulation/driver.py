@@ -103,6 +103,7 @@ class LiveRun:
             return False
         executing = tuple(step_hash(name) for name in sorted(self._executing))
         is_raised = reached.raised is not None
+        self._world.watch.function_over(self._dispatch.run_id, self.generation)
         self._report(
             RunReported(
                 run=self.run, generation=self.generation, output=None if is_raised else b'"done"',

@@ -32,6 +32,7 @@ class Group(msgspec.Struct):
     events: list[EventOut]
     seed: int | None = None  # their internal ids derive from it, as from an SDK's: the same at every try
     is_answered: bool = False
+    tries: int = 0
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):

@@ -201,7 +201,9 @@ class Author:
             return Gather(tuple(branches))
         if depth < 2 and kind < 0.30:
             return Race(tuple([self._sequence(depth + 1, is_racing=True) for _ in range(2)]))
-        if kind < 0.36 and not is_racing:
+        if depth == 0 and kind < 0.33:  # many timers at once
+            return Gather(tuple([Nap(id=self._id("nap"), ms=self._chance.choice(NAPS_MS)) for _ in range(6)]))
+        if kind < 0.37 and not is_racing:
             return Raise(id=self._id("raise"), times=self._chance.choice((1, 1, 2, 9)))
         if kind < 0.52:
             return Nap(id=self._id("nap"), ms=self._chance.choice(NAPS_MS))

@@ -41,12 +41,14 @@ class History(msgspec.Struct):
     number: int  # of the event that started it
     seq: int = 0
     generation: int = 1  # of the last dispatch that the driver got
+    begun: int = 1  # the generation of the last dispatch in the log
+    over: set[int] = set()  # generations in which the function has returned or raised
     recorded: list[Recorded] = []  # in completion order
     ended: str | None = None
     raised: int = 0  # attempts of the function's own code that failed since the last record
     lost: int = 0  # starts right after a loss since then
     errors: Counter[str] = msgspec.field(default_factory=Counter)  # step → attempts that failed
-    begun: set[str] = set()  # steps whose bodies have
+    bodies: set[str] = set()  # steps whose bodies have begun
     retry_at_ms: dict[str, int] = {}
     until_ms: dict[str, int] = {}
 
@@ -87,12 +89,14 @@ class Watch:
         self._effect_keys: dict[str, tuple[str, str]] = {}
         self._wakes: dict[bytes, set[bytes]] = {}
         self._dispatched: set[bytes] = set()  # runs with a key of kind ``LIVE``
+        self._outlived: set[bytes] = set()  # those of them that have ended, and bodies of theirs execute
         self._steps: dict[bytes, dict[bytes, StepState]] = {}
         self._index: dict[bytes, set[bytes]] = {}  # run → keys by which events and signals find its steps
         self._waiting: dict[tuple[str, str], Waiting] = {}  # (run, step) → for what
         self._due: set[tuple[str, str]] = set()  # those that the open turn must end
         self._now_ms = 0  # of the last commit
         self._heard_now: list[str] = []  # runs that have gone on with a signal in it
+        self._has_listened = False  # a step has begun to wait for a signal in the open turn
         self._taken_over: set[str] = set()  # signals of waits that have just failed
         self._heard: dict[str, str] = {}  # signal → run that has just gone on with it, where a run has sent it
 
@@ -122,13 +126,15 @@ class Watch:
         due = sorted(self._due & self._waiting.keys())
         self.expect(not due, "STEP-12", f"{due} should have gone on with this commit")
         self._due.clear()
-        signals = [w.record.signal for w in self._waiting.values() if w.record.signal is not msgspec.UNSET]
-        self.expect(len(set(signals)) == len(signals), "signal", f"several steps wait for one: {signals}")
+        if self._has_listened:
+            signals = [w.record.signal for w in self._waiting.values() if w.record.signal is not msgspec.UNSET]
+            self.expect(len(set(signals)) == len(signals), "signal", f"several steps wait for one: {signals}")
+            self._has_listened = False
         touched = self._change(turn.state.changes)
         self.told.committed(turn.now_ms)
         for run in touched:
             self._check_run(run)
-        self.live = sum(not self._is_terminal(run) for run in self._dispatched)
+        self.live = len(self._dispatched) - len(self._outlived)
         self.expect(
             self.live <= self._live_runs, "limit", f"{self.live} runs are live, at most {self._live_runs} may be"
         )
@@ -157,6 +163,7 @@ class Watch:
         match record:
             case records.RunStarted():
                 self.expect(record.at >= run.due_ms, "EVT-06", f"{record.run} starts before its event's time, or too early again")
+                run.begun = record.generation
                 run.lost += record.reason == "lost"
                 self.expect(run.lost < 2, "P5", f"{record.run} is begun at once again and again, whatever it costs")
             case records.StepCompleted():
@@ -176,21 +183,29 @@ class Watch:
             case records.StepWaiting():
                 run.until_ms[record.step] = record.until
                 self._waiting[record.run, record.step] = Waiting(record)
+                self._has_listened |= record.signal is not msgspec.UNSET
                 if record.signal in self._taken_over:
                     is_so = record.step.startswith(TAKES_OVER)
                     self.expect(is_so, "signal", f"{record.step} of {record.run} takes a signal over")
                     self._taken_over.discard(str(record.signal))
             case records.RunErrored():
+                self._expect_over(record, run)
                 is_so = record.attempt == run.raised < self._retries[run.function]
                 self.expect(is_so, "ERR-04", f"attempt {record.attempt} of {record.run} is errored, its {run.raised}.")
                 run.raised, run.due_ms = run.raised + 1, record.retry_at
                 self.hit(record.run)
             case records.RunCompleted() | records.RunFailed():
+                if isinstance(record, records.RunCompleted):
+                    self._expect_over(record, run)
                 run.ended = str(record.__struct_config__.tag)
                 self.told.ended(record)
                 self._end_run(record)
             case _:
                 pass
+
+    def _expect_over(self, record: records.RunErrored | records.RunCompleted, run: History) -> None:
+        is_so = run.begun in run.over
+        self.expect(is_so, "P4", f"{record.run} has {run.begun} attempts, and one of {run.over} ends the last")
 
     def _route(self, routed: records.EventRouted) -> None:
         self._unrouted[routed.event] -= 1
@@ -281,7 +296,7 @@ class Watch:
         self.expect(is_first, "P4", f"{step} of {run_id} is recorded twice")
         run.recorded.append(recorded)
         run.raised = run.lost = 0
-        for name in run.begun:
+        for name in run.bodies:
             self._bodies[run_id, name].lost = 0
         self._close_body(run_id, step)
 
@@ -322,6 +337,7 @@ class Watch:
     def _check_run(self, run: bytes) -> None:
         """P7: an open run has exactly the keys that wake it, one that is over has none."""
         value, place = self.state.get(run), keys.queue(run)
+        self._outlived.discard(run)
         found, steps = self._wakes.get(run, set()), self._steps.get(run, {})
         if value is None and self.state.get(place):  # it has not begun: its place in the queue holds it
             self.expect(found == {place} and not steps, "P7", f"{run!r} has not begun: {found} {steps}")
@@ -336,6 +352,8 @@ class Watch:
             wanted.add(keys.timer(head.due_ms, run, keys.NO_STEP))
         if head.state == RUNNING or head.state in TERMINAL:
             wanted.add(keys.live(run))
+            if head.state in TERMINAL:
+                self._outlived.add(run)
             self.expect(head.state == RUNNING or head.due_ms > 0, "P7", f"{run!r} has ended and never leaves")
         elif head.state == QUEUED:
             wanted.add(place)
@@ -350,9 +368,6 @@ class Watch:
         if found != wanted or not wanted:
             printed = sorted(map(keys.printed, found ^ wanted)) or "nothing wakes it"
             raise self._broken("P7", f"{keys.printed(run)} is {head.state}; keys too many or too few: {printed}")
-
-    def _is_terminal(self, run: bytes) -> bool:
-        return _decode_head(self.state[run]).state in TERMINAL
 
     # --- the driver
 
@@ -376,7 +391,7 @@ class Watch:
     def started(self, run_id: str, step: str, attempt: int, key: str) -> int:
         """A step's body begins; returns how often it has begun by now."""
         run = self.runs[run_id]
-        run.begun.add(step)
+        run.bodies.add(step)
         body = self._bodies.setdefault((run_id, step), Bodies(key))
         name = f"{step} of {run_id}"
         self.expect(all(r.step != step_hash(step) for r in run.recorded), "P4", f"{name} begins after its record")
@@ -392,6 +407,10 @@ class Watch:
         self.expect(body.starts <= allowed, "P5", f"{name} begins {body.starts} times, {allowed} were due")
         body.is_open = True
         return body.starts
+
+    def function_over(self, run_id: str, generation: int) -> None:
+        """The function of a run returned or raised."""
+        self.runs[run_id].over.add(generation)
 
     def hit(self, run_id: str | None = None, *, is_counted: bool = False) -> None:
         """What a run, or all, executed is lost: bodies may be begun again. ``is_counted``: with their process."""
