@@ -34,7 +34,9 @@ BROKEN = ErrorInfo(name="Broken", message="as the script has it")
 class LiveRun:
     """A run whose function is alive."""
 
-    def __init__(self, driver: "Driver", world: World, script: Node, names: dict[bytes, str], dispatch: Dispatch) -> None:
+    def __init__(
+        self, driver: "Driver", world: World, script: Node, names: dict[bytes, str], dispatch: Dispatch
+    ) -> None:
         self._driver, self._world, self._script, self._dispatch = driver, world, script, dispatch
         self.run, self.generation = dispatch.run, dispatch.generation
         self.is_over = False

@@ -204,7 +204,7 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "ticks that were missed are left out", "GAP-04", "Crons.fire",
-            "self._missed(tick, now_ms) if was_missed else [tick.planned_ms]", "[] if was_missed else [tick.planned_ms]",
+            "self._missed(tick, now_ms) if was_missed else", "[] if was_missed else",
         ),
     ),
     *_of(
@@ -240,7 +240,8 @@ MUTANTS: tuple[Mutant, ...] = (
             'self._draft.state.put(keys.orphan(head.function, run.key), b"")', "pass",
         ),
         (
-            "one run more than allowed is live", "P8", "Dispatches.pump", "free = places - self._runs.live", "free = places - self._runs.live + 1",
+            "one run more than allowed is live", "P8", "Dispatches.pump",
+            "free = places - self._runs.live", "free = places - self._runs.live + 1",
         ),
         (
             "a run is taken from the queue and forgotten", "P7", "Dispatches.pump",
@@ -280,6 +281,10 @@ MUTANTS: tuple[Mutant, ...] = (
         (
             "the driver is not told which steps wait", "P5", "Run.pending_steps",
             'if s.state in ("waiting", "errored")', 'if s.state == "waiting"',
+        ),
+        (
+            "a run is read back with another id", "P6", "Run.__init__",
+            "encode_ulid(keys.run_id_of(key))", "encode_ulid(keys.run_id_of(key)[:15] + bytes(1))",
         ),
         (
             "the numbers of a journal begin anew when a run is read back", "journal", "read_run",
@@ -525,7 +530,7 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "the redo is cut one turn too early", "state", "State.seal",
-            "self._entered[0][0] if self._entered else turn + 1", "self._entered[0][0] + 1 if self._entered else turn + 1",
+            "self._entered[0][0] if self._entered else", "self._entered[0][0] + 1 if self._entered else",
         ),
         (
             "the redo is cut over a key that is pending", "state", "State._forget_gone",

@@ -69,7 +69,8 @@ def draw(chance: Random) -> Plan:
         signals=tuple([(_early(chance, calm_ms), chance.choice("xy")) for _ in range(chance.choice((0, 0, 1, 4)))]),
         config=EngineConfig(
             live_runs=chance.choice((1, 2, 4, 10_000, 10_000)),
-            steps_per_run=chance.choice((4, 1_000, 1_000, 1_000)),
+            steps_per_run=chance.choice((2, 4, 1_000, 1_000, 1_000, 1_000)),
+            run_state_bytes=chance.choice((250, 32_000_000, 32_000_000, 32_000_000)),
             lost_allowance=chance.choice((0, 3)),
             retry=RetryPolicy(interval_ms=chance.choice((None, 0, SECOND))),
         ),

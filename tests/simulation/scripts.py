@@ -203,8 +203,10 @@ class Author:
             return Race(tuple([self._sequence(depth + 1, is_racing=True) for _ in range(2)]))
         if depth == 0 and kind < 0.33:  # many timers at once
             return Gather(tuple([Nap(id=self._id("nap"), ms=self._chance.choice(NAPS_MS)) for _ in range(6)]))
-        if kind < 0.37 and not is_racing:
-            return Raise(id=self._id("raise"), times=self._chance.choice((1, 1, 2, 9)))
+        if depth == 0 and kind < 0.36:  # an error while a body executes
+            return Gather((self._step(), self._raise()))
+        if kind < 0.40 and not is_racing:
+            return self._raise()
         if kind < 0.52:
             return Nap(id=self._id("nap"), ms=self._chance.choice(NAPS_MS))
         if kind < 0.60 and self._sends:
@@ -214,6 +216,9 @@ class Author:
         if kind < 0.82 and self._calls:
             return self._call()
         return self._step()
+
+    def _raise(self) -> Raise:
+        return Raise(id=self._id("raise"), times=self._chance.choice((1, 1, 2, 9)))
 
     def _wait(self) -> Wait | Listen | Tell:
         chance = self._chance

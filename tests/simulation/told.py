@@ -81,7 +81,9 @@ class Told:
                 self._told[FINISHED_EVENT].append(data["run_id"])
             case events.INVOKED_EVENT:
                 is_so = len(started) == len(routed.runs) == 1 and routed.runs[0].run in invoked
-                self._expect(is_so, "STEP-13", f"the invocation {event.id} starts {routed.runs}, steps wait for {invoked}")
+                self._expect(
+                    is_so, "STEP-13", f"the invocation {event.id} starts {routed.runs}, steps wait for {invoked}"
+                )
                 return
             case events.TIMER_EVENT:
                 is_so = len(started) == len(routed.runs) == 1

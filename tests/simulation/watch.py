@@ -88,6 +88,7 @@ class Watch:
         self._bodies: dict[tuple[str, str], Bodies] = {}
         self._effect_keys: dict[str, tuple[str, str]] = {}
         self._wakes: dict[bytes, set[bytes]] = {}
+        self._timers: set[bytes] = set()
         self._dispatched: set[bytes] = set()  # runs with a key of kind ``LIVE``
         self._outlived: set[bytes] = set()  # those of them that have ended, and bodies of theirs execute
         self._steps: dict[bytes, dict[bytes, StepState]] = {}
@@ -162,7 +163,11 @@ class Watch:
             raise self._broken("journal", f"{record.run} goes on after its end: {record}")
         match record:
             case records.RunStarted():
-                self.expect(record.at >= run.due_ms, "EVT-06", f"{record.run} starts before its event's time, or too early again")
+                self.expect(
+                    record.at >= run.due_ms,
+                    "EVT-06",
+                    f"{record.run} starts before its event's time, or too early again",
+                )
                 run.begun = record.generation
                 run.lost += record.reason == "lost"
                 self.expect(run.lost < 2, "P5", f"{record.run} is begun at once again and again, whatever it costs")
@@ -309,6 +314,8 @@ class Watch:
             else:
                 self.state[key] = value
             kind = key[0]
+            if kind == keys.TIMER:
+                (self._timers.discard if value is None else self._timers.add)(key)
             if self.told.changed(key, value):
                 continue
             if kind == keys.RUN:
@@ -368,6 +375,12 @@ class Watch:
         if found != wanted or not wanted:
             printed = sorted(map(keys.printed, found ^ wanted)) or "nothing wakes it"
             raise self._broken("P7", f"{keys.printed(run)} is {head.state}; keys too many or too few: {printed}")
+
+    def idle(self, due_ms: int | None) -> None:
+        """The engine has nothing to do before ``due_ms``."""
+        first = min(self._timers, default=None)
+        is_so = due_ms == (None if first is None else keys.timer_due_ms(first))
+        self.expect(is_so, "P7", f"the next timer is due at {due_ms}, the log has {first and keys.printed(first)}")
 
     # --- the driver
 

@@ -135,6 +135,7 @@ class Simulation:
                     self._decide(processor)
                     continue
                 due_ms = processor.next_due_ms()
+                self.watch.idle(due_ms)
             if due_ms is not None and (not self._agenda or due_ms < self._agenda[0][0]):
                 self._pass_to(due_ms)
             elif self._agenda:
@@ -353,7 +354,10 @@ class Simulation:
         self._reported_ms[run] = at_ms
         self._after(at_ms - self.now_ms, lambda: self._post(message))
         if isinstance(message, OpReported | RunReported) and self._chance.random() < self._plan.repeat_chance:
-            self._after(at_ms - self.now_ms + self._chance.choice((0, 5, 2 * SECOND, MINUTE, HOUR)), lambda: self._repeat(message))
+            self._after(
+                at_ms - self.now_ms + self._chance.choice((0, 5, 2 * SECOND, MINUTE, HOUR)),
+                lambda: self._repeat(message),
+            )
 
     def _repeat(self, message: Message) -> None:
         self.fired("end reported twice" if isinstance(message, RunReported) else "step reported twice")
