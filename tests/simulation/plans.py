@@ -76,22 +76,22 @@ def draw(chance: Random) -> Plan:
         ),
         limits=chance.choice((Limits(), _tiny(chance), _tiny(chance))),
         calm_ms=calm_ms,
-        evict_after_ms=chance.choice((0, 30 * SECOND, 30 * SECOND, 400 * DAY)),
+        evict_after_ms=chance.choice((0, 0, 30 * SECOND, 30 * SECOND, 400 * DAY)),
         at_commits=tuple(chance.sample(AT_COMMITS, chance.randint(1, len(AT_COMMITS)))),
         fault_chance=crash_chance,
         crashes=chance.choice((0, 0, 1, 3)),
         drains=chance.choice((0, 0, 1, 2)),
         down_ms=chance.choice((MINUTE, (calm_ms - START_MS) // 6)),
         is_partial=chance.random() < 0.2,
-        repeat_chance=chance.choice((0.0, 0.1, 0.4)),
-        hop_ms=chance.choice((0, 2, 2, 2_000)),
+        repeat_chance=chance.choice((0.0, 0.2, 0.5)),
+        hop_ms=chance.choice((0, 2, 2_000)),
     )
 
 
 def _tiny(chance: Random) -> Limits:
     return Limits(
         pending_keys=chance.choice((0, 3, 12)), pending_turns=chance.choice((1, 5, 20)),
-        slice_keys=chance.choice((1, 4)), head_keys=chance.choice((1, 2, 3)), redo_bytes=chance.choice((400, 1 << 20)),
+        slice_keys=chance.choice((1, 4)), head_keys=chance.choice((1, 1, 2, 3)), redo_bytes=chance.choice((400, 1 << 20)),
     )  # fmt: skip
 
 

@@ -201,9 +201,9 @@ class Author:
             return Gather(tuple(branches))
         if depth < 2 and kind < 0.30:
             return Race(tuple([self._sequence(depth + 1, is_racing=True) for _ in range(2)]))
-        if depth == 0 and kind < 0.33:  # many timers at once
-            return Gather(tuple([Nap(id=self._id("nap"), ms=self._chance.choice(NAPS_MS)) for _ in range(6)]))
-        if depth == 0 and kind < 0.36:  # an error while a body executes
+        if depth == 0 and kind < 0.34:  # many timers at once
+            return Gather(tuple([Nap(id=self._id("nap"), ms=self._chance.choice(NAPS_MS)) for _ in range(8)]))
+        if depth == 0 and kind < 0.37:  # an error while a body executes
             return Gather((self._step(), self._raise()))
         if kind < 0.40 and not is_racing:
             return self._raise()

@@ -27,6 +27,7 @@ from .plans import START_MS, Group, draw
 from .scripts import DAY, HOUR, MINUTE, SECOND
 from .watch import Watch
 
+MOST_STRIKES = 40  # of the faults that hit commits
 MOST_TURNS = 6_000  # of one simulation; beyond it, it does not come to rest
 MOST_TRIES = 200  # of a sender; beyond it, it gets no answer
 ANSWER_MS = 5_000  # how long a sender waits before it sends again
@@ -96,6 +97,7 @@ class Simulation:
         self._signals: dict[int, str] = {}  # by their tickets, which are negative
         self._held: list[Callable[[], None]] = []  # what senders try again as soon as there is a node
         self._events = 0
+        self._strikes_left = MOST_STRIKES
         self._spent: Counter[tuple[str, str]] = Counter()
         self._fired: Counter[str] = Counter()
         self._met: Counter[str] = Counter()  # moments at which a fault could have struck
@@ -287,7 +289,10 @@ class Simulation:
         if self._only is not None:
             self._met[kind] += 1
             return self._only == Strike(kind, self._met[kind])
-        return not self._is_calm and kind in plan.at_commits and self._chance.random() < plan.fault_chance
+        if self._is_calm or kind not in plan.at_commits or self._chance.random() >= plan.fault_chance:
+            return False
+        self._strikes_left -= 1  # or many runs would never get as far as their answers
+        return self._strikes_left >= 0
 
     def fired(self, kind: str) -> None:
         self._fired[kind] += 1
