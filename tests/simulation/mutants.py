@@ -552,10 +552,6 @@ MUTANTS: tuple[Mutant, ...] = (
             "a window ignores pending keys when it moves on", "P7", "Head._refill", "self._alive.update(near)", "pass",
         ),
         (
-            "a window that is trimmed forgets pending keys", "P7", "Head._trim",
-            "self._beyond.update(key for key in far if self._state.is_pending(key))", "pass",
-        ),
-        (
             "keys beyond a window are not noted", "P7", "Head.put", "self._beyond.add(key)", "pass",
         ),
     ),
