@@ -316,9 +316,8 @@ def test_a_window_that_gives_up_its_far_end_still_knows_what_the_table_lacks() -
     for number in range(8):
         state.put(queue_key(number), b"")
         turn(state, table, number + 1)
-    late = [queue_key(number) for number in (8, 9)]
-    for key in late:
-        state.put(key, b"")  # the window is too long now, and these are not in the table
+    for number in (8, 9):  # the window is too long now, and these are not in the table
+        state.put(queue_key(number), b"")
     found = []
     while (key := state.first(keys.QUEUE)) is not None:
         found.append(key)

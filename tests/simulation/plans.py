@@ -91,7 +91,8 @@ def draw(chance: Random) -> Plan:
 def _tiny(chance: Random) -> Limits:
     return Limits(
         pending_keys=chance.choice((0, 3, 12)), pending_turns=chance.choice((1, 5, 20)),
-        slice_keys=chance.choice((1, 4)), head_keys=chance.choice((1, 1, 2, 3)), redo_bytes=chance.choice((400, 1 << 20)),
+        slice_keys=chance.choice((1, 4)), head_keys=chance.choice((1, 1, 2, 3)),
+        redo_bytes=chance.choice((400, 1 << 20)),
     )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from steplog.engine.state import State
 
 from .mutants import MUTANTS
 from .mutation import Mutant, MutantStale, hunt, mutated
-from .workers import hunted
+from .workers import ROOT, hunted
 
 SEEDS = 300
 PROMISES = ("P1", "P2", "P3", "P4", "P5", "P6", "P7", "P8", "P9")  # docs/proof.md says where the others are shown
@@ -40,6 +40,11 @@ def test_every_promise_and_every_module_of_the_engine_has_one() -> None:
     assert modules - touched == WITHOUT.keys()
     assert set(PROMISES) <= {mutant.promise for mutant in MUTANTS}
     assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS)
+
+
+def test_the_page_names_every_mutant() -> None:
+    page = (ROOT / "docs" / "proof.md").read_text()
+    assert [mutant.name for mutant in MUTANTS if f"| {mutant.name} |" not in page] == []
 
 
 def test_a_mutant_whose_source_has_changed_fails_loudly() -> None:

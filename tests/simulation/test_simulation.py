@@ -67,7 +67,7 @@ def test_every_fault_has_struck(reports: list[Report]) -> None:
 def test_a_fault_may_strike_at_every_turn(kind: str) -> None:
     """Not at random: at the first turn, at the second, and so on to the last."""
     struck = 0
-    for seed in (16, 43):
+    for seed in (19, 39, 52):
         nth = 1
         while simulate(seed, only=Strike(kind, nth)).fired.get(kind):
             nth += 1
