@@ -88,7 +88,8 @@ class Steps:
                 self._wait_for_signal(run, key, step, op, is_new=is_new)
             case SendSignal():
                 heard = self._tell(keys.env_of(run.key), op.signal, op.data)
-                self._complete(run, key, step, encode(heard), now_ms, now_ms, is_new=is_new)
+                if self._runs.get(run.key) is run:  # it may have heard itself, and outgrown its limit with that
+                    self._complete(run, key, step, encode(heard), now_ms, now_ms, is_new=is_new)
             case InvokeFunction():
                 self._invoke(run, key, step, op, is_new=is_new)
             case Lost():
