@@ -206,6 +206,17 @@ def test_a_run_that_ends_because_it_hears_itself_records_nothing_after_that() ->
     assert partition.stored() == []
 
 
+def test_a_run_that_ends_because_it_replaces_its_own_wait_records_nothing_after_that() -> None:
+    partition = Partition(ORDER, config=EngineConfig(run_state_bytes=1))
+    run = order(partition, "1")
+    partition.post(listens(run, "first", "go"))
+    assert the(RunEnded, partition.post(listens(run, "second", "go", replaces=True)))
+    replaced, failed = partition.of(records.StepFailed)[-1], partition.of(records.RunFailed)[0]
+    assert (replaced.step, failed.seq) == ("first", replaced.seq + 1)
+    assert [waiting.step for waiting in partition.of(records.StepWaiting)] == ["first"]
+    assert partition.stored() == []
+
+
 def test_a_signal_whose_time_is_up_can_be_waited_for_again() -> None:
     partition = Partition(ORDER)
     run = order(partition, "o1")

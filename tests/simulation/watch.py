@@ -31,6 +31,9 @@ _decode_event = msgspec.json.Decoder(records.StoredEvent).decode
 _decode_head = msgspec.json.Decoder(RunHead).decode
 _decode_step = msgspec.json.Decoder(StepState).decode
 
+# what stands between the end of a wait for a signal and the record of who ended it; a run that ends with that has none
+_ABOUT_SIGNALS = (records.StepCompleted, records.StepFailed, records.StepWaiting, records.RunFailed)
+
 
 class Broken(AssertionError):
     """A promise does not hold."""
@@ -131,6 +134,8 @@ class Watch:
         """A turn is in the log."""
         self._now_ms = turn.now_ms
         self._heard_now.clear()
+        self._taken_over.clear()
+        self._heard.clear()
         for event in turn.events:
             stored = _decode_event(event)
             self._accepted.add(stored.internal_id)
@@ -162,6 +167,9 @@ class Watch:
         self.kinds[str(record.__struct_config__.tag)] += 1
         if isinstance(record, records.StepWaiting | records.StepCompleted):
             self.kinds[f"{record.__struct_config__.tag} {record.op}"] += 1
+        if not isinstance(record, _ABOUT_SIGNALS):
+            self._taken_over.clear()
+            self._heard.clear()
         if isinstance(record, records.EventRouted):
             self._route(record)
             return
@@ -209,7 +217,7 @@ class Watch:
                 if record.signal in self._taken_over:
                     is_so = record.step.startswith(TAKES_OVER)
                     self.expect(is_so, "signal", f"{record.step} of {record.run} takes a signal over")
-                    self._taken_over.discard(str(record.signal))
+                self._taken_over.clear()
             case records.RunErrored():
                 self._expect_over(record, run)
                 is_so = record.attempt == run.raised < self._retries[run.function]

@@ -305,6 +305,8 @@ class Steps:
             return
         if waiter is not None:
             self._replace(*waiter, op.signal)
+            if self._runs.get(run.key) is not run:  # it was its own step, and the run had no room for another record
+                return
         state.put(index_key, encode((run.key, key)))
         step.keys = (index_key,)
         self._wait(run, key, step, now_ms + op.timeout_ms, is_new=is_new, signal=op.signal)
