@@ -31,8 +31,10 @@ _decode_event = msgspec.json.Decoder(records.StoredEvent).decode
 _decode_head = msgspec.json.Decoder(RunHead).decode
 _decode_step = msgspec.json.Decoder(StepState).decode
 
-# what stands between the end of a wait for a signal and the record of who ended it; a run that ends with that has none
-_ABOUT_SIGNALS = (records.StepCompleted, records.StepFailed, records.StepWaiting, records.RunFailed)
+# what may stand between the end of a wait for a signal and the record of who ended it, who has none if that ended it
+_ABOUT_SIGNALS = (
+    records.StepCompleted, records.StepFailed, records.StepWaiting, records.RunStarted, records.RunFailed,
+)  # fmt: skip
 
 
 class Broken(AssertionError):
