@@ -44,7 +44,8 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "what timers send to owners is forgotten", "P7", "Processor._begin",
-            "engine.apply(engine.draft.messages.popleft())", "engine.draft.messages.popleft()",
+            "due_ms=keys.timer_due_ms(key)))\n        self._decide_messages()",
+            "due_ms=keys.timer_due_ms(key))); engine.draft.messages.clear()",
         ),
         (
             "ids of events are never swept", "state", "Processor._begin",
@@ -91,6 +92,9 @@ MUTANTS: tuple[Mutant, ...] = (
         (
             "which events are waited for is forgotten in a crash", "STEP-12", "Engine.recover",
             "self._waits.recover(env)", "pass",
+        ),
+        (
+            "mail does not go on by itself", "P7", "Engine.pump", " or not self._mail.is_empty", "",
         ),
     ),
     *_of(
@@ -180,6 +184,10 @@ MUTANTS: tuple[Mutant, ...] = (
             "self._dispatches.enqueue(run)", "pass",
         ),
         (
+            "an event does not tell which waits it ends", "journal", "Routing.accept",
+            "resumed=resumed or msgspec.UNSET", "resumed=msgspec.UNSET",
+        ),
+        (
             "an event is not answered", "P1", "Routing.accept",
             "draft.effects.append(effects.Answer(event.ticket))", "pass",
         ),
@@ -188,11 +196,11 @@ MUTANTS: tuple[Mutant, ...] = (
         "engine.crons",
         (
             "a tick is planned twice", "FN-07", "Crons.fire",
-            "now_ms if was_missed else tick.planned_ms)", "now_ms if was_missed else tick.planned_ms - 60000)",
+            "tick.planned_ms if is_current else", "tick.planned_ms - 60000 if is_current else",
         ),
         (
             "the next tick is not planned", "P7", "Crons.fire",
-            "self._put(key, tick.function, tick.crons, now_ms if was_missed else tick.planned_ms)", "pass",
+            "self._put(key, tick.function, crons, tick.planned_ms if is_current else now_ms)", "pass",
         ),
         (
             "a cron is planned anew at every start", "P7", "Crons.plan",
@@ -380,7 +388,7 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "a run that has ended waits for its bodies for ever", "P7", "Endings._end",
-            "self._runs.set_timer(run, self._draft.now_ms + OUTLIVED_MS)", "pass",
+            "self._runs.set_timer(run, self._draft.now_ms + MOST_STEP_MS)", "pass",
         ),
         (
             "late answers are not kept", "P4", "Endings.keep_late", "self._draft.journal(", "str(",
@@ -420,8 +428,12 @@ MUTANTS: tuple[Mutant, ...] = (
             "run.head.due_ms = 0", "pass",
         ),
         (
-            "the condition of a wait is ignored", "STEP-08", "Steps.meet",
-            "step.wait.if_exp is None or", "True or",
+            "an event tells of waits that wait on", "journal", "Steps.resumed_by",
+            "if not step.wait.all_of or step.wait.met.keys() | {met.name} == set(step.wait.events):", "if True:",
+        ),
+        (
+            "what is found by looking back is forgotten", "STEP-12", "Steps._wait_for_event",
+            "looked.found if looked is not None else ()", "()",
         ),
         (
             "a wait for several events ends with the first", "STEP-08", "Steps._meet",
@@ -512,7 +524,93 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "a wait without an equality is not found", "STEP-12", "Waits.candidates",
-            "keys.NO_PATH if not path else", "None if not path else",
+            "value_hash(event, path) if path else keys.NO_PATH", "value_hash(event, path) if path else None",
+        ),
+    ),
+    *_of(
+        "engine.arrivals",
+        (
+            "the condition of a wait is ignored", "STEP-08", "Arrivals._fits", "if wait.if_exp is None:", "if True:",
+        ),
+        (
+            "an event that came before its wait ends it", "STEP-08", "Arrivals._fitting",
+            " or step.wait.since > place", "",
+        ),
+        (
+            "waits beyond a turn's bound are forgotten", "STEP-12", "Arrivals.find", "self._mail.add(", "str(",
+        ),
+        (
+            "mail is not looked at when a wait's time is up", "G2", "Arrivals.mailed_for",
+            "if is_awaited and", "if False and",
+        ),
+    ),
+    *_of(
+        "engine.mail",
+        (
+            "mail is not read back", "STEP-12", "Mail.recover", "self._waiting.append(", "str(",
+        ),
+        (
+            "how far mail has come is not written", "P7", "Mail.put",
+            "self._draft.state.put(keys.mail(*mailed.place), value)", "pass",
+        ),
+        (
+            "the note of mail that is done stays", "P7", "Mail.remove_first",
+            "self._draft.state.delete(keys.mail(*self._waiting.popleft().place))", "self._waiting.popleft()",
+        ),
+    ),
+    *_of(
+        "engine.recent",
+        (
+            "a window is not filled from the log", "G1", "Recent.since",
+            "if place < window.whole_from and not window.is_cut:", "if False:",
+        ),
+        (
+            "a window that lacks room says nothing of it", "G1", "Recent._read_back",
+            "window.is_cut, window.cut_ms, window_from = True, latest_ms, turn + 1", "window_from = turn + 1",
+        ),
+        (
+            "events are not noted for waits that look back", "G1", "Recent.note",
+            "window.append(Arrival(name, self._draft.next_place, received_ms, body), event)", "pass",
+        ),
+        (
+            "events of before the trigger count", "STEP-08", "Recent.since", "if arrival.place < place:", "if False:",
+        ),
+        (
+            "events count that came too long ago", "STEP-08", "Recent.since",
+            "if arrival.received_ms >= oldest_ms:", "if True:",
+        ),
+    ),
+    *_of(
+        "engine.backoffs",
+        (
+            "a sleep is taken for a wait for another attempt", "F4", "_is_backoff", 'state.state == "errored" and', "",
+        ),
+        (
+            "a start in the future is taken for a wait for another attempt", "EVT-06", "_is_backoff",
+            "run.head.state == WAITING and", "",
+        ),
+        (
+            "a wait for another attempt keeps its timer when it is ended", "P7", "end_backoffs",
+            "draft.state.delete(keys.timer(fired.due_ms, fired.run, fired.step))", "pass",
+        ),
+        (
+            "somebody asks for all attempts and gets one", "P5", "end_backoffs",
+            "_backoffs(runs, timers, message.env):", "list(_backoffs(runs, timers, message.env))[:1]:",
+        ),
+    ),
+    *_of(
+        "engine.versions",
+        (
+            "a function that has changed keeps its version", "FN-22", "Versions._register",
+            "before is not None and before.configuration == configuration", "before is not None",
+        ),
+        (
+            "a function has another version after every start", "FN-22", "Versions._register",
+            "before is not None and before.configuration == configuration", "False",
+        ),
+        (
+            "the version of a function is not written", "FN-22", "Versions._register",
+            "self._draft.state.put(key, encode(_Registered(number, configuration)))", "pass",
         ),
     ),
     *_of(
@@ -542,7 +640,7 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "pending keys of a group are not found", "STEP-12", "State.group",
-            "self._groups[prefix[0]].pending(prefix).union(", "set().union(",
+            "self._groups[prefix[0]].pending(prefix)", "set()",
         ),
         (
             "a window believes to be complete", "P7", "Head._refill",

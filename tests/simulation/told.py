@@ -2,7 +2,8 @@
 
 P2: an event starts each function that is registered for it, and no other. Every failed run is told once in the commit
 that ends it (ERR-13); so is every end, where a function asks for it (SYS-04). A cron starts its function once at each
-tick, in order, and leaves out only what its ``catch_up`` says (GAP-04).
+tick, in order, and leaves out only what its ``catch_up`` says (GAP-04). A function's version counts its configurations
+(FN-22).
 """
 
 from collections import Counter
@@ -29,7 +30,15 @@ class Planned(msgspec.Struct, array_like=True):
     due_ms: int
 
 
+class Version(msgspec.Struct, array_like=True):
+    """What the state has of a function's newest configuration."""
+
+    number: int
+    configuration: msgspec.Raw
+
+
 _decode_planned = msgspec.json.Decoder(Planned).decode
+_decode_version = msgspec.json.Decoder(Version).decode
 
 
 class Told:
@@ -38,6 +47,8 @@ class Told:
     def __init__(self, expect: Callable[[bool, str, str], None]) -> None:
         self._expect = expect
         self._registered: dict[str, FunctionSpec] = {}
+        self._configurations: dict[str, list[FunctionSpec]] = {}  # function → one after the other
+        self._versions: dict[bytes, int] = {}  # by key
         self._quiet: set[str] = set()  # runs that a failure or an end started
         self._ended: list[str] = []  # in this commit, of those that are told
         self._failed: list[str] = []
@@ -52,13 +63,20 @@ class Told:
         """These functions are there from now on; a cron that goes, or comes, is planned anew."""
         before, self._registered = self._registered, {f.id: f for f in functions}
         self._has_crons = any(map(_cron, functions))
+        for function in functions:
+            known = self._configurations.setdefault(function.id, [])
+            if not known or known[-1] != function:
+                known.append(function)
         for id_ in self._ticks.keys() - {id_ for id_, f in self._registered.items() if before.get(id_) == f}:
             del self._ticks[id_]
 
-    def scheduled(self, run: str, event: str) -> None:
+    def scheduled(self, record: records.RunScheduled, event: str) -> None:
         """An event of some name has started a run."""
+        number = len(self._configurations[record.function])
+        is_so = record.function_version == number
+        self._expect(is_so, "FN-22", f"{record.run} has version {record.function_version}, {number} is the newest")
         if event in (FAILED_EVENT, FINISHED_EVENT):
-            self._quiet.add(run)
+            self._quiet.add(record.run)
 
     def ended(self, record: records.RunCompleted | records.RunFailed) -> None:
         """A run is over."""
@@ -93,8 +111,10 @@ class Told:
         self._expect(Counter(started) == Counter(wanted), "P2", f"{event.name} starts {started}, not {wanted}")
 
     def changed(self, key: bytes, value: bytes | None) -> bool:
-        """A key has changed; returns whether it is one of a cron's."""
-        if key[0] == keys.CRON:
+        """A key has changed; returns whether it is one of a cron's or a function's."""
+        if key[0] == keys.FUNCTION and value is not None:
+            self._versions[key] = _decode_version(value).number
+        elif key[0] == keys.CRON:
             if value is None:
                 self._crons.pop(key, None)
             else:
@@ -126,6 +146,9 @@ class Told:
         for told in (self._failed, self._ended, failed, finished, self._fired):
             told.clear()
         self._expect_timers()
+        for id_ in self._registered:
+            number, found = len(self._configurations[id_]), self._versions.get(keys.function(0, id_))
+            self._expect(found == number, "FN-22", f"{id_} has version {found} in the log, {number} is the newest")
 
     def _expect_timers(self) -> None:
         """Every cron has one tick planned, with its timer."""

@@ -115,6 +115,7 @@ class Watch:
         self._had_mail = False
         self._mail: set[bytes] = set()  # keys of events that go on in later turns
         self.is_hurried = False  # somebody has asked for attempts before their time, and that is not decided yet
+        self._asked_for: set[bytes] = set()  # timers of what waited for an attempt then
         self.hurried = 0  # attempts that came before their time
         self._now_ms = 0  # of the last commit
         self._heard_now: list[str] = []  # runs that have gone on with a signal in it
@@ -180,7 +181,7 @@ class Watch:
             ts_ms = self._events[record.events[0]].ts
             due_ms = ts_ms if ts_ms > record.at else None
             self.expect((record.due or None) == due_ms, "EVT-06", f"{record.run} is due at {record.due}, not {due_ms}")
-            self.told.scheduled(record.run, self._events[record.events[0]].name)
+            self.told.scheduled(record, self._events[record.events[0]].name)
             number = self._number(self._events[record.events[0]])
             run = History(record.function, due_ms or 0, number, len(self._arrived) - 1)
             self.runs[record.run] = self._by_id[decode_ulid(record.run)] = run
@@ -475,8 +476,27 @@ class Watch:
             self.expect(self.is_hurried, "P5", f"{early} of {keys.printed(run)} are due too early")
             self.hurried += len(early)
 
+    def hurry(self) -> None:
+        """Somebody asks for every attempt that something waits for."""
+        self.is_hurried = True
+        self._asked_for |= {timer for timer in self._timers if self._is_backoff(timer)}
+
+    def messages_lost(self) -> None:
+        """What was asked for and is not decided is gone."""
+        self.is_hurried = False
+        self._asked_for.clear()
+
+    def _is_backoff(self, timer: bytes) -> bool:
+        run, step = keys.timer_owner(timer)
+        if step in (keys.CRON_TICK, keys.NO_STEP):
+            return step == keys.NO_STEP and _decode_head(self.state[run]).state == WAITING
+        return self._steps[run][step].state == "errored"
+
     def idle(self, due_ms: int | None) -> None:
-        """The engine has nothing to do before ``due_ms``."""
+        """The engine has nothing to do before ``due_ms``; everything that was asked for is decided."""
+        left = sorted(self._asked_for & self._timers)
+        self.expect(not left, "P5", f"{left} wait on for an attempt that somebody has asked for")
+        self.messages_lost()
         first = min(self._timers, default=None)
         if due_ms != (None if first is None else keys.timer_due_ms(first)):
             raise self._broken("P7", f"the next timer is due at {due_ms}, the log has {first and keys.printed(first)}")

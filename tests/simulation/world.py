@@ -95,6 +95,7 @@ class Simulation:
         self._released_ms = 0  # when the last effects arrive
         self._tickets: dict[int, tuple[Group, list[str]]] = {}
         self._signals: dict[int, str] = {}  # by their tickets, which are negative
+        self._sent_signals = 0
         self._held: list[Callable[[], None]] = []  # what senders try again as soon as there is a node
         self._events = 0
         self._strikes_left = MOST_STRIKES
@@ -137,7 +138,6 @@ class Simulation:
                 if processor.has_work(self.now_ms):
                     self._decide(processor)
                     continue
-                self.watch.is_hurried = False  # everything that was asked for is decided
                 due_ms = processor.next_due_ms()
                 self.watch.idle(due_ms)
             if due_ms is not None and (not self._agenda or due_ms < self._agenda[0][0]):
@@ -311,7 +311,7 @@ class Simulation:
         self._reported_ms.clear()
         self._released_ms = 0
         self.watch.hit(is_counted=is_lost)
-        self.watch.is_hurried = False
+        self.watch.messages_lost()
         self._outside(restart_ms, self._start)
 
     def _lose_memory(self, why: str) -> None:
@@ -319,7 +319,7 @@ class Simulation:
         self.fired(why)
         self._say(f"--- {why}")
         self._processor = None
-        self.watch.is_hurried = False
+        self.watch.messages_lost()
 
         def abandon() -> None:
             self._driver.abandon()
@@ -351,7 +351,7 @@ class Simulation:
     def _hurry(self) -> None:
         """Somebody does not want to wait for the next attempts."""
         if self._processor is not None:
-            self.watch.is_hurried = True
+            self.watch.hurry()
             self._post(RetryNow(env=DEFAULT_ENV))
 
     def _calm_down(self) -> None:
@@ -405,7 +405,8 @@ class Simulation:
         self._outside(ANSWER_MS, lambda: self._send_again(group))
 
     def _signal(self, signal: str) -> None:
-        ticket = -1 - len(self._signals)
+        self._sent_signals += 1
+        ticket = -self._sent_signals
         self._signals[ticket] = signal
         self._post(SignalSent(env=DEFAULT_ENV, signal=signal, data=b"2", ticket=ticket))
 
