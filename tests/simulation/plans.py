@@ -66,7 +66,7 @@ def draw(chance: Random) -> Plan:
     functions, scripts = _functions(chance, may_kill=crash_chance > 0)
     functions += _started_by_the_engine(chance, functions, scripts, calm_ms)
     groups = _groups(chance, calm_ms)
-    if chance.random() < 0.3:
+    if chance.random() < 0.2:
         spec = FunctionSpec(id="app-crowd", app="app", triggers=(EventTrigger(CROWD),))
         functions, scripts = (*functions, spec), {**scripts, spec.id: _crowd_script(chance)}
         groups += _crowd(chance, START_MS + chance.randrange(SECOND))
@@ -170,7 +170,7 @@ def _crowd_script(chance: Random) -> Node:
 
 def _crowd(chance: Random, at_ms: int) -> list[tuple[int, Group]]:
     """Many runs, and a few events soon after that each of them waits for."""
-    starting = [EventOut(name=CROWD, data=b'{"n":%d}' % chance.randint(0, 1)) for _ in range(chance.randint(3, 9))]
+    starting = [EventOut(name=CROWD, data=b'{"n":%d}' % chance.randint(0, 1)) for _ in range(chance.randint(3, 7))]
     found = [(at_ms, Group(starting))]
     for _ in range(chance.randint(1, 4)):
         event = EventOut(name=chance.choice(CHILDREN), data=b'{"n":%d}' % chance.randint(0, 1))

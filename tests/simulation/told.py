@@ -47,8 +47,9 @@ class Told:
     def __init__(self, expect: Callable[[bool, str, str], None]) -> None:
         self._expect = expect
         self._registered: dict[str, FunctionSpec] = {}
-        self._configurations: dict[str, list[FunctionSpec]] = {}  # function → one after the other
+        self._configurations: dict[str, list[FunctionSpec]] = {}  # function → those in the log, one after the other
         self._versions: dict[bytes, int] = {}  # by key
+        self._are_versions_new = False
         self._quiet: set[str] = set()  # runs that a failure or an end started
         self._ended: list[str] = []  # in this commit, of those that are told
         self._failed: list[str] = []
@@ -63,16 +64,13 @@ class Told:
         """These functions are there from now on; a cron that goes, or comes, is planned anew."""
         before, self._registered = self._registered, {f.id: f for f in functions}
         self._has_crons = any(map(_cron, functions))
-        for function in functions:
-            known = self._configurations.setdefault(function.id, [])
-            if not known or known[-1] != function:
-                known.append(function)
+        self._are_versions_new = True
         for id_ in self._ticks.keys() - {id_ for id_, f in self._registered.items() if before.get(id_) == f}:
             del self._ticks[id_]
 
     def scheduled(self, record: records.RunScheduled, event: str) -> None:
         """An event of some name has started a run."""
-        number = len(self._configurations[record.function])
+        number = self._version(record.function)
         is_so = record.function_version == number
         self._expect(is_so, "FN-22", f"{record.run} has version {record.function_version}, {number} is the newest")
         if event in (FAILED_EVENT, FINISHED_EVENT):
@@ -114,6 +112,7 @@ class Told:
         """A key has changed; returns whether it is one of a cron's or a function's."""
         if key[0] == keys.FUNCTION and value is not None:
             self._versions[key] = _decode_version(value).number
+            self._are_versions_new = True
         elif key[0] == keys.CRON:
             if value is None:
                 self._crons.pop(key, None)
@@ -146,9 +145,9 @@ class Told:
         for told in (self._failed, self._ended, failed, finished, self._fired):
             told.clear()
         self._expect_timers()
-        for id_ in self._registered:
-            number, found = len(self._configurations[id_]), self._versions.get(keys.function(0, id_))
-            self._expect(found == number, "FN-22", f"{id_} has version {found} in the log, {number} is the newest")
+        if self._are_versions_new:
+            self._are_versions_new = False
+            self._expect_versions()
 
     def _expect_timers(self) -> None:
         """Every cron has one tick planned, with its timer."""
@@ -158,6 +157,19 @@ class Told:
         self._expect(self._timers == timers, "P7", f"crons have the timers {self._timers}, not {timers}")
         unplanned = [f.id for f in self._registered.values() if _cron(f) and keys.cron(0, f.id) not in self._crons]
         self._expect(not unplanned, "P7", f"no tick of {unplanned} is planned")
+
+    def _expect_versions(self) -> None:
+        """The log has the version of every function."""
+        for id_, function in self._registered.items():
+            number, found = self._version(id_), self._versions.get(keys.function(0, id_))
+            known = self._configurations.setdefault(id_, [])
+            if number > len(known):
+                known.append(function)
+            self._expect(found == number, "FN-22", f"{id_} has version {found} in the log, {number} is the newest")
+
+    def _version(self, id_: str) -> int:
+        known = self._configurations.get(id_, [])
+        return len(known) + (not known or known[-1] != self._registered[id_])
 
     def _tick(self, function: str, event: records.StoredEvent, at_ms: int) -> None:
         cron = _cron(self._registered[function])
