@@ -312,6 +312,22 @@ def test_a_window_that_has_grown_gives_up_its_far_end_and_finds_it_again() -> No
     assert state.first(keys.QUEUE) is None
 
 
+def test_a_window_that_gives_up_its_far_end_still_knows_what_the_table_lacks() -> None:
+    table = MemoryTable()
+    state = State(table, Limits(pending_keys=0, head_keys=2))
+    assert state.first(keys.QUEUE) is None  # the window is complete: what is put is in it
+    for number in range(8):
+        state.put(queue_key(number), b"")
+        turn(state, table, number + 1)
+    for number in (8, 9):  # the window is too long now, and these are not in the table
+        state.put(queue_key(number), b"")
+    found = []
+    while (key := state.first(keys.QUEUE)) is not None:
+        found.append(key)
+        state.delete(key)
+    assert found == [queue_key(number) for number in range(10)]
+
+
 def test_a_put_below_the_window_is_the_next_to_pop() -> None:
     table = MemoryTable()
     for number in range(10, 30):

@@ -88,7 +88,8 @@ class Steps:
                 self._wait_for_signal(run, key, step, op, is_new=is_new)
             case SendSignal():
                 heard = self._tell(keys.env_of(run.key), op.signal, op.data)
-                self._complete(run, key, step, encode(heard), now_ms, now_ms, is_new=is_new)
+                if self._runs.get(run.key) is run:  # it may have heard itself, and outgrown its limit with that
+                    self._complete(run, key, step, encode(heard), now_ms, now_ms, is_new=is_new)
             case InvokeFunction():
                 self._invoke(run, key, step, op, is_new=is_new)
             case Lost():
@@ -304,6 +305,8 @@ class Steps:
             return
         if waiter is not None:
             self._replace(*waiter, op.signal)
+            if self._runs.get(run.key) is not run:  # it was its own step, and the run had no room for another record
+                return
         state.put(index_key, encode((run.key, key)))
         step.keys = (index_key,)
         self._wait(run, key, step, now_ms + op.timeout_ms, is_new=is_new, signal=op.signal)
