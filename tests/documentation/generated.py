@@ -8,5 +8,6 @@ GENERATED: dict[str, Callable[[], str]] = {
     "docs/reference/api.md": api_reference.build,
     "docs/reference/cli.md": cli_reference.build,
     "docs/reference/rest.md": rest_reference.build,
+    "docs/decisions/README.md": index.build_decisions,
     "llms.txt": index.build,
 }

@@ -1,24 +1,36 @@
-"""``llms.txt``, made of the index of the documentation: every page with a line about it."""
+"""``llms.txt`` and the list of decisions: where every page is."""
 
 import re
+from pathlib import Path
 
-from .pages import DOCS
+from .pages import DOCS, ROOT
 
+DECISIONS = DOCS / "decisions"
 ENTRY = re.compile(r"^- \[(.+?)\]\((.+?)\): (.+)$", re.MULTILINE)
 
 
 def build() -> str:
-    """Write the file: the index as it is, with addresses from the root of the repository."""
-    page = (DOCS / "README.md").read_text(encoding="utf8")
-    title, _, rest = page.partition("\n\n")
-    summary, _, sections = rest.partition("\n\n")
-    quoted = " ".join(summary.split())
-    return f"{title}\n\n> {quoted}\n\n{_from_root(sections)}"
+    """Write ``llms.txt``: the index of the documentation, with addresses from the root, and every decision."""
+    index = (DOCS / "README.md").read_text(encoding="utf8")
+    title, summary, sections = index.split("\n\n", 2)
+    return "\n\n".join(
+        [title, f"> {' '.join(summary.split())}", _from_root(sections).rstrip(), "## Decisions", _listed(ROOT)]
+    )
+
+
+def build_decisions() -> str:
+    """Write the list of decisions."""
+    return f"# Decisions\n\nEach page says what the design was, what was built instead, and why.\n\n{_listed(DECISIONS)}"
+
+
+def _listed(origin: Path) -> str:
+    pages = sorted(DECISIONS.glob("[0-9]*.md"))
+    return "".join(f"- [{_title(page)}]({page.relative_to(origin)})\n" for page in pages)
+
+
+def _title(page: Path) -> str:
+    return page.read_text(encoding="utf8").partition("\n")[0].removeprefix("# ")
 
 
 def _from_root(text: str) -> str:
-    def moved(link: re.Match[str]) -> str:
-        address = link[1]
-        return f"]({address.removeprefix('../') if address.startswith('../') else f'docs/{address}'})"
-
-    return re.sub(r"\]\((?!https?:)([^)]+)\)", moved, text)
+    return re.sub(r"\]\((\.\./)?(?=[^:)]+\))", lambda link: "](" if link[1] else "](docs/", text)

@@ -3,11 +3,14 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from textwrap import dedent
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-_FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
+_CODE = re.compile(r"`[^`\n]*`\]?")
+_LINK = re.compile(r"\[([^]]*)\]\((?!https?:)([^)#\s]*)(?:#([^)\s]*))?\)")
 _HEADING = re.compile(r"^#{1,6} (.+)$", re.MULTILINE)
 
 
@@ -38,9 +41,8 @@ class Link(NamedTuple):
 
 def pages() -> list[Path]:
     """Every page that a reader may come to."""
-    return [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "llms.txt")] + sorted(
-        DOCS.rglob("*.md")
-    )
+    top = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "llms.txt")]
+    return top + sorted(DOCS.rglob("*.md"))
 
 
 def snippets(page: Path) -> Iterator[Snippet]:
@@ -48,7 +50,7 @@ def snippets(page: Path) -> Iterator[Snippet]:
     text = page.read_text(encoding="utf8")
     for found in _FENCE.finditer(text):
         above = _HEADING.findall(_FENCE.sub("", text[: found.start()]))
-        yield Snippet(str(page.relative_to(ROOT)), above[-1] if above else "", found[1], found[2])
+        yield Snippet(str(page.relative_to(ROOT)), above[-1] if above else "", found[2], dedent(found[3]))
 
 
 def prose(page: Path) -> str:
@@ -69,5 +71,5 @@ def anchors(page: Path) -> set[str]:
 
 def links(page: Path) -> list[Link]:
     """The links of a page that lead to somewhere in the repository."""
-    inline = re.findall(r"\[([^]]*)\]\((?!https?:)([^)#\s]*)(?:#([^)\s]*))?\)", re.sub(r"`[^`\n]*`(?!\])", "", prose(page)))
-    return [Link(page, text.strip("`"), path, anchor) for text, path, anchor in inline]
+    text = _CODE.sub(lambda span: span[0] if span[0].endswith("]") else "", prose(page))  # code may be a link's text
+    return [Link(page, name.strip("`"), path, anchor) for name, path, anchor in _LINK.findall(text)]
