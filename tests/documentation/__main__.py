@@ -5,4 +5,4 @@ from .pages import ROOT
 
 for name, build in GENERATED.items():
     (ROOT / name).write_text(build(), encoding="utf8")
-    print(name)  # noqa: T201 - a command
+    print(name)

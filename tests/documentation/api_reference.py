@@ -20,14 +20,15 @@ from steplog import SteplogError
 
 HEAD = """# Python API
 
-What `steplog` and `steplog.testing` export, from the docstrings; `python -m tests.documentation` writes this page. Whatever else
-the package contains may change any day. `await` before a signature says that the call is awaited.
+What `steplog` and `steplog.testing` export, from their docstrings; `python -m tests.documentation` writes this page.
+Whatever else the package contains may change any day. `await` before a signature says that the call is awaited.
 """
 CATALOGUE = r"(?:[A-Z]{2,}\d?-\d+|P\d+)"
 WIDTH = 110
 GIVEN = {"Context", "ContextSync", "CurrentStep", "Function", "RunView", "Step", "StepSync", "UsersLoop"}  # never made
 INNER = {  # public for the package's own use
-    "EventType.source", "Function.decode_output", "Function.handler", "Function.spec", "Function.takes_step", "UsersLoop",
+    "EventType.source", "Function.decode_output", "Function.handler", "Function.spec", "Function.takes_step",
+    "UsersLoop",
 }  # fmt: skip
 Definition = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -66,12 +67,15 @@ def _entry(module: ModuleType, name: str) -> Iterator[str]:
 # --- classes
 
 
-def _class(kind: type) -> Iterator[str]:
+def _class(kind: type[Any]) -> Iterator[str]:
     tree = _tree(kind)
     assert isinstance(tree, ast.ClassDef)
-    is_error = issubclass(kind, SteplogError)
-    if is_error:
-        facts = [f"code `{kind.code}`", f"exit code {kind.exit_code}", "trying again may help" if kind.retryable else ""]
+    if issubclass(kind, SteplogError):
+        facts = [
+            f"code `{kind.code}`",
+            f"exit code {kind.exit_code}",
+            "trying again may help" if kind.retryable else "",
+        ]
         yield f"An error, a `{ast.unparse(tree.bases[0])}`: {', '.join(filter(None, facts))}.\n"
     elif _fields(tree):
         yield _code(_call(kind.__name__, _fields(tree)))
@@ -81,7 +85,7 @@ def _class(kind: type) -> Iterator[str]:
     carried = [name for name in _carried(tree) if f"{kind.__name__}.{name}" not in INNER]
     if carried:
         yield f"It has {', '.join(f'`{name}`' for name in carried)}.\n"
-    if not is_error and kind.__name__ not in INNER:
+    if not issubclass(kind, SteplogError) and kind.__name__ not in INNER:
         yield from _members(kind)
 
 
@@ -102,7 +106,9 @@ def _carried(tree: ast.ClassDef) -> list[str]:
 def _fields(tree: ast.ClassDef) -> list[str]:
     """The fields of a struct, as they are written."""
     written = [ast.unparse(node) for node in tree.body if isinstance(node, ast.AnnAssign)]
-    return [re.sub(r"msgspec\.field\(default_factory=\w+\)", "{}", field) for field in written if "ClassVar" not in field]
+    return [
+        re.sub(r"msgspec\.field\(default_factory=\w+\)", "{}", field) for field in written if "ClassVar" not in field
+    ]
 
 
 def _members(kind: type) -> Iterator[str]:
@@ -114,7 +120,9 @@ def _members(kind: type) -> Iterator[str]:
         if same:
             yield f"{', '.join(f'`{name}`' for name in same)}: as in [`{twin.__name__}`](#{twin.__name__.lower()}).\n"
     values = {name: inspect.getattr_static(kind, name) for name in names}
-    properties = {name: value for name, value in values.items() if isinstance(value, property | functools.cached_property)}
+    properties = {
+        name: value for name, value in values.items() if isinstance(value, property | functools.cached_property)
+    }
     for name, value in properties.items():
         getter = value.fget if isinstance(value, property) else value.func
         text = " ".join(markdown(getter.__doc__ or "").split())
@@ -155,9 +163,8 @@ def _function(function: Any, name: str, twin: type | None = None) -> Iterator[st
     if twin is not None and tree.args.kwarg is not None and not tree.args.vararg:  # it hands on what it is given
         tree = _definition(getattr(twin, name))
         tree = ast.FunctionDef(tree.name, tree.args, tree.body, [], tree.returns)
-    kinds = [_returns(_definition(each)).removeprefix("Coroutine[Any, Any, ") for each in typing.get_overloads(function)]
-    returned = list(dict.fromkeys(kind.removesuffix("]") if kind.count("]") > kind.count("[") else kind for kind in kinds))
-    returned = [kind for kind in returned if not kind.startswith("_")]
+    kinds = [_awaited(_returns(_definition(each))) for each in typing.get_overloads(function)]
+    returned = [kind for kind in dict.fromkeys(kinds) if not kind.startswith("_")]
     if len(returned) == 1:
         tree.returns = ast.Name(returned[0])
     yield _code(_signature(tree, name, function))
@@ -172,14 +179,14 @@ def _function(function: Any, name: str, twin: type | None = None) -> Iterator[st
 def _signature(tree: Definition, name: str, owner: Any) -> str:
     tree.args.args = [each for each in tree.args.args if each.arg != "self"]
     tree.args.posonlyargs = [each for each in tree.args.posonlyargs if each.arg != "self"]
-    for defaults in (tree.args.defaults, tree.args.kw_defaults):
-        defaults[:] = [_resolved(each, owner) for each in defaults]  # type: ignore[type-var] # one list or the other
+    tree.args.defaults = [_resolved(each, owner) for each in tree.args.defaults]
+    tree.args.kw_defaults = [None if each is None else _resolved(each, owner) for each in tree.args.kw_defaults]
     awaited = "await " if isinstance(tree, ast.AsyncFunctionDef) else ""
     is_constructor = tree.name == "__init__" or tree.returns is None
     return _call(awaited + name, _split(ast.unparse(tree.args)), "" if is_constructor else f" -> {_returns(tree)}")
 
 
-def _resolved(default: ast.expr | None, owner: Any) -> ast.expr | None:
+def _resolved(default: ast.expr, owner: Any) -> ast.expr:
     """A constant of the module by its value, where that can be written in short."""
     if not isinstance(default, ast.Name):
         return default
@@ -207,6 +214,10 @@ def _split(parameters: str) -> list[str]:
 
 def _returns(tree: Definition) -> str:
     return "None" if tree.returns is None else ast.unparse(tree.returns).replace("'", "")
+
+
+def _awaited(kind: str) -> str:
+    return re.sub(r"^Coroutine\[Any, Any, (.+)\]$", r"\1", kind)
 
 
 def _init(tree: ast.ClassDef) -> ast.FunctionDef:

@@ -8,8 +8,8 @@ from steplog.cli import commands
 
 HEAD = """# Every command and option
 
-What `steplog COMMAND --help` prints; `python -m tests.documentation` writes this page. What the commands are for, with examples of
-what they print, is in [the command line](../cli.md).
+What `steplog COMMAND --help` prints; `python -m tests.documentation` writes this page. What the commands are for, with
+examples of what they print, is in [the command line](../cli.md).
 """
 WIDTH = 100
 
@@ -21,7 +21,9 @@ def build() -> str:
 
 
 def _helps(command: click.Command, parent: click.Context | None, name: str) -> Iterator[tuple[str, str]]:
-    context = click.Context(command, parent, name, terminal_width=WIDTH, max_content_width=WIDTH, **command.context_settings)
+    context = click.Context(
+        command, parent, name, terminal_width=WIDTH, max_content_width=WIDTH, **command.context_settings
+    )
     yield context.command_path, command.get_help(context).rstrip()
     if isinstance(command, click.Group):
         for each in command.list_commands(context):

@@ -20,7 +20,9 @@ def build() -> str:
 
 def build_decisions() -> str:
     """Write the list of decisions."""
-    return f"# Decisions\n\nEach page says what the design was, what was built instead, and why.\n\n{_listed(DECISIONS)}"
+    return (
+        f"# Decisions\n\nEach page says what the design was, what was built instead, and why.\n\n{_listed(DECISIONS)}"
+    )
 
 
 def _listed(origin: Path) -> str:

@@ -21,11 +21,12 @@ HEAD = """# REST API
 Every path that a server answers; `python -m tests.documentation` writes this page. Sending events, with examples, is in
 [events](../events.md). Bodies are JSON, times RFC 3339 in UTC with milliseconds.
 
-`dev` takes any event key that is not empty, and asks for nothing else. In `start` the event API wants one of the event keys, in the
-path, and everything below `/v1` and `/invoke` the signing key, as it is or hashed: `Authorization: Bearer signkey-…`, else 401.
+`dev` takes any event key that is not empty, and asks for nothing else. In `start` the event API wants one of the event
+keys, in the path, and everything below `/v1` and `/invoke` the signing key, as it is or hashed, else 401:
+`Authorization: Bearer signkey-…`.
 
-A read gives what was accepted and decided before it was asked for. Where the history does not follow within 2 s, `metadata.stale` is
-`true`.
+A read gives what was accepted and decided before it was asked for. Where the history does not follow within 2 s,
+`metadata.stale` is `true`.
 """
 
 
@@ -38,31 +39,33 @@ class Endpoint(NamedTuple):
     answer: str
 
 
+ENVELOPE = "[Envelope](#envelope)"
 ENDPOINTS = [
     Endpoint("GET", "/", "The server's name and version, as text.", ""),
-    Endpoint("GET", "/health", "That the server answers, and who it is. Nobody is asked for a key.", "[Health](#health)"),
+    Endpoint("GET", "/health", "That it answers, and who it is; without a key.", "[Health](#health)"),
     Endpoint(
-        "POST", "/e/{key}", "Accepts one [event](../events.md#fields), or an array of at most 5,000. Durable when it is answered.",
+        "POST", "/e/{key}",
+        "Accepts one [event](../events.md#fields), or an array of at most 5,000. They are durable when it answers.",
         "[Accepted](#accepted)",
     ),
-    Endpoint("GET", "/v1/events/{id}", "An event by its internal id.", "[Envelope](#envelope) of an [Event](#event)"),
-    Endpoint("GET", "/v1/events/{id}/runs", "The runs that it started.", "[Envelope](#envelope) of a list of [Run](#run)"),
+    Endpoint("GET", "/v1/events/{id}", "An event by its internal id.", f"{ENVELOPE} of an [Event](#event)"),
+    Endpoint("GET", "/v1/events/{id}/runs", "The runs that it started.", f"{ENVELOPE} of a list of [Run](#run)"),
     Endpoint(
         "GET", "/v1/runs",
-        "Runs, newest first. `status`, which may be given several times, is one of `scheduled`, `queued`, `running`, `waiting`, "
-        "`completed`, `failed`; `function` is an id; `limit` is 20 unless given, at most 100; `cursor` is that of the page before.",
-        "[Envelope](#envelope) of a list of [Run](#run), with a [Page](#page)",
+        "Runs, newest first. `status`, which may be given several times, is a [state](#run); `function` is an id; "
+        "`limit` is 20 unless given, at most 100; `cursor` is that of the page before.",
+        f"{ENVELOPE} of a list of [Run](#run), with a [Page](#page)",
     ),
     Endpoint(
         "GET", "/v1/runs/{id}",
         "A run. `wait=30s` answers when it has ended, or with its present state when the time is up, at most 60 s.",
-        "[Envelope](#envelope) of a [Run](#run)",
+        f"{ENVELOPE} of a [Run](#run)",
     ),
-    Endpoint("GET", "/v1/runs/{id}/steps", "Its steps with their attempts.", "[Envelope](#envelope) of [Steps](#steps)"),
+    Endpoint("GET", "/v1/runs/{id}/steps", "Its steps with their attempts.", f"{ENVELOPE} of [Steps](#steps)"),
     Endpoint(
         "POST", "/invoke/{function}",
-        'Starts one function, by its id `<app>-<function>`, with `{"data": {…}, "user"?: {…}}`, whatever triggers it. With the header '
-        "`x-inngest-event-id-seed` the same call starts one run, however often it is sent.",
+        'Starts one function, by its id `<app>-<function>`, with `{"data": {…}, "user"?: {…}}`, whatever triggers it. '
+        "With the header `x-inngest-event-id-seed` the same call starts one run, however often it is sent.",
         '`{"id", "status": 200}`: the internal id of its event',
     ),
     Endpoint(
@@ -73,7 +76,7 @@ ENDPOINTS = [
 
 REFUSALS = """## Refusals
 
-Every refusal but those of the event API, which are in [events](../events.md#limits-and-refusals), is a [Problem](#problem).
+Those of the event API are in [events](../events.md#limits-and-refusals). Every other one is a [Problem](#problem).
 
 | status | when |
 |---|---|

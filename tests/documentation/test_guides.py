@@ -353,7 +353,9 @@ async def test_being_told_of_a_failure(testbed: Testbed) -> None:
 
 @pytest.mark.testbed(auto_retry=False)
 async def test_a_strict_function(testbed: Testbed) -> None:
-    found = example("versions.md", "Be strict", charge=lambda order: f"receipt {order}", pack=partial(_raise, OSError()))
+    found = example(
+        "versions.md", "Be strict", charge=lambda order: f"receipt {order}", pack=partial(_raise, OSError())
+    )
     run = await testbed.trigger(found.ship_order, ORDER)
     assert run.waiting_for == "pack"
 
