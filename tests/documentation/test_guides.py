@@ -15,7 +15,13 @@ import pytest
 import steplog
 from steplog import Event, StepError
 from steplog.cli.init import FILES, ORDERS, TEST_ORDERS
+from steplog.engine import keys
+from steplog.engine.effects import Effect
+from steplog.engine.engine import Engine
+from steplog.engine.messages import Message
+from steplog.engine.processor import Processor, Turn
 from steplog.errors import ConfigInvalid
+from steplog.log.memory import MemoryLog
 from steplog.testing import Testbed, Timeout
 
 from .examples import example
@@ -68,32 +74,43 @@ async def test_a_run_is_the_records_that_the_concepts_show(testbed: Testbed) -> 
     assert [re.findall(r"`([a-z.]+)`", row) for row in rows] == list(written.values())
 
 
-async def test_a_run_is_the_keys_that_the_architecture_shows(testbed: Testbed, monkeypatch: pytest.MonkeyPatch) -> None:
-    from steplog.engine import keys
-    from steplog.engine.processor import Turn
-    from steplog.log.memory import MemoryLog
+async def test_a_run_is_what_the_architecture_shows(testbed: Testbed, monkeypatch: pytest.MonkeyPatch) -> None:
+    applied, committed = Engine.apply, Processor.committed
+    seen: list[set[str]] = [set()]
+    turns: list[tuple[Turn, set[str], list[str]]] = []
 
-    turns: list[Turn] = []
-    commit = MemoryLog.commit
+    def noted(engine: Engine, message: Message) -> None:
+        seen[-1].add(type(message).__name__)
+        applied(engine, message)
 
-    async def noted(log: MemoryLog, turn: Turn) -> None:
-        turns.append(turn)
-        await commit(log, turn)
+    def released(processor: Processor) -> list[Effect]:
+        found = committed(processor)
+        turns[-1][2].extend(type(effect).__name__ for effect in found)
+        return found
 
-    monkeypatch.setattr(MemoryLog, "commit", noted)
+    async def commit(log: MemoryLog, turn: Turn) -> None:
+        turns.append((turn, seen[-1] - {"PlanCrons", "SweepSeen"}, []))
+        seen.append(set())
+        await kept(log, turn)
+
+    kept = MemoryLog.commit
+    monkeypatch.setattr(Engine, "apply", noted)
+    monkeypatch.setattr(Processor, "committed", released)
+    monkeypatch.setattr(MemoryLog, "commit", commit)
     run = await testbed.trigger(example("concepts.md", "The life of a run").ship_order, ORDER)
     await testbed.advance(HOUR)
     assert run.status == "completed"
     page = (DOCS / "architecture.md").read_text(encoding="utf8")
     rows = [row.split(" | ") for row in re.findall(r"^\| (\d \| .+) \|$", page, re.MULTILINE)]
     assert len(rows) == len(turns) == 6
-    for (_, _, told, records, _), turn in zip(rows, turns, strict=True):
-        changed = {
+    for (_, messages, told, records, effects), (turn, decided, asked) in zip(rows, turns, strict=True):
+        assert set(re.findall(r"`(\w+)`", messages)) == decided
+        assert set(re.findall(r"`([+−][a-z/]+)`", told)) == {
             ("−" if value is None else "+") + re.sub(r"^(run)/.*?(/event|/step|$).*|/.*", r"\1\2", keys.printed(key))
             for key, value in turn.state.changes.items()
         }
-        assert set(re.findall(r"`([+−][a-z/]+)`", told)) == changed
         assert re.findall(r"`([a-z.]+)`", records) == [json.loads(record)["kind"] for record in turn.records]
+        assert [each for each in re.findall(r"`(\w+)`", effects) if each != "Answer"] == asked, "nobody waits here"
 
 
 async def test_every_attempt_has_one_key(testbed: Testbed) -> None:
