@@ -5,6 +5,7 @@ Signatures are taken from the source as they are written there, so they read ali
 
 import ast
 import functools
+import importlib
 import inspect
 import re
 import sys
@@ -71,12 +72,8 @@ def _class(kind: type[Any]) -> Iterator[str]:
     tree = _tree(kind)
     assert isinstance(tree, ast.ClassDef)
     if issubclass(kind, SteplogError):
-        facts = [
-            f"code `{kind.code}`",
-            f"exit code {kind.exit_code}",
-            "trying again may help" if kind.retryable else "",
-        ]
-        yield f"An error, a `{ast.unparse(tree.bases[0])}`: {', '.join(filter(None, facts))}.\n"
+        again = ", trying again may help" if kind.retryable else ""
+        yield f"A kind of `{ast.unparse(tree.bases[0])}`: code `{kind.code}`, exit code {kind.exit_code}{again}.\n"
     elif _fields(tree):
         yield _code(_call(kind.__name__, _fields(tree)))
     elif "__init__" in vars(kind) and kind.__name__ not in GIVEN:
@@ -112,29 +109,32 @@ def _fields(tree: ast.ClassDef) -> list[str]:
 
 
 def _members(kind: type) -> Iterator[str]:
-    """Properties as a list, then methods; of a synchronous twin only what differs from the other."""
+    """Properties and constants as a list, then methods; a synchronous twin has what the other has."""
     names = _public(kind)
-    if twin := _twin(kind):
-        same = [name for name in names if getattr(kind, name) is getattr(twin, name, None)]
+    twin = _twin(kind)
+    if twin is not None:
+        same = [name for name in names if hasattr(twin, name)]
         names = [name for name in names if name not in same]
-        if same:
-            yield f"{', '.join(f'`{name}`' for name in same)}: as in [`{twin.__name__}`](#{twin.__name__.lower()}).\n"
+        shown = ", ".join(f"`{name}`" for name in same)
+        how = ", without `await`" if any(inspect.iscoroutinefunction(getattr(twin, name)) for name in same) else ""
+        yield f"{shown}: as in [`{twin.__name__}`](#{twin.__name__.lower()}){how}.\n"
     values = {name: inspect.getattr_static(kind, name) for name in names}
-    properties = {
-        name: value for name, value in values.items() if isinstance(value, property | functools.cached_property)
-    }
-    for name, value in properties.items():
-        getter = value.fget if isinstance(value, property) else value.func
-        text = " ".join(markdown(getter.__doc__ or "").split())
-        yield f"- `{name}: {_returns(_definition(getter))}`: {text}"
-    if properties:
-        yield ""
+    listed = [line for name, value in values.items() for line in _listed(kind, name, value)]
+    if listed:
+        yield "\n".join([*listed, ""])
     for name, value in values.items():
         if inspect.isfunction(value):
             yield f"#### Calling {kind.__name__}\n" if name == "__call__" else f"#### {kind.__name__}.{name}\n"
-            yield from _function(value, kind.__name__.lower() if name == "__call__" else name, twin)
-        elif isinstance(value, str):
-            yield f"- `{kind.__name__}.{name}`: `{value!s}`\n"
+            yield from _function(value, kind.__name__.lower() if name == "__call__" else name)
+
+
+def _listed(kind: type, name: str, value: Any) -> Iterator[str]:
+    match value:
+        case property(fget=getter) | functools.cached_property(func=getter):
+            text = " ".join(markdown(getter.__doc__ or "").split())
+            yield f"- `{name}: {_returns(_definition(getter))}`: {text}"
+        case str():
+            yield f"- `{kind.__name__}.{name}`: `{value!s}`"
 
 
 def _public(kind: type) -> list[str]:
@@ -157,22 +157,16 @@ def _twin(kind: type) -> type | None:
 # --- functions
 
 
-def _function(function: Any, name: str, twin: type | None = None) -> Iterator[str]:
+def _function(function: Any, name: str) -> Iterator[str]:
     """Its signature and docstring; where overloads say more than the function itself, what they return."""
     tree = _definition(function)
-    if twin is not None and tree.args.kwarg is not None and not tree.args.vararg:  # it hands on what it is given
-        tree = _definition(getattr(twin, name))
-        tree = ast.FunctionDef(tree.name, tree.args, tree.body, [], tree.returns)
     kinds = [_awaited(_returns(_definition(each))) for each in typing.get_overloads(function)]
     returned = [kind for kind in dict.fromkeys(kinds) if not kind.startswith("_")]
     if len(returned) == 1:
         tree.returns = ast.Name(returned[0])
     yield _code(_signature(tree, name, function))
-    text = markdown(function.__doc__ or "")
-    if twin is not None:
-        text = f"As [`{twin.__name__}.{name}`](#{twin.__name__.lower()}{name}).\n"
-    yield text
-    if len(returned) > 1 and twin is None:
+    yield markdown(function.__doc__ or "")
+    if len(returned) > 1:
         yield f"Returns, by what it is given: {', '.join(f'`{kind}`' for kind in returned)}.\n"
 
 
@@ -196,8 +190,32 @@ def _resolved(default: ast.expr, owner: Any) -> ast.expr:
 
 def _call(name: str, parameters: list[str], end: str = "") -> str:
     """One line, or a line a parameter where that is too long."""
+    parameters, end = [_spelled_out(each) for each in parameters], _spelled_out(end)
     line = f"{name}({', '.join(parameters)}){end}"
     return line if len(line) <= WIDTH else "\n".join([f"{name}(", *[f"    {each}," for each in parameters], f"){end}"])
+
+
+def _spelled_out(text: str) -> str:
+    """Annotations by what the package's own names for them stand for."""
+    for name, meaning in _aliases().items():
+        for given in re.findall(rf"\b{name}\[(\w+)\]", text):
+            text = text.replace(f"{name}[{given}]", re.sub(r"\bA\b", given, meaning))
+        text = re.sub(rf"\b{name}\b", meaning, text)
+    return text
+
+
+@functools.cache
+def _aliases() -> dict[str, str]:
+    """Names of types that are not public, and what they stand for."""
+    found: dict[str, str] = {}
+    for module in ("step", "functions", "group", "client.client"):
+        for node in ast.parse(inspect.getsource(importlib.import_module(f"steplog.{module}"))).body:
+            match node:
+                case ast.Assign(targets=[ast.Name(id=name)], value=ast.Subscript() | ast.BinOp() as value):
+                    found[name] = ast.unparse(value)
+                case ast.AnnAssign(target=ast.Name(id=name), annotation=ast.Name("TypeAlias"), value=value) if value:
+                    found[name] = ast.unparse(value)
+    return {name: meaning for name, meaning in found.items() if name[0].isupper() and not name.isupper()}
 
 
 def _split(parameters: str) -> list[str]:

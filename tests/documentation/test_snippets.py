@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -35,6 +36,14 @@ ALL = [
     for each in snippets(page)
 ]
 CONFIGURATION = [each for each in ALL if each.language == "toml"]
+
+
+@pytest.fixture(autouse=True)
+def clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of what a developer may have set for steplog."""
+    for name in list(os.environ):
+        if name.startswith(("STEPLOG_", "INNGEST_", "FORCE_COLOR")):
+            monkeypatch.delenv(name)
 
 
 def of(*languages: str) -> list[Snippet]:
