@@ -1,9 +1,9 @@
-"""``llms.txt`` and the list of decisions: where every page is."""
+"""``llms.txt``, ``llms-full.txt`` and the list of decisions: where every page is."""
 
 import re
 from pathlib import Path
 
-from .pages import DOCS, ROOT
+from .pages import DOCS, ROOT, links
 
 DECISIONS = DOCS / "decisions"
 ENTRY = re.compile(r"^- \[(.+?)\]\((.+?)\): (.+)$", re.MULTILINE)
@@ -16,6 +16,12 @@ def build() -> str:
     return "\n\n".join(
         [title, f"> {' '.join(summary.split())}", _from_root(sections).rstrip(), "## Decisions", _listed(ROOT)]
     )
+
+
+def build_full() -> str:
+    """Write ``llms-full.txt``: the index and then every page that ``llms.txt`` lists, as it is."""
+    found = [ROOT / "llms.txt", *[link.target for link in links(ROOT / "llms.txt")]]
+    return "\n".join(f"<!-- {page.relative_to(ROOT)} -->\n\n{page.read_text(encoding='utf8')}" for page in found)
 
 
 def build_decisions() -> str:

@@ -18,7 +18,7 @@ from steplog.server.http import Intake
 from steplog.server.rest import RestApi
 
 from .generated import GENERATED
-from .index import ENTRY
+from .index import ENTRY, build_full
 from .pages import DOCS, ROOT, anchors, links, pages
 from .rest_reference import ENDPOINTS
 
@@ -47,9 +47,12 @@ def test_every_page_is_in_the_index_with_a_line_about_it() -> None:
     assert listed - written == {ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"}
 
 
-def test_llms_txt_lists_every_page() -> None:
+@pytest.mark.spec("DOC-01")
+def test_llms_txt_lists_every_page_and_llms_full_txt_has_them() -> None:
     listed = {link.target for link in links(ROOT / "llms.txt")}
     assert set(DOCS.rglob("*.md")) - listed == {DOCS / "README.md"}, "the index is what it repeats"
+    full = build_full()
+    assert [page.name for page in listed if page.read_text(encoding="utf8") not in full] == []
 
 
 def test_every_test_that_is_named_exists() -> None:
