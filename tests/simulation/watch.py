@@ -371,6 +371,8 @@ class Watch:
                 del self._waiting[key]
             elif waiting.record.child == record.run:
                 self._due.add(key)
+        # one event may end two waits of a run, and the run has no room for what the first brings
+        self._resumed = {key for key in self._resumed if key[0] != record.run}
 
     def _number(self, event: records.StoredEvent) -> int:
         number: int = msgspec.json.decode(event.data).get("n", -1)
