@@ -102,7 +102,8 @@ class Turns:
         """Put messages in the mailbox. Answers for a state that was dropped are dropped with it."""
         if self._processor is None:
             return
-        self.now_ms()  # the wall clock may have moved since it was read last
+        if self._is_asleep:  # else a turn has just read the clocks
+            self.now_ms()
         clock = self._clock
         if clock is not None and clock.is_adrift:
             messages = [_translated(message, clock) for message in messages]
@@ -242,6 +243,10 @@ class Turns:
         await self._wake
         timer.cancel()
         self._report_drift()
+
+    @property
+    def _is_asleep(self) -> bool:
+        return self._wake is not None and not self._wake.done()
 
     def _wake_up(self) -> None:
         if self._wake is not None and not self._wake.done():
