@@ -68,7 +68,8 @@ def encode(value: object) -> bytes:
             raise ValueError(f"{path} is not a finite number")
     if type(value) not in _SCALARS:
         _skip(data)  # a msgspec.Raw is written as it is, whatever it holds
-        problem = json_text.structure_problem(data)
+        is_plain = len(data) <= json_text.SHALLOW_BYTES and data.isascii()
+        problem = None if is_plain else json_text.structure_problem(data)
         if problem is not None:
             raise ValueError(problem)
     return data

@@ -34,7 +34,7 @@ from steplog.errors import EventDataInvalid, Interrupt, OutputUnserializable, St
 from steplog.errors import StepError as StepFailed
 from steplog.functions import Function
 from steplog.step import STEP, StepOptions
-from steplog.values import WARNED_PERCENT, Decode, dump, load, signature_of
+from steplog.values import Decode, dump, load, signature_of
 
 logger = logging.getLogger(__name__)
 
@@ -100,9 +100,11 @@ class LiveRun(BodilessSteps, Tenant):
             self._pending[step] = (None, attempt)
         self._own_attempt, self._is_poisoned = dispatch.attempt, dispatch.is_poisoned
         self._has_warned = False
-        self._steps, self._steps_watched = 0, warned_at(host.config.steps)
-        self._size_bytes = sum(map(len, dispatch.events)) + sum([len(each.data or b"") for each in dispatch.recorded])
-        self._size_watched = warned_at(host.config.run_bytes)
+        self._steps, self._steps_watched = 0, host.config.steps_warned
+        self._size_bytes = sum(map(len, dispatch.events))
+        if dispatch.recorded:
+            self._size_bytes += sum([len(each.data or b"") for each in dispatch.recorded])
+        self._size_watched = host.config.run_bytes_warned
         if self._size_bytes >= self._size_watched:
             self._size_watched = NEVER
         self._interrupts = self._uuids = 0
@@ -510,11 +512,6 @@ class LiveRun(BodilessSteps, Tenant):
                 "a closed function does not end; it is abandoned",
                 extra={"fields": {"function": self._function.id, "run_id": self.run_id, "after_s": CLOSE_S}},
             )
-
-
-def warned_at(limit: int) -> int:
-    """From where on a limit is warned of (GAP-20)."""
-    return -(-limit * WARNED_PERCENT // 100)
 
 
 async def _within(timeout_ms: int, body: Awaitable[Any]) -> Any:
