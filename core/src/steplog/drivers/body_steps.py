@@ -5,12 +5,12 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from steplog.drivers.bodies import Bodies
-from steplog.drivers.call import BEGIN, Call
+from steplog.drivers.call import BEGIN, Call, Calls
 from steplog.drivers.failures import Failure, describe_error
 from steplog.engine.operations import ErrorInfo, Lost, Operation, StepError, StepRun
 from steplog.errors import Interrupt
 from steplog.step import STEP, StepOptions
-from steplog.values import Decode, dump, load, signature_of
+from steplog.values import dump, load, signature_of
 
 if TYPE_CHECKING:
     from steplog.drivers.live_run import Host
@@ -20,7 +20,7 @@ class StepNested(BaseException):
     """A step was called inside a step's body (PY-35); no user code may catch it."""
 
 
-class BodySteps:
+class BodySteps(Calls):
     """Executes the bodies of one run's steps, over what ``LiveRun`` does with every step."""
 
     __slots__ = ()
@@ -30,19 +30,6 @@ class BodySteps:
     _calls: dict[bytes, Call]
     _executing: dict[bytes, asyncio.Task[Any]]
     _is_poisoned: bool
-    _now_ms: Callable[[], int]
-
-    def _register(self, step_id: str, decode: Decode) -> Call:
-        raise NotImplementedError
-
-    def _may_begin(self, call: Call) -> bool:
-        raise NotImplementedError
-
-    def _outcome(self, call: Call, operation: Operation) -> "asyncio.Future[Any]":
-        raise NotImplementedError
-
-    def _ask_for_rest(self) -> None:
-        raise NotImplementedError
 
     async def run_step(
         self, step_id: str, handler: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any],

@@ -1,5 +1,7 @@
 """The settings of the local driver."""
 
+import functools
+
 import msgspec
 
 from steplog.engine.functions import MOST_STEP_MS
@@ -20,13 +22,9 @@ class LocalConfig(msgspec.Struct, frozen=True, kw_only=True):
     step_ms: int = MOST_STEP_MS  # how long one attempt may take
     threads: int = 16  # for plain ``def`` steps
     function_threads: int = 64  # for plain ``def`` functions; each holds one while it has a step of its own to run
-    steps_warned: int = 0  # from here on a run is warned of its limit (GAP-20); made from the limit, as the next is
-    run_bytes_warned: int = 0
-
-    def __post_init__(self) -> None:
-        msgspec.structs.force_setattr(self, "steps_warned", _warned_at(self.steps))
-        msgspec.structs.force_setattr(self, "run_bytes_warned", _warned_at(self.run_bytes))
 
 
-def _warned_at(limit: int) -> int:
+@functools.cache
+def warned_at(limit: int) -> int:
+    """From where on a limit is warned of (GAP-20)."""
     return -(-limit * WARNED_PERCENT // 100)

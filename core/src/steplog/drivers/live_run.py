@@ -23,7 +23,7 @@ from steplog.drivers.bodies import Bodies
 from steplog.drivers.bodiless import BodilessSteps
 from steplog.drivers.body_steps import BodySteps, StepNested
 from steplog.drivers.call import BEGIN, Call
-from steplog.drivers.config import LocalConfig
+from steplog.drivers.config import LocalConfig, warned_at
 from steplog.drivers.failures import describe_error
 from steplog.drivers.loop import TENANT, Tenant
 from steplog.drivers.run_logger import RunLogger
@@ -97,11 +97,11 @@ class LiveRun(BodySteps, BodilessSteps, Tenant):
             self._pending[step] = (None, attempt)
         self._own_attempt, self._is_poisoned = dispatch.attempt, dispatch.is_poisoned
         self._has_warned = False
-        self._steps, self._steps_watched = 0, host.config.steps_warned
+        self._steps, self._steps_watched = 0, warned_at(host.config.steps)
         self._size_bytes = sum(map(len, dispatch.events))
         if dispatch.recorded:
             self._size_bytes += sum([len(each.data or b"") for each in dispatch.recorded])
-        self._size_watched = host.config.run_bytes_warned
+        self._size_watched = warned_at(host.config.run_bytes)
         if self._size_bytes >= self._size_watched:
             self._size_watched = NEVER
         self._interrupts = self._uuids = 0
