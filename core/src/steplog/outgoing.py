@@ -69,6 +69,8 @@ def _check_types(event: object) -> None:
 
 
 def _check_text(field: str, text: object) -> None:
+    if type(text) is str and text.isascii():
+        return
     problem = text_problem(text)
     if problem is not None:
         raise EventInvalid(f"event {field} {problem}")

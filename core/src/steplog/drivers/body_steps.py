@@ -65,7 +65,7 @@ class BodySteps(Calls):
         try:
             body = handler(*args, **kwargs) if is_async else bodies.in_thread(handler, args, kwargs)
             value = await (body if call.options.timeout_ms is None else _within(call.options.timeout_ms, body))
-            data = dump(value, call.step_id, self._host.config.output_bytes)
+            data = dump(value, call.step_id, self._host.config.output_bytes, is_loaded=True)
             call.copy = (load(data, call.decode, call.step_id),)
             operation: Operation = StepRun(data=data, started_ms=started_ms, ended_ms=self._now_ms())
         except asyncio.CancelledError as error:

@@ -1,7 +1,5 @@
 """The settings of the local driver."""
 
-import functools
-
 import msgspec
 
 from steplog.engine.functions import MOST_STEP_MS
@@ -24,7 +22,6 @@ class LocalConfig(msgspec.Struct, frozen=True, kw_only=True):
     function_threads: int = 64  # for plain ``def`` functions; each holds one while it has a step of its own to run
 
 
-@functools.cache
 def warned_at(limit: int) -> int:
     """From where on a limit is warned of (GAP-20)."""
     return -(-limit * WARNED_PERCENT // 100)

@@ -23,7 +23,7 @@ from steplog.drivers.bodies import Bodies
 from steplog.drivers.bodiless import BodilessSteps
 from steplog.drivers.body_steps import BodySteps, StepNested
 from steplog.drivers.call import BEGIN, Call
-from steplog.drivers.config import LocalConfig, warned_at
+from steplog.drivers.config import LocalConfig
 from steplog.drivers.failures import describe_error
 from steplog.drivers.loop import TENANT, Tenant
 from steplog.drivers.run_logger import RunLogger
@@ -52,6 +52,7 @@ class Host(Protocol):
     bodies: Bodies
     config: LocalConfig
     is_draining: bool
+    watched: tuple[int, int]  # from how many steps and bytes of a run on a limit is warned of
     post: Callable[[Message], None]
     now_ms: Callable[[], int]  # when bodies began and ended
 
@@ -90,22 +91,26 @@ class LiveRun(BodySteps, BodilessSteps, Tenant):
         self._counts: dict[str, int] = {}
         self._deferred: list[Call] = []
         self._executing: dict[bytes, asyncio.Task[Any]] = {}  # the task that runs the step's body
-        self._results: dict[bytes, Recorded] = {r.step: r for r in dispatch.recorded}
-        self._delivered = len(dispatch.recorded)
-        self._pending: dict[bytes, tuple[int | None, int]] = {p.step: (p.due_ms, p.attempt) for p in dispatch.pending}
-        for step, attempt in dispatch.attempts:
-            self._pending[step] = (None, attempt)
+        self._results: dict[bytes, Recorded] = {}
+        self._pending: dict[bytes, tuple[int | None, int]] = {}
         self._own_attempt, self._is_poisoned = dispatch.attempt, dispatch.is_poisoned
         self._has_warned = False
-        self._steps, self._steps_watched = 0, warned_at(host.config.steps)
+        self._steps, self._delivered = 0, len(dispatch.recorded)
+        self._steps_watched, self._size_watched = host.watched
         self._size_bytes = sum(map(len, dispatch.events))
-        if dispatch.recorded:
-            self._size_bytes += sum([len(each.data or b"") for each in dispatch.recorded])
-        self._size_watched = warned_at(host.config.run_bytes)
-        if self._size_bytes >= self._size_watched:
-            self._size_watched = NEVER
+        if dispatch.recorded or dispatch.pending or dispatch.attempts:
+            self._take_up(dispatch)
         self._interrupts = self._uuids = 0
         self._passed_ms = dispatch.started_ms
+
+    def _take_up(self, dispatch: Dispatch) -> None:
+        """Go on with what was recorded before."""
+        self._results.update((recorded.step, recorded) for recorded in dispatch.recorded)
+        self._pending.update((pending.step, (pending.due_ms, pending.attempt)) for pending in dispatch.pending)
+        self._pending.update((step, (None, attempt)) for step, attempt in dispatch.attempts)
+        self._size_bytes += sum([len(recorded.data or b"") for recorded in dispatch.recorded])
+        if self._size_bytes >= self._size_watched:
+            self._size_watched = NEVER
 
     def start(self) -> None:
         """Begin the function."""

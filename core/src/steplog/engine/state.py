@@ -207,20 +207,22 @@ class State:
         if index is not None:
             index.put(key)
 
-    def delete(self, key: bytes) -> None:
-        """Remove a key, whether or not it is there."""
-        self.changes[key] = None
-        is_gone = key in self._new
-        if is_gone:
-            self._new.discard(key)
-            del self._pending[key]
-        else:
-            if key not in self._pending:
-                self._entering.append(key)
-            self._pending[key] = None
-        index = self._indexes.get(key[0])
-        if index is not None:
-            index.deleted(key, is_gone=is_gone)
+    def delete(self, *gone: bytes) -> None:
+        """Remove keys, whether or not they are there."""
+        changes, pending, new, indexes = self.changes, self._pending, self._new, self._indexes
+        for key in gone:
+            changes[key] = None
+            is_gone = key in new
+            if is_gone:
+                new.discard(key)
+                del pending[key]
+            else:
+                if key not in pending:
+                    self._entering.append(key)
+                pending[key] = None
+            index = indexes.get(key[0])
+            if index is not None:
+                index.deleted(key, is_gone=is_gone)
 
     def get(self, key: bytes) -> bytes | None:
         """Read a value."""
@@ -330,7 +332,7 @@ class State:
         entered, pending, place = self._entered, self._pending, -self._limits.young_turns
         if len(entered) > -place:
             turn, sealed_bytes, found = entered[place]
-            kept = [key for key in found if key in pending]
+            kept = list(filter(pending.__contains__, found))
             if kept:
                 entered[place] = turn, sealed_bytes, kept
             else:
