@@ -33,32 +33,54 @@ class Signature(NamedTuple):
     decode: Decode
 
 
-def dump(value: object, what: str, limit_bytes: int, *, is_loaded: bool = False) -> bytes:
-    """Write a value as JSON. ``is_loaded``: the caller reads it with ``load``, which checks the grammar of all of it.
+def dump(value: object, what: str, limit_bytes: int) -> bytes:
+    """Write a value as JSON.
 
     Raises ``OutputUnserializable`` for what JSON cannot hold (with the path of a number that is not finite), and
     ``OutputTooLarge`` beyond the limit. ``what`` names the step or function in the error.
     """
     try:
-        data = encode(value, is_loaded=is_loaded)
+        data = encode(value)
     except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
         raise OutputUnserializable(f'"{what}" returned unserializable data: {error}') from error
-    size = len(data)
-    if size * 100 >= limit_bytes * WARNED_PERCENT:
-        if size > limit_bytes:
-            raise OutputTooLarge(f'"{what}"', size, limit_bytes)
-        logger.warning(
-            "an output is close to the limit",
-            extra={"fields": {"of": what, "size_bytes": size, "limit_bytes": limit_bytes}},
-        )
+    if len(data) * 100 >= limit_bytes * WARNED_PERCENT:
+        _check_size(len(data), what, limit_bytes)
     return data
 
 
-def encode(value: object, *, is_loaded: bool = False) -> bytes:
-    """Write a value as JSON that fits into every record. ``is_loaded`` is that of ``dump``.
+def dump_and_load(value: object, decode: Decode, what: str, limit_bytes: int) -> tuple[bytes, Any]:
+    """Write a value as JSON, and read it back as a replay will. Raises what ``dump`` and ``load`` raise."""
+    try:
+        data = _encoded(value)
+    except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
+        raise OutputUnserializable(f'"{what}" returned unserializable data: {error}') from error
+    if len(data) * 100 >= limit_bytes * WARNED_PERCENT:
+        _check_size(len(data), what, limit_bytes)
+    return data, load(data, decode, what)
+
+
+def _check_size(size_bytes: int, what: str, limit_bytes: int) -> None:
+    if size_bytes > limit_bytes:
+        raise OutputTooLarge(f'"{what}"', size_bytes, limit_bytes)
+    logger.warning(
+        "an output is close to the limit",
+        extra={"fields": {"of": what, "size_bytes": size_bytes, "limit_bytes": limit_bytes}},
+    )
+
+
+def encode(value: object) -> bytes:
+    """Write a value as JSON that fits into every record.
 
     Raises what msgspec raises, and ``ValueError`` for a number that is not finite and for what is nested too deep.
     """
+    data = _encoded(value)
+    if type(value) not in _SCALARS:
+        _skip(data)  # a msgspec.Raw is written as it is, whatever it holds
+    return data
+
+
+def _encoded(value: object) -> bytes:
+    """Write a value as ``encode`` does, but for what a ``msgspec.Raw`` in it holds: reading it will tell."""
     try:
         data = _encode(value)
     except TypeError as error:
@@ -67,13 +89,10 @@ def encode(value: object, *, is_loaded: bool = False) -> bytes:
         path = _not_finite(msgspec.to_builtins(value, enc_hook=encode_hook), "$")
         if path:
             raise ValueError(f"{path} is not a finite number")
-    if type(value) not in _SCALARS:
-        if not is_loaded:
-            _skip(data)  # a msgspec.Raw is written as it is, whatever it holds
-        if len(data) > SHALLOW_BYTES or not data.isascii():
-            problem = structure_problem(data)
-            if problem is not None:
-                raise ValueError(problem)
+    if len(data) > SHALLOW_BYTES or not data.isascii():
+        problem = structure_problem(data)
+        if problem is not None:
+            raise ValueError(problem)
     return data
 
 

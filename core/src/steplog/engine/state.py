@@ -30,6 +30,7 @@ PENDING_TURNS = 4_096  # an older key goes to the table too, so that the redo st
 REDO_BYTES = 64 << 20  # likewise; it bounds what is pending as well, and how long a restart takes
 KEY_BYTES = 40  # about
 YOUNG_TURNS = 64  # most keys are gone after so many; the others are what an older turn is remembered by
+HELD_BYTES = 16 << 10  # of redo that a key may hold up when its turn is no longer young: writing a row costs less
 SLICE_KEYS = 1_000  # to the table in one turn: fewer cost more than they save, more hold the turn up
 HEAD_KEYS = 1_000  # read into a head at once
 
@@ -65,6 +66,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     pending_turns: int = PENDING_TURNS
     redo_bytes: int = REDO_BYTES
     young_turns: int = YOUNG_TURNS
+    held_bytes: int = HELD_BYTES
     slice_keys: int = SLICE_KEYS
     head_keys: int = HEAD_KEYS
 
@@ -373,6 +375,10 @@ class State:
             return max(limits.slice_keys, excess // 2)
         if not self._entered:
             return 0
-        oldest, sealed_bytes, _ = self._entered[0]
-        is_long = oldest < turn - limits.pending_turns or self._sealed_bytes - sealed_bytes > limits.redo_bytes
-        return limits.slice_keys if is_long else 0
+        oldest, sealed_bytes, found = self._entered[0]
+        if oldest < turn - limits.pending_turns or self._sealed_bytes - sealed_bytes > limits.redo_bytes:
+            return limits.slice_keys
+        if oldest >= turn - limits.young_turns:
+            return 0
+        next_bytes = self._entered[1][1] if len(self._entered) > 1 else self._sealed_bytes
+        return 1 if next_bytes - sealed_bytes > len(found) * limits.held_bytes else 0  # those of its turn go with it

@@ -30,7 +30,7 @@ from steplog.engine.operations import (
 )
 from steplog.engine.records import Place
 from steplog.engine.retry import delay_ms
-from steplog.engine.run import EventWait, Run, StepState
+from steplog.engine.run import TERMINAL, EventWait, Run, StepState
 from steplog.engine.runs import Runs
 from steplog.engine.waits import Waits
 from steplog.errors import ExpressionInvalid, StepLimitExceeded
@@ -55,7 +55,7 @@ class Steps:
         step = run.steps.get(key)
         if (
             run.head.generation != message.generation
-            or run.is_terminal
+            or run.head.state in TERMINAL
             or (step is not None and (step.state != "due" or step.attempt != message.attempt))
         ):
             self._endings.keep_late(run, message)
