@@ -34,6 +34,7 @@ class StateModel(RuleBasedStateMachine):
         pending_turns=st.integers(1, 6),
         redo_bytes=st.sampled_from((60, 1_000_000)),
         young_turns=st.integers(1, 4),
+        held_bytes=st.sampled_from((0, 100, 1_000_000)),
         slice_keys=st.integers(1, 3),
         head_keys=st.integers(2, 4),
     )
@@ -282,6 +283,22 @@ def test_a_key_below_too_much_redo_goes_to_the_table() -> None:
         parts.append(turn(state, table, number))
     assert [part.redo_from for part in parts] == [1, 1, 1, 5, 5]
     assert parts[3].flush == [(key, b"1"), (other, b"x" * 300)]
+
+
+def test_a_key_that_outlives_the_others_of_its_time_holds_up_no_redo() -> None:
+    table = MemoryTable()
+    state = State(table, Limits(young_turns=2, held_bytes=500))
+    key = keys.run(0, bytes(16))
+    state.put(key, b"1", new=True)
+    parts = []
+    for number in range(1, 8):
+        other = keys.run(0, bytes([number] * 16))
+        state.put(other, b"x" * 100, new=True)
+        if number > 1:
+            state.delete(keys.run(0, bytes([number - 1] * 16)))
+        parts.append(turn(state, table, number))
+    assert [part.flush for part in parts] == [[]] * 3 + [[(key, b"1")]] + [[]] * 3
+    assert [part.redo_from for part in parts] == [1, 1, 1, 4, 5, 6, 7]
 
 
 def test_a_key_put_again_after_its_slice_is_not_taken_for_new() -> None:

@@ -103,7 +103,7 @@ def _tiny(chance: Random) -> Limits:
     return Limits(
         pending_keys=chance.choice((0, 3, 12)), pending_turns=chance.choice((1, 5, 20)),
         slice_keys=chance.choice((1, 4)), head_keys=chance.choice((1, 1, 2, 3)),
-        redo_bytes=chance.choice((400, 1 << 20)), young_turns=2,
+        redo_bytes=chance.choice((400, 1 << 20)), young_turns=2, held_bytes=300,
     )  # fmt: skip
 
 
