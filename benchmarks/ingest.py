@@ -1,4 +1,7 @@
-"""Events a second by HTTP, in batches of 100 from four senders: matching nothing, and starting a run each."""
+"""Events a second by HTTP, in batches of 100 from four senders: matching nothing, and starting a run each.
+
+Then how long 50 senders wait for the answer to one event each, while four others ask for runs (C1: p99 below 100 ms).
+"""
 
 import asyncio
 import json
@@ -12,6 +15,7 @@ from pathlib import Path
 import aiohttp
 
 BATCH, SENDERS, EVENTS = 100, 4, 60_000
+SINGLE_SENDERS, SINGLE_EVENTS, READERS = 50, 10_000, 4
 FUNCTIONS = """
 from steplog import App, Context
 app = App("bench")
@@ -39,6 +43,34 @@ async def _send(url: str, name: str) -> tuple[float, list[float]]:
         return EVENTS / (time.perf_counter() - began), sorted(taken)
 
 
+async def _send_singly(url: str) -> list[float]:
+    taken: list[float] = []
+    body = json.dumps({"name": "bench/matched", "data": {"note": "y" * 250}}).encode()
+
+    async def sender(session: aiohttp.ClientSession) -> None:
+        for _ in range(SINGLE_EVENTS // SINGLE_SENDERS):
+            began = time.perf_counter()
+            async with session.post(f"{url}/e/bench", data=body) as response:
+                assert response.status == 200
+                await response.read()
+            taken.append((time.perf_counter() - began) * 1000)
+
+    async def reader(session: aiohttp.ClientSession) -> None:
+        while True:
+            async with session.get(f"{url}/v1/runs?limit=20") as response:
+                assert response.status == 200
+                await response.read()
+            await asyncio.sleep(0.02)
+
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+        readers = [asyncio.ensure_future(reader(session)) for _ in range(READERS)]
+        await asyncio.gather(*[sender(session) for _ in range(SINGLE_SENDERS)])
+        for each in readers:
+            each.cancel()
+        await asyncio.gather(*readers, return_exceptions=True)
+    return sorted(taken)
+
+
 def main() -> None:
     with tempfile.TemporaryDirectory(prefix="steplog-bench-") as directory:
         functions = Path(directory) / "functions.py"
@@ -57,6 +89,9 @@ def main() -> None:
                 per_s, taken = asyncio.run(_send(url, name))
                 p50, p99 = taken[len(taken) // 2], taken[len(taken) * 99 // 100]
                 print(f"{name:16} {per_s:8,.0f} events/s, a batch of {BATCH}: p50 {p50:.0f} ms, p99 {p99:.0f} ms")
+            taken = asyncio.run(_send_singly(url))
+            p50, p99 = taken[len(taken) // 2], taken[len(taken) * 99 // 100]
+            print(f"{SINGLE_SENDERS} senders of single events, {READERS} readers: p50 {p50:.0f} ms, p99 {p99:.0f} ms")
         finally:
             server.terminate()
             server.wait(30)

@@ -31,13 +31,3 @@ def test_every_limit_that_can_be_set_is_documented() -> None:
     names = [name for name in keys() if name.startswith("limits.")]
     assert len(names) >= 5
     assert [name for name in names if f"`{name}`" not in text] == []
-
-
-def test_every_link_of_the_readme_and_the_docs_leads_somewhere() -> None:
-    broken = [
-        f"{page.name}: {target}"
-        for page in (DOCS.parent / "README.md", DOCS.parent / "CONTRIBUTING.md", *DOCS.rglob("*.md"))
-        for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text())
-        if not (page.parent / target).exists()
-    ]
-    assert broken == []

@@ -1,5 +1,7 @@
 """Runs from their event to their end: steps, sleeps, parking, late answers and limits."""
 
+import typing
+
 import msgspec
 import pytest
 
@@ -7,7 +9,7 @@ from steplog.engine import keys, records
 from steplog.engine.effects import Dispatch, Effect, MakeRoom, Recorded, Resume, RunEnded
 from steplog.engine.functions import DEFAULT_ENV, EngineConfig
 from steplog.engine.ids import decode_ulid
-from steplog.engine.messages import OpReported
+from steplog.engine.messages import Message, OpReported
 from steplog.engine.state import Limits
 
 from .partition import (
@@ -30,6 +32,11 @@ from .partition import (
 )
 
 PACK = function("pack")
+
+
+def test_every_kind_of_message_is_decided() -> None:
+    engine = Partition(PACK).processor.engine
+    assert set(engine.deciders) == set(typing.get_args(Message))
 
 
 @pytest.mark.spec("ARCH-03")

@@ -7,7 +7,7 @@ import pytest
 
 from steplog.engine import records
 from steplog.engine.effects import Answer, Dispatch, Recorded, Resume, RunEnded
-from steplog.engine.functions import DEFAULT_ENV, CronTrigger, EventTrigger, FunctionSpec
+from steplog.engine.functions import DEFAULT_ENV, CronTrigger, EngineConfig, EventTrigger, FunctionSpec
 from steplog.engine.messages import OpReported, SignalSent
 from steplog.engine.operations import EventOut, InvokeFunction, SendSignal, WaitForEvent, WaitForSignal
 
@@ -194,6 +194,27 @@ def test_a_signal_resumes_the_step_that_waits_for_it() -> None:
     assert isinstance(resumed, Resume)
     assert value(resumed.recorded) == {"signal": "approve/o1", "data": {"by": "ann"}}
     assert partition.post(SignalSent(env=DEFAULT_ENV, signal="approve/o1", data=b"1", ticket=8)) == [Answer(8, None)]
+
+
+def test_a_run_that_ends_because_it_hears_itself_records_nothing_after_that() -> None:
+    partition = Partition(ORDER, config=EngineConfig(run_state_bytes=1_000))
+    run = order(partition, "1")
+    partition.post(listens(run, "wait", "go"))
+    assert the(RunEnded, partition.post(report(run, "tell", SendSignal(signal="go", data=b'"%s"' % (b"x" * 900)))))
+    heard, failed = partition.of(records.StepCompleted)[-1], partition.of(records.RunFailed)[0]
+    assert (heard.step, failed.seq) == ("wait", heard.seq + 1)
+    assert partition.stored() == []
+
+
+def test_a_run_that_ends_because_it_replaces_its_own_wait_records_nothing_after_that() -> None:
+    partition = Partition(ORDER, config=EngineConfig(run_state_bytes=1))
+    run = order(partition, "1")
+    partition.post(listens(run, "first", "go"))
+    assert the(RunEnded, partition.post(listens(run, "second", "go", replaces=True)))
+    replaced, failed = partition.of(records.StepFailed)[-1], partition.of(records.RunFailed)[0]
+    assert (replaced.step, failed.seq) == ("first", replaced.seq + 1)
+    assert max(waiting.seq for waiting in partition.of(records.StepWaiting)) < replaced.seq
+    assert partition.stored() == []
 
 
 def test_a_signal_whose_time_is_up_can_be_waited_for_again() -> None:

@@ -1,5 +1,6 @@
 """The audit: a sound log adds up, and each kind of damage is found and named."""
 
+import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -151,6 +152,22 @@ def test_damaged_row_is_dead_and_what_it_held_is_missed(log: RecordedPartition, 
     flip(copy, 3)
     report = audit(copy)
     assert (report.dead, report.unaccounted) == (1, 1)
+
+
+@pytest.mark.spec("FAULT-C4")
+def test_damage_that_no_record_needs_is_found_when_everything_is_read(log: RecordedPartition, tmp_path: Path) -> None:
+    log.finish("f")
+    assert audit(log.path, is_deep=True).damaged == 0
+    copy = copy_log(log.path, tmp_path / "copy.db")
+    connection = sqlite3.connect(copy)
+    connection.execute("UPDATE redo SET crc = crc + 1")
+    (rows,) = connection.execute("SELECT count(*) FROM redo").fetchone()
+    connection.commit()
+    connection.close()
+    assert audit(copy).is_clean
+    report = audit(copy, is_deep=True)
+    assert (report.damaged, report.is_clean) == (rows, False)
+    assert report.findings[0].id.startswith("redo@")
 
 
 def test_only_the_first_findings_are_shown(log: RecordedPartition, tmp_path: Path) -> None:

@@ -9,12 +9,12 @@ import msgspec
 import pytest
 
 from steplog.engine.operations import ErrorInfo
-from steplog.engine.records import Record, RunRef, Skip, StoredEvent
+from steplog.engine.records import LogRestored, Record, RunRef, Skip, StoredEvent
 
 from .history_log import RecordedPartition
 
 PAGE = (Path(__file__).parents[2] / "docs" / "journal.md").read_text()
-STRUCTS = [*get_args(Record), RunRef, Skip, StoredEvent, ErrorInfo]
+STRUCTS = [*get_args(Record), LogRestored, RunRef, Skip, StoredEvent, ErrorInfo]
 
 
 @pytest.mark.parametrize("struct", STRUCTS, ids=lambda struct: struct.__name__)

@@ -1,5 +1,6 @@
 """Values between steps: they come back as their annotation says, or are a typed error that names the step."""
 
+import functools
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -10,6 +11,7 @@ import pytest
 
 from steplog import Context, Event, StepError
 from steplog.engine import records
+from steplog.values import signature_of
 
 from .running import Heard, config, declare, fail, go, of, on_users_loop, perform, plus_one, run_once, value
 
@@ -35,6 +37,14 @@ async def as_set() -> set[int]:
 
 async def as_point() -> list[Point]:
     return [Point(1.5, 2.5)]
+
+
+def traced(handler: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(handler)
+    async def call(*args: Any) -> Any:
+        return await handler(*args)
+
+    return call
 
 
 def as_dates() -> dict[int, timedelta]:
@@ -244,3 +254,11 @@ def test_an_output_near_the_limit_is_warned_of_and_one_beyond_it_fails_at_once(
         assert ended.status == "completed"
         expected = {"of": name, "size_bytes": percent * 10, "limit_bytes": 1_000}
         assert warned == ([] if percent == 50 else [expected])
+
+
+def test_decorated_handlers_keep_their_own_annotations_though_they_share_the_code_of_their_decorator() -> None:
+    sets, points = traced(as_set), traced(as_point)
+    for _ in range(2):  # the second time it is remembered
+        assert signature_of(sets).decode(b"[1,1]") == {1}
+        assert signature_of(points).decode(b'[{"x":1,"y":2}]') == [Point(1, 2)]
+        assert signature_of(functools.partial(points, 1)).is_async

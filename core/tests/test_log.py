@@ -22,6 +22,7 @@ from steplog.engine.state import Limits, Slice, State
 from steplog.errors import LogCorrupt, LogLocked, LogUnavailable
 from steplog.log.memory import MemoryLog
 from steplog.log.sqlite import JournalReader, SqliteLog
+from steplog.log.wal import readers
 
 A, B, C = (keys.run(0, bytes([n]) * 16) for n in range(3))
 Change = dict[bytes, bytes | None]
@@ -353,6 +354,145 @@ def test_a_torn_page_is_noticed(sqlite_store: SqliteStore) -> None:
         file.write(bytes(20 * 4096))
     with pytest.raises(LogCorrupt), JournalReader(sqlite_store.path) as reader:
         reader.journal(0, 1_000)
+
+
+@pytest.mark.spec("FAULT-C4")
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE meta SET value = 'x'",
+        "DELETE FROM meta",
+        "DROP TRIGGER commit_turn",
+        "UPDATE redo SET data = 1",
+        "UPDATE redo SET turn = -1",
+        "PRAGMA user_version = 0",
+        "PRAGMA user_version = -1",
+    ],
+)
+def test_what_is_not_as_it_was_made_is_noticed(sqlite_store: SqliteStore, statement: str) -> None:
+    load(sqlite_store.log)
+    commit(sqlite_store.log, 1, {A: b"1"})
+    sqlite_store.close()
+    with sqlite3.connect(sqlite_store.path) as other:
+        other.execute(statement)
+    other.close()
+    with pytest.raises(LogCorrupt):
+        load_file(sqlite_store.path)
+
+
+@pytest.mark.spec("FAULT-C4")
+@pytest.mark.parametrize(
+    ("table", "column"),
+    [("redo", "data"), ("journal", "data"), ("events", "data"), ("state", "key"), ("state", "value")],
+)
+def test_the_whole_file_can_be_checked(sqlite_store: SqliteStore, table: str, column: str) -> None:
+    load(sqlite_store.log)
+    commit(sqlite_store.log, 1, {A: b"1"}, {A: b"1"}, records=(b'{"n":1}',), events=(b'{"n":1}',))
+    with JournalReader(sqlite_store.path) as reader:
+        assert list(reader.damage()) == []
+        flip(sqlite_store.path, table, column)
+        ((place, problem),) = reader.damage()
+    assert table in place
+    assert problem == "does not match its checksum"
+
+
+# --- a head beside the file
+
+
+def copy_of(store: SqliteStore, target: Path) -> Path:
+    with sqlite3.connect(store.path) as reading, sqlite3.connect(target) as writing:
+        reading.backup(writing)
+    reading.close()
+    writing.close()
+    return target
+
+
+def restore(copy: Path, log: Path) -> None:
+    for suffix in ("-wal", "-shm"):
+        log.with_name(log.name + suffix).unlink(missing_ok=True)
+    shutil.copy(copy, log)
+
+
+@pytest.mark.spec("FAULT-C6")
+def test_a_log_that_is_behind_its_head_says_so_once(
+    sqlite_store: SqliteStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    load(sqlite_store.log)
+    for number in range(1, 6):
+        commit(sqlite_store.log, number, {A: b"%d" % number}, records=(b'{"n":1}',))
+        if number == 2:
+            copy = copy_of(sqlite_store, tmp_path / "copy")
+    sqlite_store.close()
+    with JournalReader(sqlite_store.path) as reader:
+        id_before = reader.log_id
+    restore(copy, sqlite_store.path)
+    log = SqliteLog(sqlite_store.path)
+    loaded = load(log)
+    assert (loaded.turn, content(loaded)) == (6, {A: b"2"})
+    assert loaded.now_ms > 20
+    commit(log, 7, {A: b"7"})
+    log.close()
+    log = SqliteLog(sqlite_store.path)
+    assert load(log).turn == 7
+    log.close()
+    assert [record.getMessage().partition(";")[0] for record in caplog.records] == [
+        "restored from a backup: commits 3–5 are missing"
+    ]
+    with JournalReader(sqlite_store.path) as reader:
+        rows = reader.journal(2, 10)
+        assert [row.position for row in rows] == [6]
+        assert msgspec.json.decode(rows[0].data) == [
+            {"kind": "log.restored", "v": 1, "at": loaded.now_ms, "first": 3, "last": 5}
+        ]
+        assert reader.log_id != id_before, "what was read of the missing commits is of another log"
+
+
+@pytest.mark.spec("FAULT-C6")
+@pytest.mark.parametrize("data", [None, b"", b"x" * 28])
+def test_a_head_that_is_lost_or_damaged_is_nothing(sqlite_store: SqliteStore, data: bytes | None) -> None:
+    load(sqlite_store.log)
+    commit(sqlite_store.log, 1, {A: b"1"})
+    sqlite_store.close()
+    head = sqlite_store.path.with_name("log.db.head")
+    head.unlink() if data is None else head.write_bytes(data)
+    log = SqliteLog(sqlite_store.path)
+    assert load(log).turn == 1
+    log.close()
+
+
+@pytest.mark.spec("FAULT-C6")
+def test_the_head_of_another_log_says_nothing(sqlite_store: SqliteStore) -> None:
+    load(sqlite_store.log)
+    commit(sqlite_store.log, 1, {A: b"1"})
+    sqlite_store.close()
+    for file in sqlite_store.path.parent.glob("log.db*"):
+        if file.suffix != ".head":
+            file.unlink()
+    log = SqliteLog(sqlite_store.path)
+    assert load(log).turn == 0
+    log.close()
+
+
+# --- its WAL
+
+
+@pytest.mark.spec("FAULT-C5")
+def test_the_wal_is_cut_when_no_reader_needs_it(sqlite_store: SqliteStore) -> None:
+    load(sqlite_store.log)
+    wal = sqlite_store.path.with_name("log.db-wal")
+    reader = sqlite3.connect(f"{sqlite_store.path.as_uri()}?mode=ro", uri=True, isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM journal").fetchone()
+    commit(sqlite_store.log, 1, {A: b"1"}, records=(b'"%s"' % (b"x" * 100_000),))
+    assert readers(sqlite_store.path) == {os.getpid()}
+    assert not sqlite_store.log.shrink_wal()
+    assert wal.stat().st_size > 100_000
+    reader.execute("COMMIT")
+    assert sqlite_store.log.shrink_wal()
+    assert wal.stat().st_size == 0
+    assert readers(sqlite_store.path) == set()
+    reader.close()
+    commit(sqlite_store.log, 2, {A: b"2"})
 
 
 def test_a_file_of_another_kind_is_refused_and_left_alone(tmp_path: Path) -> None:

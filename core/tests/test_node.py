@@ -1,5 +1,6 @@
 """A node, as a program in its process uses it."""
 
+import asyncio
 import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -8,10 +9,11 @@ import pytest
 
 from steplog import App, Context, ContextSync, Event, NotFound
 from steplog.engine import records
-from steplog.errors import EventInvalid
+from steplog.engine.processor import Turn
+from steplog.errors import EventInvalid, LogUnavailable
 from steplog.log.memory import MemoryLog
 
-from .running import config, go, of, on_users_loop, running, until
+from .running import config, crashing, go, of, on_users_loop, running, until
 
 
 def shop() -> App:
@@ -138,3 +140,43 @@ def test_a_wall_clock_that_is_moved_neither_holds_runs_up_nor_hurries_them(
     assert (before, after) == (20, 20)
     assert soon <= 25
     assert 3_000_000 < long <= 3_600_005
+
+
+class AwayAtFirst(MemoryLog):
+    """A log that cannot be written where a process begins."""
+
+    is_away = False
+
+    async def commit(self, turn: Turn) -> None:
+        if self.is_away:
+            self.is_away = False
+            raise LogUnavailable("not yet")
+        await super().commit(turn)
+
+
+@pytest.mark.spec("FAULT-A2")
+def test_a_loss_counts_where_the_log_is_away_when_it_is_found() -> None:
+    log, app = AwayAtFirst(), App("shop")
+    begun: list[int] = []
+
+    @app.function("pack", trigger="shop/order.placed")
+    async def pack(ctx: Context) -> None:
+        async def body() -> None:
+            begun.append(1)
+            await asyncio.sleep(60 if len(begun) == 1 else 0)
+
+        await ctx.step.run("pack", body)
+
+    async def crash() -> None:
+        async with crashing(app, log) as (node, _):
+            await node.send([Event(name="shop/order.placed", data={})])
+            await until(lambda: begun)
+
+    async def go_on() -> None:
+        async with running(app, log):
+            await until(lambda: of(log, records.RunCompleted))
+
+    on_users_loop(crash())
+    log.is_away = True
+    on_users_loop(go_on())
+    assert [record.reason for record in of(log, records.RunStarted)] == ["lost"]

@@ -33,6 +33,8 @@ class StateModel(RuleBasedStateMachine):
         pending_keys=st.integers(0, 5),
         pending_turns=st.integers(1, 6),
         redo_bytes=st.sampled_from((60, 1_000_000)),
+        young_turns=st.integers(1, 4),
+        held_bytes=st.sampled_from((0, 100, 1_000_000)),
         slice_keys=st.integers(1, 3),
         head_keys=st.integers(2, 4),
     )
@@ -272,7 +274,7 @@ def test_a_key_that_waits_too_many_turns_goes_to_the_table() -> None:
 
 def test_a_key_below_too_much_redo_goes_to_the_table() -> None:
     table = MemoryTable()
-    state = State(table, Limits(redo_bytes=1_000, slice_keys=1))
+    state = State(table, Limits(redo_bytes=1_100, slice_keys=1))
     key, other = keys.run(0, bytes(16)), keys.run(0, bytes([1] * 16))
     state.put(key, b"1", new=True)
     parts = []
@@ -281,6 +283,22 @@ def test_a_key_below_too_much_redo_goes_to_the_table() -> None:
         parts.append(turn(state, table, number))
     assert [part.redo_from for part in parts] == [1, 1, 1, 5, 5]
     assert parts[3].flush == [(key, b"1"), (other, b"x" * 300)]
+
+
+def test_a_key_that_outlives_the_others_of_its_time_holds_up_no_redo() -> None:
+    table = MemoryTable()
+    state = State(table, Limits(young_turns=2, held_bytes=500))
+    key = keys.run(0, bytes(16))
+    state.put(key, b"1", new=True)
+    parts = []
+    for number in range(1, 8):
+        other = keys.run(0, bytes([number] * 16))
+        state.put(other, b"x" * 100, new=True)
+        if number > 1:
+            state.delete(keys.run(0, bytes([number - 1] * 16)))
+        parts.append(turn(state, table, number))
+    assert [part.flush for part in parts] == [[]] * 3 + [[(key, b"1")]] + [[]] * 3
+    assert [part.redo_from for part in parts] == [1, 1, 1, 4, 5, 6, 7]
 
 
 def test_a_key_put_again_after_its_slice_is_not_taken_for_new() -> None:
@@ -309,6 +327,22 @@ def test_a_window_that_has_grown_gives_up_its_far_end_and_finds_it_again() -> No
         assert state.first(keys.QUEUE) == queue_key(number)
         state.delete(queue_key(number))
     assert state.first(keys.QUEUE) is None
+
+
+def test_a_window_that_gives_up_its_far_end_still_knows_what_the_table_lacks() -> None:
+    table = MemoryTable()
+    state = State(table, Limits(pending_keys=0, head_keys=2))
+    assert state.first(keys.QUEUE) is None  # the window is complete: what is put is in it
+    for number in range(8):
+        state.put(queue_key(number), b"")
+        turn(state, table, number + 1)
+    for number in (8, 9):  # the window is too long now, and these are not in the table
+        state.put(queue_key(number), b"")
+    found = []
+    while (key := state.first(keys.QUEUE)) is not None:
+        found.append(key)
+        state.delete(key)
+    assert found == [queue_key(number) for number in range(10)]
 
 
 def test_a_put_below_the_window_is_the_next_to_pop() -> None:

@@ -134,6 +134,7 @@ def test_without_functions_events_are_taken_and_open_runs_go_on_later(tmp_path: 
         assert (locked.code, locked.stderr.partition(":")[0]) == (3, "error[log_locked]")
         assert dev.interrupt() == 0
     assert (tmp_path / ".steplog/dev.db.before").exists()
+    assert (tmp_path / ".steplog/dev.db.before.head").exists()
 
 
 def test_who_has_the_port_is_named_and_another_one_proposed(tmp_path: Path) -> None:
@@ -305,9 +306,8 @@ def test_what_was_sent_and_became_of_it_on_a_terminal(tmp_path: Path) -> None:
         shown = seen(tmp_path, dev.url, "runs", "show", run_id).splitlines()
         error = "OSError: printer is off (orders.py:12)"
         assert shown[0] == f"ship-order …{run_id}  retrying pack in 10 min"
-        assert re.fullmatch(
-            rf"  app shop · function version 1 · event …\w{{5}} · {dev.url}/v1/runs/\w{{21}}{run_id}", shown[1]
-        )
+        address = rf"{dev.url}/v1/runs/\w{{21}}{run_id}"
+        assert re.fullmatch(rf"  app shop · function version 1 · event …\w{{5}} · {address}", shown[1])
         assert [row.split()[0] for row in shown[2:]] == ["queued", "charge", "cool-off", "pack"]
         assert re.fullmatch(r'  charge    ▕ *█+ +[\d.]+ m?s  "ch_o1"', shown[3])
         assert re.search(rf"✗░*▸ .*  again at {AT}   attempt 1 of 2: {re.escape(error)}$", shown[5])

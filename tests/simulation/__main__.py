@@ -1,33 +1,79 @@
-"""``python -m tests.simulation SEED`` traces one seed; ``--seeds N [--from K]`` runs many, up to the first failure."""
+"""``python -m tests.simulation SEED`` traces one seed; ``--seeds N [--from K]`` runs many, up to the first failure.
+
+``--mutants [NAME …]`` puts deliberate faults into the product, one after the other, and looks for the seed that finds
+each, from 0 to N. Both use all cores; ``--part`` is what one of their processes is called with.
+"""
 
 import argparse
 import sys
 import time
 from collections import Counter
 
+import msgspec
+
+from .mutants import MUTANTS
+from .mutation import Hunt, hunt
+from .workers import hunted, simulated
 from .world import simulate
+
+SEEDS = 300
 
 
 def main() -> int:
     """Run simulations from the command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
     parser.add_argument("seed", type=int, nargs="?", help="trace this one")
-    parser.add_argument("--seeds", type=int, metavar="N", help="run so many")
+    parser.add_argument("--seeds", type=int, default=SEEDS, metavar="N", help="run so many")
     parser.add_argument("--from", type=int, default=0, dest="first", metavar="K", help="from this one on")
+    parser.add_argument("--mutants", nargs="*", metavar="NAME", help="find these faults; without names, all")
+    parser.add_argument("--part", action="store_true", help="in this process, with JSON for output")
     args = parser.parse_args()
     if args.seed is not None:
         print(simulate(args.seed, trace=print))
         return 0
-    began, fired, kinds, turns = time.perf_counter(), Counter[str](), Counter[str](), 0
-    for seed in range(args.first, args.first + (args.seeds or 300)):
-        report = simulate(seed)
-        fired += report.fired
-        kinds += report.kinds
+    if args.part:
+        _do_part(args.first, args.seeds, args.mutants)
+        return 0
+    began = time.perf_counter()
+    if args.mutants is not None:
+        is_found = _print_hunts(hunted(args.mutants or [mutant.name for mutant in MUTANTS], args.seeds))
+    else:
+        is_found = True
+        _print_totals(args.first, args.seeds)
+    print(f"{time.perf_counter() - began:.1f} s")
+    return 0 if is_found else 1
+
+
+def _do_part(first: int, seeds: int, names: list[str] | None) -> None:
+    """Do a part of the work; print each outcome as soon as it is known."""
+    if names is None:
+        for seed in range(first, first + seeds):
+            print(msgspec.json.encode(simulate(seed)).decode())
+        return
+    by_name = {mutant.name: mutant for mutant in MUTANTS}
+    for name in names:
+        print(msgspec.json.encode(hunt(by_name[name], seeds)).decode(), flush=True)
+
+
+def _print_totals(first: int, seeds: int) -> None:
+    fired, kinds, turns = Counter[str](), Counter[str](), 0
+    for report in simulated(first, seeds):
+        fired.update(report.fired)
+        kinds.update(report.kinds)
         turns += report.turns
     for name, count in sorted([*fired.items(), *kinds.items()]):
         print(f"{count:>9,} {name}")
-    print(f"{turns:,} turns in {time.perf_counter() - began:.1f} s")
-    return 0
+    print(f"{seeds:,} histories, {turns:,} turns")
+
+
+def _print_hunts(hunts: list[Hunt]) -> bool:
+    """Print a table; returns whether all were found."""
+    width = max(len(found.name) for found in hunts)
+    print(f"{'mutant':{width}}  {'promise':8} {'seeds':>5}  what the check said")
+    for found in hunts:
+        seeds = "none" if found.seed is None else found.seed + 1
+        print(f"{found.name:{width}}  {found.promise:8} {seeds:>5}  {found.said[:100]}")
+    return all(found.seed is not None for found in hunts)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from steplog.engine.operations import (
 )
 
 from .ports import World
-from .scripts import Call, Listen, Nap, Node, Raise, Send, Step, Tell, Wait, follow, operations, step_hash
+from .scripts import TOLD, Call, Listen, Nap, Node, Raise, Send, Step, Tell, Wait, follow, operations, step_hash
 from .scripts import Operation as Called
 
 BROKEN = ErrorInfo(name="Broken", message="as the script has it")
@@ -34,11 +34,13 @@ BROKEN = ErrorInfo(name="Broken", message="as the script has it")
 class LiveRun:
     """A run whose function is alive."""
 
-    def __init__(self, driver: "Driver", world: World, script: Node, dispatch: Dispatch) -> None:
+    def __init__(
+        self, driver: "Driver", world: World, script: Node, names: dict[bytes, str], dispatch: Dispatch
+    ) -> None:
         self._driver, self._world, self._script, self._dispatch = driver, world, script, dispatch
         self.run, self.generation = dispatch.run, dispatch.generation
         self.is_over = False
-        self._names = {step_hash(op.id): op.id for op in operations(script)}
+        self._names = names
         self._results = list(dispatch.recorded)
         self._order: dict[str, int] = {}
         self._failed: dict[str, bool] = {}
@@ -103,6 +105,7 @@ class LiveRun:
             return False
         executing = tuple(step_hash(name) for name in sorted(self._executing))
         is_raised = reached.raised is not None
+        self._world.watch.function_over(self._dispatch.run_id, self.generation)
         self._report(
             RunReported(
                 run=self.run, generation=self.generation, output=None if is_raised else b'"done"',
@@ -141,7 +144,7 @@ class LiveRun:
                 self._due_ms[call.id] = self._world.now_ms + timeout_ms
                 self._report_op(call.id, WaitForSignal(signal=signal, timeout_ms=timeout_ms, replaces=replaces))
             case Tell(signal=signal):
-                self._report_op(call.id, SendSignal(signal=signal, data=b"1"))
+                self._report_op(call.id, SendSignal(signal=signal, data=b"%d" % TOLD))
             case Call(function=function, timeout_ms=timeout_ms):
                 self._due_ms[call.id] = self._world.now_ms + timeout_ms
                 self._report_op(call.id, InvokeFunction(function=function, data=b'{"n":0}', timeout_ms=timeout_ms))
@@ -214,6 +217,7 @@ class Driver:
 
     def __init__(self, world: World, scripts: dict[str, Node]) -> None:
         self._world, self._scripts = world, scripts
+        self._names = {id_: {step_hash(op.id): op.id for op in operations(script)} for id_, script in scripts.items()}
         self._live: dict[bytes, LiveRun] = {}
 
     def handle(self, effects: Sequence[Effect]) -> None:
@@ -233,6 +237,10 @@ class Driver:
                 case _:
                     pass
 
+    def die(self) -> None:
+        """Forget every run: the process is gone."""
+        self._live = {}
+
     def abandon(self) -> None:
         """Close every run; bodies go on."""
         for live in list(self._live.values()):
@@ -247,7 +255,8 @@ class Driver:
         before = self._live.get(dispatch.run)
         if before is not None:
             before.close()
-        live = LiveRun(self, self._world, self._scripts[dispatch.function], dispatch)
+        function = dispatch.function
+        live = LiveRun(self, self._world, self._scripts[function], self._names[function], dispatch)
         self._live[dispatch.run] = live
         live.go_on()
 

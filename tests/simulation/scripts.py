@@ -5,6 +5,7 @@ a replay does what the live run did, and two drivers cannot disagree.
 """
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from random import Random
 
 import msgspec
@@ -38,6 +39,8 @@ class Send(msgspec.Struct, frozen=True, kw_only=True):
     event_id: str | None = None
 
 
+TAKES_OVER = "take-over"  # how the ids begin of steps that take a signal over
+TOLD = 1  # the data of a signal that a run sends
 SAME, SMALLER = "async.data.n == event.data.n", "async.data.n < event.data.n"  # the index helps with the first
 FAILING = "async.data.missing + 1 > 0"  # has no value for any event
 
@@ -124,15 +127,6 @@ def follow(
     the function's own code raises here.
     """
     match node:
-        case Step() | Nap() | Send() | Wait() | Listen() | Tell() | Call():
-            calls.append(node)
-            place = order.get(node.id)
-            if place is None:
-                return Reached()
-            is_uncaught = failed[node.id] and isinstance(node, Step | Call) and not node.is_caught
-            return Reached(max(at, place), "step" if is_uncaught else None)
-        case Raise():
-            return Reached(at, "code" if raises(node) else None)
         case Sequence(nodes=nodes):
             for inner in nodes:
                 reached = follow(inner, order, failed, raises, calls, at)
@@ -151,6 +145,15 @@ def follow(
             found = [follow(inner, order, failed, raises, calls, at) for inner in branches]
             over = [r for r in found if r.at is not None]
             return min(over, key=lambda r: r.at or 0) if over else Reached()
+        case Raise():
+            return Reached(at, "code" if raises(node) else None)
+        case _:
+            calls.append(node)
+            place = order.get(node.id)
+            if place is None:
+                return Reached()
+            is_uncaught = failed[node.id] and isinstance(node, Step | Call) and not node.is_caught
+            return Reached(max(at, place), "step" if is_uncaught else None)
 
 
 def operations(node: Node) -> list[Operation]:
@@ -164,6 +167,7 @@ def operations(node: Node) -> list[Operation]:
             return [node]
 
 
+@cache
 def step_hash(step_id: str) -> bytes:
     """The key component of a step, as drivers make it."""
     return hash16(step_wire_id(step_id, 0).encode())
@@ -199,8 +203,12 @@ class Author:
             return Gather(tuple(branches))
         if depth < 2 and kind < 0.30:
             return Race(tuple([self._sequence(depth + 1, is_racing=True) for _ in range(2)]))
-        if kind < 0.36 and not is_racing:
-            return Raise(id=self._id("raise"), times=self._chance.choice((1, 1, 2, 9)))
+        if depth == 0 and kind < 0.34:  # many timers at once
+            return Gather(tuple([Nap(id=self._id("nap"), ms=self._chance.choice(NAPS_MS)) for _ in range(8)]))
+        if depth == 0 and kind < 0.37:  # an error while a body executes
+            return Gather((self._step(), self._raise()))
+        if kind < 0.40 and not is_racing:
+            return self._raise()
         if kind < 0.52:
             return Nap(id=self._id("nap"), ms=self._chance.choice(NAPS_MS))
         if kind < 0.60 and self._sends:
@@ -210,6 +218,9 @@ class Author:
         if kind < 0.82 and self._calls:
             return self._call()
         return self._step()
+
+    def _raise(self) -> Raise:
+        return Raise(id=self._id("raise"), times=self._chance.choice((1, 1, 2, 9)))
 
     def _wait(self) -> Wait | Listen | Tell:
         chance = self._chance
@@ -224,7 +235,8 @@ class Author:
             )  # fmt: skip
         if kind < 0.85:
             replaces = chance.random() < 0.3
-            return Listen(id=self._id("listen"), signal=chance.choice("xy"), timeout_ms=timeout_ms, replaces=replaces)
+            step_id = self._id(TAKES_OVER if replaces else "listen")
+            return Listen(id=step_id, signal=chance.choice("xy"), timeout_ms=timeout_ms, replaces=replaces)
         signal = chance.choice("xy")
         return Tell(id=f"{self._id('tell')}-{signal}", signal=signal)
 
@@ -240,7 +252,7 @@ class Author:
         return Step(
             id=self._id("step"),
             failures=chance.choice((0, 0, 0, 0, 1, 2, 9)),
-            kills=chance.choice((0, 0, 1, 2, 30)) if self._may_kill and chance.random() < 0.2 else 0,
+            kills=chance.choice((0, 0, 1, 2, 16)) if self._may_kill and chance.random() < 0.2 else 0,
             is_final=chance.random() < 0.05,
             retry_after_ms=chance.choice((-5, 10 * SECOND, 30 * HOUR)) if chance.random() < 0.2 else None,
             is_caught=chance.random() < 0.8,

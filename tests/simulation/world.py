@@ -15,9 +15,10 @@ import msgspec
 from steplog.engine import keys
 from steplog.engine.effects import Answer, Dispatch, Effect, MakeRoom
 from steplog.engine.events import accept_event
-from steplog.engine.functions import DEFAULT_ENV, Registry
+from steplog.engine.functions import DEFAULT_ENV, CronTrigger, FunctionSpec, Registry
 from steplog.engine.ids import encode_ulid, ulid
-from steplog.engine.messages import Drain, Message, OpReported, RetryNow, RunReported, SweepSeen
+from steplog.engine.messages import Drain, Message, OpReported, RetryNow, RunReported, SignalSent
+from steplog.engine.operations import EventOut
 from steplog.engine.processor import Processor, Turn
 from steplog.log.memory import MemoryLog, MemoryTable
 
@@ -26,7 +27,9 @@ from .plans import ROOMY_BYTES, START_MS, Group, draw
 from .scripts import DAY, HOUR, MINUTE, SECOND
 from .watch import Watch
 
-MOST_TURNS = 20_000  # of one simulation; beyond it, it does not come to rest
+MOST_STRIKES = 40  # of the faults that hit commits
+MOST_TURNS = 6_000  # of one simulation; beyond it, it does not come to rest
+MOST_TRIES = 200  # of a sender; beyond it, it gets no answer
 ANSWER_MS = 5_000  # how long a sender waits before it sends again
 EVERYTHING = (b"\0", b"\xff", 1 << 30)
 T = TypeVar("T")
@@ -38,8 +41,8 @@ class Report(msgspec.Struct, frozen=True):
     seed: int
     turns: int
     runs: int
-    fired: Counter[str]  # faults, and other things that a suite has to have met
-    kinds: Counter[str]  # of journal records
+    fired: dict[str, int]  # faults, and other things that a suite has to have met
+    kinds: dict[str, int]  # of journal records
 
 
 class Strike(msgspec.Struct, frozen=True):
@@ -74,7 +77,7 @@ class Simulation:
         self.evict_after_ms = plan.evict_after_ms
         self.watch = Watch(
             retries={f.id: f.retries for f in plan.functions}, live_runs=plan.config.live_runs,
-            is_roomy=plan.config.kept_bytes == ROOMY_BYTES,
+            lost_allowance=plan.config.lost_allowance, is_roomy=plan.config.kept_bytes == ROOMY_BYTES,
         )  # fmt: skip
         self.now_ms = START_MS
         self._agenda: list[tuple[int, int, int, Callable[[], None]]] = []  # (when, number, life, what)
@@ -84,13 +87,18 @@ class Simulation:
         self._processor: Processor | None = None
         self._driver = Driver(self, plan.scripts)
         self._is_busy = False  # a turn is open or being committed
+        self._is_draining = False  # it ends in order as soon as it can
         self._is_calm = False
         self._missing: str | None = None  # a function that is not registered
-        self._turns = self._redo_from = 0
+        self._turns = self._opened_turn = self._redo_from = 0
         self._reported_ms: dict[bytes, int] = {}  # when the last report of a run arrives
         self._released_ms = 0  # when the last effects arrive
         self._tickets: dict[int, tuple[Group, list[str]]] = {}
+        self._signals: dict[int, str] = {}  # by their tickets, which are negative
+        self._sent_signals = 0
+        self._held: list[Callable[[], None]] = []  # what senders try again as soon as there is a node
         self._events = 0
+        self._strikes_left = MOST_STRIKES
         self._spent: Counter[tuple[str, str]] = Counter()
         self._fired: Counter[str] = Counter()
         self._met: Counter[str] = Counter()  # moments at which a fault could have struck
@@ -101,13 +109,15 @@ class Simulation:
         self._start()
         for at_ms, group in plan.groups:
             self._outside(at_ms - START_MS, lambda group=group: self._send(group))  # type: ignore[misc]  # bound now
+        for at_ms, signal in plan.signals:
+            self._outside(at_ms - START_MS, lambda signal=signal: self._signal(signal))  # type: ignore[misc]
         for action in [*[self._crash] * plan.crashes, *[self._drain] * plan.drains, *[self._hurry] * plan.hurries]:
             self._outside(self._chance.randrange(plan.calm_ms - START_MS), action)
         self._outside(plan.calm_ms - START_MS, self._calm_down)
         self._come_to_rest()
         self.watch.expect(all(group.is_answered for _, group in plan.groups), "P1", "a sender has no answer")
         self.watch.at_rest()
-        self._outside(3 * DAY, lambda: self._post(SweepSeen(env=DEFAULT_ENV)))
+        self._outside(3 * DAY, lambda: self._send(Group([EventOut(name="nobody.listens", data=b"{}")])))
         self._come_to_rest()
         left = [key for key in self.watch.state if key[0] not in (keys.PATH, keys.FUNCTION)]
         self.watch.expect(not left, "state", f"{len(left)} ids outlive their window")
@@ -120,12 +130,16 @@ class Simulation:
         """Do what is due, and let time pass to what is due next, until nothing is."""
         while True:
             processor = None if self._is_busy else self._processor
-            if processor is not None and processor.has_work(self.now_ms):
-                self._decide(processor)
-                continue
+            due_ms = None
             if processor is not None:
-                self.watch.is_hurried = False  # everything that was asked for is decided
-            due_ms = processor.next_due_ms() if processor is not None else None
+                if self._is_draining:
+                    self._end_in_order(processor)
+                    continue
+                if processor.has_work(self.now_ms):
+                    self._decide(processor)
+                    continue
+                due_ms = processor.next_due_ms()
+                self.watch.idle(due_ms)
             if due_ms is not None and (not self._agenda or due_ms < self._agenda[0][0]):
                 self._pass_to(due_ms)
             elif self._agenda:
@@ -160,7 +174,8 @@ class Simulation:
         if self._plan.is_partial and not self._is_calm and self._chance.random() < 0.5:
             self._missing = self._chance.choice(self._plan.functions).id
             self.fired("function not registered")
-        self._driver = Driver(self, self._plan.scripts)
+        self._driver.die()
+        self._opened_turn = self._turns
         self._read_log()
 
     def _read_log(self) -> None:
@@ -168,10 +183,19 @@ class Simulation:
         assert isinstance(loaded.table, MemoryTable), "a log in memory has its table there"
         is_whole = loaded.table.scan(*EVERYTHING) == sorted(self.watch.state.items())
         self.watch.expect(is_whole, "state", "what was read is not what was committed")
-        registry = Registry(f for f in self._plan.functions if f.id != self._missing)
-        self._processor = Processor(loaded, registry, self._plan.config, self._plan.limits)
-        self._processor.recover()
+        functions = self._registered()
+        self.watch.told.register(functions)
+        self._processor = Processor(loaded, Registry(functions), self._plan.config, self._plan.limits)
+        self._processor.recover(is_counted=loaded.turn == self._opened_turn)
         self._is_busy = False
+        held, self._held = self._held, []
+        for action in held:
+            self._outside(0, action)
+
+    def _registered(self) -> list[FunctionSpec]:
+        """The functions that this process knows; those with a cron lose it when it is calm, or there is no end."""
+        found = [f for f in self._plan.functions if f.id != self._missing]
+        return [msgspec.structs.replace(f, triggers=()) if self._is_calm and _has_cron(f) else f for f in found]
 
     def _decide(self, processor: Processor) -> None:
         """Decide a part of a turn, or all of it."""
@@ -219,6 +243,9 @@ class Simulation:
         effects = processor.committed()
         live = processor.engine.live_runs
         self.watch.expect(live == self.watch.live, "limit", f"the engine counts {live} live runs: {self.watch.live}")
+        for effect in effects:
+            if isinstance(effect, Answer) and effect.ticket in self._signals:
+                self.watch.heard(self._signals.pop(effect.ticket), effect.run_id)
         if len(effects) > 1 and self._strikes("crash among the effects"):
             self._hand_out(effects[: self._chance.randrange(1, len(effects))])
             self._to_driver(lambda: self.kill("crash among the effects"))
@@ -228,7 +255,7 @@ class Simulation:
 
     def _hand_out(self, effects: list[Effect]) -> None:
         for effect in effects:
-            if isinstance(effect, Answer):
+            if isinstance(effect, Answer) and effect.ticket in self._tickets:
                 self._outside(self._hop_ms(), lambda ticket=effect.ticket: self._answer(ticket))  # type: ignore[misc]
         self._to_driver(lambda: self._arrive([e for e in effects if not isinstance(e, Answer)]))
 
@@ -264,24 +291,27 @@ class Simulation:
         if self._only is not None:
             self._met[kind] += 1
             return self._only == Strike(kind, self._met[kind])
-        return not self._is_calm and kind in plan.at_commits and self._chance.random() < plan.fault_chance
+        if self._is_calm or kind not in plan.at_commits or self._chance.random() >= plan.fault_chance:
+            return False
+        self._strikes_left -= 1  # or many runs would never get as far as their answers
+        return self._strikes_left >= 0
 
     def fired(self, kind: str) -> None:
         self._fired[kind] += 1
 
     def kill(self, why: str) -> None:
         """End the process: what it held, executed and was told is gone."""
-        self._end(why, self._chance.choice((0, SECOND, MINUTE)))
+        self._end(why, self._chance.choice((0, SECOND, self._plan.down_ms)))
 
-    def _end(self, why: str, restart_ms: int) -> None:
+    def _end(self, why: str, restart_ms: int, *, is_lost: bool = True) -> None:
         self.fired(why)
         self._say(f"--- {why}")
         self._life += 1
         self._processor, self._is_busy = None, False
         self._reported_ms.clear()
         self._released_ms = 0
-        self.watch.hit()
-        self.watch.is_hurried = False
+        self.watch.hit(is_counted=is_lost)
+        self.watch.messages_lost()
         self._outside(restart_ms, self._start)
 
     def _lose_memory(self, why: str) -> None:
@@ -289,7 +319,7 @@ class Simulation:
         self.fired(why)
         self._say(f"--- {why}")
         self._processor = None
-        self.watch.is_hurried = False
+        self.watch.messages_lost()
 
         def abandon() -> None:
             self._driver.abandon()
@@ -303,30 +333,30 @@ class Simulation:
             self.kill("crash at any moment")
 
     def _drain(self) -> None:
-        """End in order: a last commit hands back what is in flight."""
-        processor = self._processor
-        if processor is None or self._is_busy:
-            self._outside(1, self._drain)
-            return
+        self._is_draining = True
+
+    def _end_in_order(self, processor: Processor) -> None:
+        """Hand back what is in flight with a last commit."""
+        self._is_draining = False
         processor.post(Drain())
         while processor.has_work(self.now_ms):
             while not processor.advance(self.now_ms):
                 pass
             self._write(processor.seal())
             for effect in processor.committed():
-                if isinstance(effect, Answer):
+                if isinstance(effect, Answer) and effect.ticket in self._tickets:
                     self._answer(effect.ticket)
-        self._end("end in order", 0)
+        self._end("end in order", 0, is_lost=False)
 
     def _hurry(self) -> None:
         """Somebody does not want to wait for the next attempts."""
         if self._processor is not None:
-            self.watch.is_hurried = True
+            self.watch.hurry()
             self._post(RetryNow(env=DEFAULT_ENV))
 
     def _calm_down(self) -> None:
         self._is_calm = True
-        if self._missing is not None:
+        if self._missing is not None or any(map(_has_cron, self._plan.functions)):
             self._drain()
 
     # --- the driver's world
@@ -339,7 +369,10 @@ class Simulation:
         self._reported_ms[run] = at_ms
         self._after(at_ms - self.now_ms, lambda: self._post(message))
         if isinstance(message, OpReported | RunReported) and self._chance.random() < self._plan.repeat_chance:
-            self._after(at_ms - self.now_ms + self._chance.choice((0, 5, MINUTE, HOUR)), lambda: self._repeat(message))
+            self._after(
+                at_ms - self.now_ms + self._chance.choice((0, 5, 2 * SECOND, MINUTE, HOUR)),
+                lambda: self._repeat(message),
+            )
 
     def _repeat(self, message: Message) -> None:
         self.fired("end reported twice" if isinstance(message, RunReported) else "step reported twice")
@@ -355,7 +388,7 @@ class Simulation:
         if group.is_answered and not is_repeat:
             return
         if self._processor is None:
-            self._outside(SECOND, lambda: self._send(group, is_repeat=is_repeat))
+            self._held.append(lambda: self._send(group, is_repeat=is_repeat))
             return
         ticket = len(self._tickets) + 1
         internal = [self._internal_id(group, index) for index in range(len(group.events))]
@@ -371,8 +404,16 @@ class Simulation:
         self._after(self._hop_ms(), lambda: self._post(*messages))
         self._outside(ANSWER_MS, lambda: self._send_again(group))
 
+    def _signal(self, signal: str) -> None:
+        self._sent_signals += 1
+        ticket = -self._sent_signals
+        self._signals[ticket] = signal
+        self._post(SignalSent(env=DEFAULT_ENV, signal=signal, data=b"2", ticket=ticket))
+
     def _send_again(self, group: Group) -> None:
         if not group.is_answered:
+            group.tries += 1
+            self.watch.expect(group.tries < MOST_TRIES, "P1", "a sender has no answer")
             self.fired("event sent again")
             self._send(group)
 
@@ -397,6 +438,10 @@ class Simulation:
         if self._trace is not None:
             shown = [d.decode() if isinstance(d, bytes) else str(d) for d in details]
             self._trace("\n".join([f"{self.now_ms - START_MS:>12} {what}", *[f"{'':14}{line}" for line in shown]]))
+
+
+def _has_cron(function: FunctionSpec) -> bool:
+    return any(isinstance(trigger, CronTrigger) for trigger in function.triggers)
 
 
 def finished(work: Coroutine[object, object, T]) -> T:

@@ -95,10 +95,12 @@ class Function(Generic[DF, RF]):
 
     @property
     def id(self) -> str:
+        """``<app>-<function>``: what it is known by everywhere."""
         return self.spec.id
 
     @property
     def name(self) -> str:
+        """What people read: the id without the app's, unless a name was given."""
         return self.spec.name
 
     @functools.cached_property

@@ -14,6 +14,7 @@ import msgspec
 from steplog.errors import EventInvalid
 
 MAX_DEPTH = 200  # brackets open at once; JSON readers of other languages give up not far above
+SHALLOW_BYTES = 2 * MAX_DEPTH  # so short, a text cannot be nested deeper
 TOO_DEEP = f"JSON is nested deeper than {MAX_DEPTH}"
 WHITESPACE = b" \t\n\r"
 _COMMAS_AT_ONCE = 100_000  # as many elements as an array can have and still be split in one go: 8 MB of slices
@@ -51,7 +52,7 @@ def structure_problem(text: bytes) -> str | None:
             text.decode()
         except UnicodeDecodeError as error:
             return f"JSON is not UTF-8: byte {error.start} is 0x{text[error.start]:02x}"
-    if len(text) > 2 * MAX_DEPTH and text.count(b"[") + text.count(b"{") > MAX_DEPTH and _is_too_deep(text):
+    if len(text) > SHALLOW_BYTES and text.count(b"[") + text.count(b"{") > MAX_DEPTH and _is_too_deep(text):
         return TOO_DEEP
     return None
 

@@ -6,7 +6,6 @@ so a function that blocks stalls neither commits nor timers nor answers. Only ba
 
 import asyncio
 import contextvars
-import os
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -25,6 +24,7 @@ from steplog.engine.functions import DEFAULT_ENV, EngineConfig, Registry
 from steplog.engine.ids import encode_ulid, run_id, ulid
 from steplog.engine.messages import EventAccepted, Message, RetryNow
 from steplog.engine.operations import EventOut
+from steplog.entropy import Entropy
 from steplog.errors import ConfigInvalid, EventInvalid, LogUnavailable, NotFound, Overloaded
 from steplog.event import Event
 from steplog.event_types import EventTypes
@@ -111,6 +111,7 @@ class Node:
         self._answers: dict[int, asyncio.Future[None]] = {}
         self._ends: dict[bytes, asyncio.Future[Ended]] = {}
         self._last_ticket = 0
+        self._entropy = Entropy()
         self.drain_s = config.drain_s  # until it stops, this may change
 
     async def __aenter__(self) -> Self:
@@ -172,7 +173,7 @@ class Node:
         accepted_ms = self._clock()
         message = accept_event(
             EventOut(name=INVOKED_EVENT, data=outgoing_data(data, f"a call of {function}")),
-            ulid(accepted_ms, os.urandom(10)), env=DEFAULT_ENV, received_ms=accepted_ms, source="process",
+            ulid(accepted_ms, self._entropy.take()), env=DEFAULT_ENV, received_ms=accepted_ms, source="process",
             starts=function,
         )  # fmt: skip
         self._check_types([message])
@@ -202,12 +203,11 @@ class Node:
         return [await end for end in waiting.values() if not end.cancelled()]
 
     def _accept(self, events: Sequence[Event[Any]]) -> list[EventAccepted]:
-        accepted_ms = self._clock()
-        limit = self._config.local.event_bytes
+        accepted_ms, limit, entropy = self._clock(), self._config.local.event_bytes, self._entropy
         last = len(events) - 1
         accepted = [
             accept_event(
-                event, ulid(accepted_ms, os.urandom(10)), env=DEFAULT_ENV, received_ms=accepted_ms, source="process",
+                event, ulid(accepted_ms, entropy.take()), env=DEFAULT_ENV, received_ms=accepted_ms, source="process",
                 is_last=index == last,
             )
             for index, event in enumerate([outgoing_event(event, limit) for event in events])

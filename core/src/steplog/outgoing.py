@@ -33,7 +33,7 @@ def outgoing_event(event: Event[Any], limit_bytes: int | None) -> EventOut:
     check_ts(event.ts)
     data = outgoing_data(event.data, f"event {event.name}")
     user = None if event.user is None else written(event.user, f"event {event.name}")
-    size_bytes = sum(map(len, (data, user or b"", event.id or "", event.v or "")))
+    size_bytes = len(data) + len(user or b"") + len(event.id or "") + len(event.v or "")
     if limit_bytes is not None and size_bytes > limit_bytes:
         raise EventTooLarge(size_bytes, limit_bytes)
     return EventOut(name=event.name, data=data, id=event.id or None, ts=event.ts, v=event.v, user=user)
@@ -69,6 +69,8 @@ def _check_types(event: object) -> None:
 
 
 def _check_text(field: str, text: object) -> None:
+    if type(text) is str and text.isascii():
+        return
     problem = text_problem(text)
     if problem is not None:
         raise EventInvalid(f"event {field} {problem}")

@@ -68,18 +68,24 @@ class Turns:
         self._ended: dict[bytes, list[asyncio.Future[None]]] = {}
         self._last_ticket = 0
         self._outage = Outage()
+        self._opened_turn: int | None = None  # the newest in the log when this process began
         self._has_reported_drift = False
         self._is_answer_near = False
         self.position = 0  # of the newest commit
 
-    async def open(self, *, is_start: bool = True) -> None:
-        """Read the log, and queue what was in flight when it was last written; at a start, as lost."""
+    async def open(self) -> None:
+        """Read the log, and queue what was in flight when it was last written.
+
+        It is lost with the process before, until this one has committed a turn that says so; it is this one's after.
+        """
         loaded = await self._log.load()
+        if self._opened_turn is None:
+            self._opened_turn = loaded.turn
         if self._clock is None:  # it goes on over an outage: reading it anew could make it jump
             wall_ms, monotonic_ms = self._clocks()
             self._clock = PartitionClock(stored_ms=loaded.now_ms, wall_ms=wall_ms, monotonic_ms=monotonic_ms)
         self._processor = Processor(loaded, self._registry, self._config)
-        self._processor.recover(is_counted=is_start)
+        self._processor.recover(is_counted=loaded.turn == self._opened_turn)
         self.position = loaded.turn
 
     def now_ms(self) -> int:
@@ -96,7 +102,8 @@ class Turns:
         """Put messages in the mailbox. Answers for a state that was dropped are dropped with it."""
         if self._processor is None:
             return
-        self.now_ms()  # the wall clock may have moved since it was read last
+        if self._is_asleep:  # else a turn has just read the clocks
+            self.now_ms()
         clock = self._clock
         if clock is not None and clock.is_adrift:
             messages = [_translated(message, clock) for message in messages]
@@ -237,6 +244,10 @@ class Turns:
         timer.cancel()
         self._report_drift()
 
+    @property
+    def _is_asleep(self) -> bool:
+        return self._wake is not None and not self._wake.done()
+
     def _wake_up(self) -> None:
         if self._wake is not None and not self._wake.done():
             self._wake.set_result(None)
@@ -258,7 +269,7 @@ class Turns:
         while True:
             await asyncio.sleep(LOG_RETRY_S)
             try:
-                await self.open(is_start=False)
+                await self.open()
             except LogUnavailable as again:
                 self._outage.go_on(again)
             else:

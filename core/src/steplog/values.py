@@ -7,13 +7,14 @@ import math
 from collections.abc import Callable
 from types import CodeType
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import msgspec
 
-from steplog import json_text
 from steplog.codec import Decode as Decode
 from steplog.codec import decoder_of, encode_hook
 from steplog.errors import EventDataInvalid, OutputTooLarge, OutputUnserializable
+from steplog.json_text import SHALLOW_BYTES, structure_problem
 
 logger = logging.getLogger(__name__)
 
@@ -42,15 +43,29 @@ def dump(value: object, what: str, limit_bytes: int) -> bytes:
         data = encode(value)
     except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
         raise OutputUnserializable(f'"{what}" returned unserializable data: {error}') from error
-    size = len(data)
-    if size * 100 >= limit_bytes * WARNED_PERCENT:
-        if size > limit_bytes:
-            raise OutputTooLarge(f'"{what}"', size, limit_bytes)
-        logger.warning(
-            "an output is close to the limit",
-            extra={"fields": {"of": what, "size_bytes": size, "limit_bytes": limit_bytes}},
-        )
+    if len(data) * 100 >= limit_bytes * WARNED_PERCENT:
+        _check_size(len(data), what, limit_bytes)
     return data
+
+
+def dump_and_load(value: object, decode: Decode, what: str, limit_bytes: int) -> tuple[bytes, Any]:
+    """Write a value as JSON, and read it back as a replay will. Raises what ``dump`` and ``load`` raise."""
+    try:
+        data = _encoded(value)
+    except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
+        raise OutputUnserializable(f'"{what}" returned unserializable data: {error}') from error
+    if len(data) * 100 >= limit_bytes * WARNED_PERCENT:
+        _check_size(len(data), what, limit_bytes)
+    return data, load(data, decode, what)
+
+
+def _check_size(size_bytes: int, what: str, limit_bytes: int) -> None:
+    if size_bytes > limit_bytes:
+        raise OutputTooLarge(f'"{what}"', size_bytes, limit_bytes)
+    logger.warning(
+        "an output is close to the limit",
+        extra={"fields": {"of": what, "size_bytes": size_bytes, "limit_bytes": limit_bytes}},
+    )
 
 
 def encode(value: object) -> bytes:
@@ -58,17 +73,24 @@ def encode(value: object) -> bytes:
 
     Raises what msgspec raises, and ``ValueError`` for a number that is not finite and for what is nested too deep.
     """
+    data = _encoded(value)
+    if type(value) not in _SCALARS:
+        _skip(data)  # a msgspec.Raw is written as it is, whatever it holds
+    return data
+
+
+def _encoded(value: object) -> bytes:
+    """Write a value as ``encode`` does, but for what a ``msgspec.Raw`` in it holds: reading it will tell."""
     try:
         data = _encode(value)
     except TypeError as error:
         data = _encode_unknown(value, error)
-    if b"null" in data and value is not None:  # NaN and infinities are written as null
+    if data.count(b"null") and value is not None:  # NaN and infinities are written as null; ``in`` takes twice as long
         path = _not_finite(msgspec.to_builtins(value, enc_hook=encode_hook), "$")
         if path:
             raise ValueError(f"{path} is not a finite number")
-    if type(value) not in _SCALARS:
-        _skip(data)  # a msgspec.Raw is written as it is, whatever it holds
-        problem = json_text.structure_problem(data)
+    if len(data) > SHALLOW_BYTES or not data.isascii():
+        problem = structure_problem(data)
         if problem is not None:
             raise ValueError(problem)
     return data
@@ -91,31 +113,46 @@ def load(data: bytes, decode: Decode, what: str) -> Any:
         return decode(data)
     except EventDataInvalid:
         raise
-    except Exception as error:  # user code: a type's own __post_init__ may raise anything
+    except Exception as error:
+        if type(error) is msgspec.DecodeError:  # a msgspec.Raw in it is no JSON
+            raise OutputUnserializable(f'"{what}" returned unserializable data: {error}') from error
+        # or user code: a type's own __post_init__ may raise anything
         raise OutputUnserializable(f'"{what}" has a result that its annotation does not allow: {error}') from error
 
 
 _signatures: dict[int, tuple[CodeType, object, Signature]] = {}  # by the code's address, which its entry keeps
+_decorated: "WeakKeyDictionary[Any, Signature]" = WeakKeyDictionary()  # they share the decorator's code
 
 
 def signature_of(handler: Callable[..., Any]) -> Signature:
-    """Find out how a handler is called and how its result is decoded; remembered for plain functions.
+    """Find out how a handler is called and how its result is decoded; remembered for functions.
 
     Functions that share their code, as those of a factory or a decorator do, may differ in their annotation.
     """
-    target: Any = handler
-    while isinstance(target, functools.partial):
-        target = target.func
-    code = getattr(target, "__code__", None)
-    if code is None or hasattr(target, "__wrapped__"):
-        return _read_signature(target)
-    returns = target.__annotations__.get("return")
+    code = getattr(handler, "__code__", None)
     known = _signatures.get(id(code))
-    if known is not None and (known[1] is returns or known[1] == returns):
-        return known[2]
+    if known is not None:
+        returns = handler.__annotations__.get("return")
+        if known[1] is returns or known[1] == returns:
+            return known[2]
+    return _find_signature(handler, code)
+
+
+def _find_signature(handler: Any, code: CodeType | None) -> Signature:
+    while isinstance(handler, functools.partial):
+        handler = handler.func
+        code = getattr(handler, "__code__", None)
+    if code is None:
+        return _read_signature(handler)
+    if hasattr(handler, "__wrapped__"):
+        signature = _decorated.get(handler)
+        if signature is None:
+            signature = _decorated[handler] = _read_signature(handler)
+        return signature
+    returns = handler.__annotations__.get("return")
     if len(_signatures) >= MOST_SIGNATURES:
         _signatures.clear()
-    signature = _read_signature(target)
+    signature = _read_signature(handler)
     _signatures[id(code)] = (code, returns, signature)
     return signature
 

@@ -23,8 +23,9 @@ _UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 )
 @click.option("--since", help="Events accepted from then on: a time with its zone, or how long ago, as 24h.")
 @click.option("--until", help="Events accepted before then.")
+@click.option("--deep", is_flag=True, help="Read the whole file, to find what a failing disk has damaged.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def audit(log: str | None, since: str | None, until: str | None, as_json: bool) -> int:
+def audit(log: str | None, since: str | None, until: str | None, deep: bool, as_json: bool) -> int:
     """Account for every accepted event: what it started, and that each step is recorded once.
 
     Reads the log alone, also while an engine writes it. Ends with 1 where something does not add up.
@@ -39,7 +40,7 @@ def audit(log: str | None, since: str | None, until: str | None, as_json: bool) 
         raise NotFound(f"there is no log {path or 'in this directory'}; name it with --log sqlite:PATH")
     with Waiting() as waiting:
         report = audit_log(
-            path, _at_ms(since, "--since"), _at_ms(until, "--until"),
+            path, _at_ms(since, "--since"), _at_ms(until, "--until"), is_deep=deep,
             on_progress=lambda turn, last: waiting.show(f"audit  {bar(turn, last)} {turn:,} of {last:,} turns"),
         )  # fmt: skip
     if as_json:
@@ -64,6 +65,11 @@ def _drawn(report: AuditReport) -> str:
     ]  # fmt: skip
     if report.dead:
         rows.append((f"cannot be read: {report.dead}", "records that are damaged, or of another format", False))
+    if report.missing:
+        rows.append((f"missing  {counted(report.missing, 'commit')}", "lost when a backup was restored", False))
+    if report.damaged is not None:
+        told = f"{report.damaged} damaged rows or pages" if report.damaged else "every row and page as it was written"
+        rows.append(("read     the file", told, not report.damaged))
     lines = [f"  {left.ljust(22)}→ {right.ljust(50)}  {_mark(holds)}" for left, right, holds in rows]
     lines += [f"    {finding.id}  {finding.problem}" for finding in report.findings]
     return "\n".join(lines)

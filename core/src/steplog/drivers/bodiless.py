@@ -1,11 +1,11 @@
 """The steps of a run that run no body: what each asks of the engine, once, when the function calls it."""
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 
-from steplog.drivers.call import BEGIN, Call
+from steplog.drivers.call import BEGIN, Calls
 from steplog.drivers.failures import describe_error
 from steplog.engine.operations import (
     InvokeFunction,
@@ -24,31 +24,15 @@ from steplog.outgoing import outgoing_events
 from steplog.step import Signal
 from steplog.values import Decode, dump
 
-if TYPE_CHECKING:
-    import asyncio
-
 YEAR_MS = 365 * 86_400_000
 MOST_WAIT_MS = 366 * 86_400_000  # LIM-01; a year, whichever
 
 
-class BodilessSteps:
+class BodilessSteps(Calls):
     """Sleeps, waits, sends and calls of one run, over what ``LiveRun`` does with every step."""
 
     __slots__ = ()
     _event_bytes: int  # the largest event that a step sends
-    _now_ms: Callable[[], int]
-
-    def _register(self, step_id: str, decode: Decode) -> Call:
-        raise NotImplementedError
-
-    def _may_begin(self, call: Call) -> bool:
-        raise NotImplementedError
-
-    def _outcome(self, call: Call, operation: Operation) -> "asyncio.Future[Any]":
-        raise NotImplementedError
-
-    def _ask_for_rest(self) -> None:
-        raise NotImplementedError
 
     async def sleep(self, step_id: str, *, until_ms: int | None, for_ms: int | None) -> None:
         at_ms = self._now_ms()

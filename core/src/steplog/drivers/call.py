@@ -2,9 +2,11 @@
 
 import asyncio
 import functools
+from collections.abc import Callable
 from typing import Any
 
 from steplog.engine.ids import hash16, step_wire_id
+from steplog.engine.operations import Operation
 from steplog.step import CurrentStep, StepOptions
 from steplog.values import Decode
 
@@ -42,6 +44,25 @@ class Call(CurrentStep):
     @property
     def key(self) -> str:
         return f"{self.run_id}-{self.wire_id[:16]}"
+
+
+class Calls:
+    """What ``LiveRun`` does with every step, for the kinds of steps that are built on it."""
+
+    __slots__ = ()
+    _now_ms: Callable[[], int]
+
+    def _register(self, step_id: str, decode: Decode) -> Call:
+        raise NotImplementedError
+
+    def _may_begin(self, call: Call) -> bool:
+        raise NotImplementedError
+
+    def _outcome(self, call: Call, operation: Operation) -> "asyncio.Future[Any]":
+        raise NotImplementedError
+
+    def _ask_for_rest(self) -> None:
+        raise NotImplementedError
 
 
 @functools.lru_cache(maxsize=16_384)

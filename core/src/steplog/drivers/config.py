@@ -3,6 +3,7 @@
 import msgspec
 
 from steplog.engine.functions import MOST_STEP_MS
+from steplog.values import WARNED_PERCENT
 
 EVICT_AFTER_MS = 30_000
 
@@ -19,3 +20,8 @@ class LocalConfig(msgspec.Struct, frozen=True, kw_only=True):
     step_ms: int = MOST_STEP_MS  # how long one attempt may take
     threads: int = 16  # for plain ``def`` steps
     function_threads: int = 64  # for plain ``def`` functions; each holds one while it has a step of its own to run
+
+
+def warned_at(limit: int) -> int:
+    """From where on a limit is warned of (GAP-20)."""
+    return -(-limit * WARNED_PERCENT // 100)

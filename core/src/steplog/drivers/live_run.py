@@ -13,7 +13,7 @@ import asyncio
 import contextvars
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Protocol
 from uuid import UUID
@@ -21,20 +21,21 @@ from uuid import UUID
 from steplog.context import Context, ContextSync
 from steplog.drivers.bodies import Bodies
 from steplog.drivers.bodiless import BodilessSteps
+from steplog.drivers.body_steps import BodySteps, StepNested
 from steplog.drivers.call import BEGIN, Call
 from steplog.drivers.config import LocalConfig
-from steplog.drivers.failures import Failure, describe_error
+from steplog.drivers.failures import describe_error
 from steplog.drivers.loop import TENANT, Tenant
 from steplog.drivers.run_logger import RunLogger
 from steplog.engine.effects import Dispatch, Recorded
 from steplog.engine.ids import hash16
 from steplog.engine.messages import Message, OpReported, RunParked, RunReported
-from steplog.engine.operations import ErrorInfo, Lost, Operation, StepError, StepRun, error_info
+from steplog.engine.operations import ErrorInfo, Operation, error_info
 from steplog.errors import EventDataInvalid, Interrupt, OutputUnserializable, StepLimitExceeded
 from steplog.errors import StepError as StepFailed
 from steplog.functions import Function
-from steplog.step import STEP, StepOptions
-from steplog.values import WARNED_PERCENT, Decode, dump, load, signature_of
+from steplog.step import STEP
+from steplog.values import Decode, dump, load
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ class Host(Protocol):
     bodies: Bodies
     config: LocalConfig
     is_draining: bool
+    watched: tuple[int, int]  # from how many steps and bytes of a run on a limit is warned of
     post: Callable[[Message], None]
     now_ms: Callable[[], int]  # when bodies began and ended
 
@@ -61,16 +63,12 @@ class Host(Protocol):
         """The run is at rest and runs no body."""
 
 
-class StepNested(BaseException):
-    """A step was called inside a step's body (PY-35); no user code may catch it."""
-
-
 def now_ms() -> int:
     """The wall clock: the driver's time, unless it is given another."""
     return time.time_ns() // 1_000_000
 
 
-class LiveRun(BodilessSteps, Tenant):
+class LiveRun(BodySteps, BodilessSteps, Tenant):
     """A run whose coroutine is alive."""
 
     __slots__ = (
@@ -93,20 +91,26 @@ class LiveRun(BodilessSteps, Tenant):
         self._counts: dict[str, int] = {}
         self._deferred: list[Call] = []
         self._executing: dict[bytes, asyncio.Task[Any]] = {}  # the task that runs the step's body
-        self._results: dict[bytes, Recorded] = {r.step: r for r in dispatch.recorded}
-        self._delivered = len(dispatch.recorded)
-        self._pending: dict[bytes, tuple[int | None, int]] = {p.step: (p.due_ms, p.attempt) for p in dispatch.pending}
-        for step, attempt in dispatch.attempts:
-            self._pending[step] = (None, attempt)
+        self._results: dict[bytes, Recorded] = {}
+        self._pending: dict[bytes, tuple[int | None, int]] = {}
         self._own_attempt, self._is_poisoned = dispatch.attempt, dispatch.is_poisoned
         self._has_warned = False
-        self._steps, self._steps_watched = 0, warned_at(host.config.steps)
-        self._size_bytes = sum(map(len, dispatch.events)) + sum([len(each.data or b"") for each in dispatch.recorded])
-        self._size_watched = warned_at(host.config.run_bytes)
-        if self._size_bytes >= self._size_watched:
-            self._size_watched = NEVER
+        self._steps, self._delivered = 0, len(dispatch.recorded)
+        self._steps_watched, self._size_watched = host.watched
+        self._size_bytes = sum(map(len, dispatch.events))
+        if dispatch.recorded or dispatch.pending or dispatch.attempts:
+            self._take_up(dispatch)
         self._interrupts = self._uuids = 0
         self._passed_ms = dispatch.started_ms
+
+    def _take_up(self, dispatch: Dispatch) -> None:
+        """Go on with what was recorded before."""
+        self._results.update((recorded.step, recorded) for recorded in dispatch.recorded)
+        self._pending.update((pending.step, (pending.due_ms, pending.attempt)) for pending in dispatch.pending)
+        self._pending.update((step, (None, attempt)) for step, attempt in dispatch.attempts)
+        self._size_bytes += sum([len(recorded.data or b"") for recorded in dispatch.recorded])
+        if self._size_bytes >= self._size_watched:
+            self._size_watched = NEVER
 
     def start(self) -> None:
         """Begin the function."""
@@ -152,26 +156,6 @@ class LiveRun(BodilessSteps, Tenant):
         return f"{self._function.id} ({self.run_id})"
 
     # --- what the function calls
-
-    async def run_step(
-        self, step_id: str, handler: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any],
-        options: StepOptions | None = None,
-    ) -> Any:  # fmt: skip
-        signature = signature_of(handler)
-        call = self._register(step_id, signature.decode)
-        if options is not None:
-            call.options = options
-            call.decode = options.decode or call.decode
-        outcome: Any = BEGIN if self._may_begin(call) else await call.future
-        while outcome is BEGIN:
-            if self.is_over:  # closed after it was told to begin
-                raise Interrupt
-            if self._is_poisoned:
-                operation: Operation = Lost()
-            else:
-                operation = await self._execute(call, signature.is_async, handler, args, kwargs)
-            outcome = await self._outcome(call, operation)
-        return outcome
 
     def _register(self, step_id: str, decode: Decode) -> Call:
         outer = STEP.get()
@@ -239,54 +223,6 @@ class LiveRun(BodilessSteps, Tenant):
         if self.is_over:
             raise Interrupt
         return call.future
-
-    async def _execute(
-        self, call: Call, is_async: bool, handler: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Operation:
-        """Run a step's body. It runs in the caller's task: a cancelled caller ends it."""
-        bodies = self._bodies
-        task = asyncio.current_task(bodies.loop)
-        assert task is not None, "functions run in tasks"
-        started_ms = self._now_ms()
-        self._executing[call.step] = task
-        bodies.began(task, call)
-        token = STEP.set(call)
-        try:
-            body = handler(*args, **kwargs) if is_async else bodies.in_thread(handler, args, kwargs)
-            value = await (body if call.options.timeout_ms is None else _within(call.options.timeout_ms, body))
-            data = dump(value, call.step_id, self._host.config.output_bytes)
-            call.copy = (load(data, call.decode, call.step_id),)
-            operation: Operation = StepRun(data=data, started_ms=started_ms, ended_ms=self._now_ms())
-        except asyncio.CancelledError as error:
-            if task.cancelling() > call.is_overdue:  # the function turned away from it, or the process ends
-                self._calls.pop(call.step, None)
-                self._ask_for_rest()
-                raise
-            operation = self._failed(call, self._overdue() if call.is_overdue else error, started_ms)
-        except BaseException as error:  # noqa: BLE001 - user code
-            operation = self._failed(call, error, started_ms)
-        finally:
-            STEP.reset(token)
-            del self._executing[call.step]
-            bodies.ended(task)
-            if call.is_overdue:
-                task.uncancel()
-        if call.is_nested:
-            nested = ErrorInfo(name="StepNested", message="Nested steps are not supported.")
-            return StepError(error=nested, started_ms=started_ms, ended_ms=self._now_ms(), final=True)
-        return operation
-
-    def _overdue(self) -> TimeoutError:
-        return TimeoutError(
-            f"the step ran for longer than {self._host.config.step_ms / 1000:g} s, the limit of an attempt"
-        )
-
-    def _failed(self, call: Call, error: BaseException, started_ms: int) -> Operation:
-        failure: Failure = describe_error(error, self._now_ms())
-        return StepError(
-            error=failure.error, started_ms=started_ms, ended_ms=self._now_ms(), final=failure.is_final,
-            retry_after_ms=failure.retry_after_ms, retries=call.options.retries,
-        )  # fmt: skip
 
     async def _main(self) -> None:
         """Run the function and report how it ended."""
@@ -510,22 +446,6 @@ class LiveRun(BodilessSteps, Tenant):
                 "a closed function does not end; it is abandoned",
                 extra={"fields": {"function": self._function.id, "run_id": self.run_id, "after_s": CLOSE_S}},
             )
-
-
-def warned_at(limit: int) -> int:
-    """From where on a limit is warned of (GAP-20)."""
-    return -(-limit * WARNED_PERCENT // 100)
-
-
-async def _within(timeout_ms: int, body: Awaitable[Any]) -> Any:
-    """Await a step's body for so long. Raises ``TimeoutError``: the attempt has failed."""
-    try:
-        async with asyncio.timeout(timeout_ms / 1000) as limit:
-            return await body
-    except TimeoutError:
-        if limit.expired():
-            raise TimeoutError(f"the step ran for longer than {timeout_ms / 1000:g} s") from None
-        raise
 
 
 def _abandon_this_task() -> None:

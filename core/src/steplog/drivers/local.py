@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from steplog.drivers.bodies import Bodies
-from steplog.drivers.config import LocalConfig
+from steplog.drivers.config import LocalConfig, warned_at
 from steplog.drivers.live_run import CLOSE_S, LiveRun, now_ms
 from steplog.drivers.loop import UsersLoop
 from steplog.engine.effects import Answer, Backoff, Dispatch, Effect, MakeRoom, Resume, Retry, RunEnded
@@ -25,6 +25,7 @@ class LocalDriver:
         clock: Callable[[], int] = now_ms,
     ) -> None:
         self.post, self.config, self.now_ms = post, config, clock
+        self.watched = warned_at(config.steps), warned_at(config.run_bytes)
         self.bodies = Bodies(
             loop, threads=config.threads, function_threads=config.function_threads,
             limit_ms=config.step_ms,
@@ -54,7 +55,11 @@ class LocalDriver:
             return  # what is not begun here is begun by the next process
         live = self._live
         for effect in effects:
-            if isinstance(effect, Dispatch):
+            if isinstance(effect, Resume):  # most are
+                run = live.get(effect.run)
+                if run is not None and run.generation == effect.generation:
+                    run.hand_over(effect.recorded)
+            elif isinstance(effect, Dispatch):
                 self._dispatch(effect)
             elif isinstance(effect, MakeRoom):
                 self._make_room(effect.count)
@@ -117,10 +122,8 @@ class LocalDriver:
                 count -= 1
 
 
-def _tell(run: LiveRun, effect: Resume | Retry | Backoff | RunEnded) -> None:
+def _tell(run: LiveRun, effect: Retry | Backoff | RunEnded) -> None:
     match effect:
-        case Resume(recorded=recorded):
-            run.hand_over(recorded)
         case Retry(step=step, attempt=attempt):
             run.retry(step, attempt)
         case Backoff(step=step, attempt=attempt, due_ms=due_ms):

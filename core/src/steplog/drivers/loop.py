@@ -67,6 +67,8 @@ class UsersLoop(_Loop):
             self._stamps += 1
             if not self._is_counting:
                 self._count()
+        if len(args) == 1:  # nearly always; the general form costs a tuple and a dict more
+            return _base_call_soon(self, callback, args[0], context=context)
         return _base_call_soon(self, callback, *args, context=context)
 
     def call_soon_threadsafe(  # type: ignore[override]

@@ -33,8 +33,8 @@ class Draft:
     """
 
     __slots__ = (
-        "effects", "events", "follow_ups", "home", "messages", "now_ms", "number", "outbox", "records", "registered",
-        "state",
+        "effects", "events", "follow_ups", "home", "messages", "met", "now_ms", "number", "outbox", "records",
+        "registered", "state",
     )  # fmt: skip
 
     def __init__(self, state: State, home: Home = Home()) -> None:

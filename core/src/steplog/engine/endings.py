@@ -128,23 +128,25 @@ class Endings:
         told: Sequence[EventAccepted] = (),
     ) -> None:
         """Bring a run to its end. It keeps its head while bodies of its steps still execute, so that they are late."""
-        delete, head, key = self._draft.state.delete, run.head, run.key
+        head, key = run.head, run.key
         if (self._starts_by_ends or self._waits.is_used) and self._is_asked_for_end(run):
             told = [*told, self._finished_event(run, output, error)]
+        gone: list[bytes] = []
         if head.state == QUEUED:
-            delete(keys.queue(key))
+            gone.append(keys.queue(key))
         if head.function not in self._registry.by_id:
-            delete(keys.orphan(head.function, key))
+            gone.append(keys.orphan(head.function, key))
         if head.due_ms:
-            delete(keys.timer(head.due_ms, key, keys.NO_STEP))
+            gone.append(keys.timer(head.due_ms, key, keys.NO_STEP))
             head.due_ms = 0
         for step_hash, step in run.steps.items():
-            delete(keys.run_step(key, step_hash))
-            self.leave_index(run, step_hash, step)
+            gone.append(keys.run_step(key, step_hash))
+            if step.keys:
+                self.leave_index(run, step_hash, step)
             if step.due_ms:
-                delete(keys.timer(step.due_ms, key, step_hash))
-        for index in range(len(run.events)):
-            delete(keys.run_event(key, index))
+                gone.append(keys.timer(step.due_ms, key, step_hash))
+        gone += [keys.run_event(key, index) for index in range(len(run.events))]
+        self._draft.state.delete(*gone)
         if run.is_live:
             run.is_live = False
             self._runs.live -= 1

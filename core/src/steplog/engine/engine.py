@@ -6,8 +6,8 @@ knows the ones before it in this order: runs, versions, waits, endings, dispatch
 wants something of a later one leaves a message in the draft, which is decided before the turn ends.
 """
 
-from collections.abc import Mapping
-from typing import assert_never
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from steplog.engine import keys
 from steplog.engine.arrivals import Arrivals
@@ -73,7 +73,31 @@ class Engine:
         self._mail = mail = Mail(draft, log)
         recent = Recent(draft, log, config.kept_bytes)
         self._arrivals = arrivals = Arrivals(draft, runs, waits, mail, recent, failures, config)
-        self._steps = Steps(draft, runs, waits, signals, arrivals, self._endings, self._dispatches, registry, config)
+        self._steps = steps = Steps(
+            draft, runs, waits, signals, arrivals, self._endings, self._dispatches, registry, config
+        )
+        self.deciders: dict[type[Message], Callable[[Any], None]] = {
+            EventAccepted: self._accept,
+            OpReported: steps.report,
+            RunReported: self._endings.report,
+            RunParked: self._dispatches.park,
+            TimerFired: self._fire,
+            WaitEnded: steps.end_wait,
+            WaitForgotten: self._forget_wait,
+            WaitArmed: waits.armed,
+            EventOffered: self._offer,
+            EventMet: self._bring,
+            SignalAwaited: signals.wait,
+            SignalSent: signals.send,
+            SignalHeard: steps.hear,
+            SignalAnswered: signals.answered,
+            DispatchLost: self._dispatches.lose,
+            Adopt: self._dispatches.adopt,
+            RetryNow: self._retry_now,
+            Drain: self._drain,
+            PlanCrons: self._plan_crons,
+            SweepSeen: self._routing.sweep,
+        }
 
     @property
     def live_runs(self) -> int:
@@ -110,54 +134,37 @@ class Engine:
 
     def apply(self, message: Message) -> None:
         """Decide a message. What owners send each other because of it is in ``draft.messages``, to be decided next."""
-        match message:
-            case OpReported():
-                self._steps.report(message)
-            case EventAccepted():
-                met = self._arrivals.find(message) if self._waits.is_used else None
-                self._routing.accept(message, resumed=() if met is None else self._steps.resumed_by(met))
-                if met is not None:
-                    self._steps.meet(met)
-            case RunReported():
-                self._endings.report(message)
-            case TimerFired(step=keys.CRON_TICK):
-                self._crons.fire(message)
-            case TimerFired():
-                self._steps.fire(message)
-            case WaitEnded():
-                self._steps.end_wait(message)
-            case WaitForgotten(key=key):
-                (self._signals if keys.is_signal(key) else self._waits).forgotten(message)
-            case WaitArmed():
-                self._waits.armed(message)
-            case EventOffered():
-                self._steps.meet(self._arrivals.offered(message))
-            case EventMet():
-                self._steps.meet(self._arrivals.brought(message))
-            case SignalAwaited():
-                self._signals.wait(message)
-            case SignalSent():
-                self._signals.send(message)
-            case SignalHeard():
-                self._steps.hear(message)
-            case SignalAnswered():
-                self._signals.answered(message)
-            case RunParked():
-                self._dispatches.park(message)
-            case DispatchLost():
-                self._dispatches.lose(message)
-            case Adopt():
-                self._dispatches.adopt(message)
-            case RetryNow():
-                end_backoffs(self.draft, self.runs, message)
-            case Drain():
-                self.state.put(keys.DRAINED, b"1")
-            case PlanCrons(env=env):
-                self._crons.plan(env)
-            case SweepSeen():
-                self._routing.sweep(message)
-            case _:
-                assert_never(message)
+        self.deciders[type(message)](message)
+
+    def _accept(self, event: EventAccepted) -> None:
+        met = self._arrivals.find(event) if self._waits.is_used else None
+        self._routing.accept(event, resumed=() if met is None else self._steps.resumed_by(met))
+        if met is not None:
+            self._steps.meet(met)
+
+    def _offer(self, offered: EventOffered) -> None:
+        self._steps.meet(self._arrivals.offered(offered))
+
+    def _bring(self, met: EventMet) -> None:
+        self._steps.meet(self._arrivals.brought(met))
+
+    def _forget_wait(self, message: WaitForgotten) -> None:
+        (self._signals if keys.is_signal(message.key) else self._waits).forgotten(message)
+
+    def _fire(self, timer: TimerFired) -> None:
+        if timer.step == keys.CRON_TICK:
+            self._crons.fire(timer)
+        else:
+            self._steps.fire(timer)
+
+    def _retry_now(self, message: RetryNow) -> None:
+        end_backoffs(self.draft, self.runs, message)
+
+    def _drain(self, _: Drain) -> None:
+        self.state.put(keys.DRAINED, b"1")
+
+    def _plan_crons(self, message: PlanCrons) -> None:
+        self._crons.plan(message.env)
 
     def open_mail(self) -> None:
         """Go on with the events that earlier turns have not held against all waits."""

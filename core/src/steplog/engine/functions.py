@@ -86,14 +86,21 @@ class Registry:
         self._patterns = [(function, trigger) for function, trigger in triggers if trigger.event.endswith("*")]
         names = {trigger.event for _, trigger in triggers if not trigger.event.endswith("*")}
         self._by_name = {name: _candidates(name, triggers) for name in names}
+        self._always = {
+            name: [spec for spec, _ in candidates]
+            for name, candidates in self._by_name.items()
+            if not any(conditions for _, conditions in candidates)
+        }
 
     def started_by(
         self, event: EventAccepted, *, on_failure: Callable[[str, str, EvaluationError], None] | None = None
-    ) -> list[FunctionSpec]:
+    ) -> Sequence[FunctionSpec]:
         """Every function that an event starts, in the order of registration.
 
         ``on_failure`` is told of each condition, by function and text, that has no value for the event (GAP-05).
         """
+        if event.starts is None and event.name in self._always:
+            return self._always[event.name]
         candidates = self._by_name.get(event.name)
         if candidates is None:
             candidates = _candidates(event.name, self._patterns) if self._patterns else []

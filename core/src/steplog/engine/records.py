@@ -231,6 +231,15 @@ Record = (
 )
 
 
+class LogRestored(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="log.restored"):
+    """The log was found to lack its newest commits: written by the log itself, alone in a commit, of no run."""
+
+    v: int = VERSION
+    at: int
+    first: int  # the missing commits, by number
+    last: int
+
+
 class StoredEvent(msgspec.Struct, frozen=True, kw_only=True):
     """An accepted event on the log."""
 

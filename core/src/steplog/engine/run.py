@@ -113,20 +113,24 @@ class Run:
         if not self.recorded:
             return ()
         done = sorted((s.stack, h) for h, s in self.steps.items() if s.stack >= 0)
-        return tuple([recorded(h, self.steps[h]) for _, h in done])
+        return tuple([_recorded(h, self.steps[h]) for _, h in done])
 
     def pending_steps(self) -> tuple[Pending, ...]:
         """Every step that waits for its timer."""
+        if not self.steps:
+            return ()
         return tuple(
             [Pending(h, s.due_ms, s.attempt) for h, s in self.steps.items() if s.state in ("waiting", "errored")]
         )
 
     def due_attempts(self) -> tuple[tuple[bytes, int], ...]:
         """Attempts of steps that failed before and are to begin when the function reaches them."""
+        if not self.steps:
+            return ()
         return tuple([(h, s.attempt) for h, s in self.steps.items() if s.state == "due"])
 
 
-def recorded(step: bytes, state: StepState) -> Recorded:
+def _recorded(step: bytes, state: StepState) -> Recorded:
     """The result of a recorded step, as drivers get it."""
     return Recorded(step, None if state.error else bytes(state.data), state.error, state.at_ms)
 

@@ -142,6 +142,5 @@ class Runs:
         """Delete the head of a run that has ended, the last that there is of it."""
         if run.head.due_ms:
             self._state.delete(keys.timer(run.head.due_ms, run.key, keys.NO_STEP))
-        self._state.delete(keys.live(run.key))
-        self._state.delete(run.key)
+        self._state.delete(keys.live(run.key), run.key)
         self._open.pop(run.key, None)

@@ -28,6 +28,9 @@ from steplog.engine import keys
 PENDING_KEYS = 64_000  # beyond it, slices go to the table: a queue of 50,000 runs need not
 PENDING_TURNS = 4_096  # an older key goes to the table too, so that the redo stays short
 REDO_BYTES = 64 << 20  # likewise; it bounds what is pending as well, and how long a restart takes
+KEY_BYTES = 40  # about
+YOUNG_TURNS = 64  # most keys are gone after so many; the others are what an older turn is remembered by
+HELD_BYTES = 16 << 10  # of redo that a key may hold up when its turn is no longer young: writing a row costs less
 SLICE_KEYS = 1_000  # to the table in one turn: fewer cost more than they save, more hold the turn up
 HEAD_KEYS = 1_000  # read into a head at once
 
@@ -62,6 +65,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     pending_keys: int = PENDING_KEYS
     pending_turns: int = PENDING_TURNS
     redo_bytes: int = REDO_BYTES
+    young_turns: int = YOUNG_TURNS
+    held_bytes: int = HELD_BYTES
     slice_keys: int = SLICE_KEYS
     head_keys: int = HEAD_KEYS
 
@@ -204,20 +209,22 @@ class State:
         if index is not None:
             index.put(key)
 
-    def delete(self, key: bytes) -> None:
-        """Remove a key, whether or not it is there."""
-        self.changes[key] = None
-        is_gone = key in self._new
-        if is_gone:
-            self._new.discard(key)
-            del self._pending[key]
-        else:
-            if key not in self._pending:
-                self._entering.append(key)
-            self._pending[key] = None
-        index = self._indexes.get(key[0])
-        if index is not None:
-            index.deleted(key, is_gone=is_gone)
+    def delete(self, *gone: bytes) -> None:
+        """Remove keys, whether or not they are there."""
+        changes, pending, new, indexes = self.changes, self._pending, self._new, self._indexes
+        for key in gone:
+            changes[key] = None
+            is_gone = key in new
+            if is_gone:
+                new.discard(key)
+                del pending[key]
+            else:
+                if key not in pending:
+                    self._entering.append(key)
+                pending[key] = None
+            index = indexes.get(key[0])
+            if index is not None:
+                index.deleted(key, is_gone=is_gone)
 
     def get(self, key: bytes) -> bytes | None:
         """Read a value."""
@@ -290,7 +297,7 @@ class State:
         if self._entering:
             self._entered.append((turn, self._sealed_bytes, self._entering))
             self._entering = []
-        self._sealed_bytes += sum(map(len, changes)) + sum(map(len, filter(None, changes.values())))
+        self._sealed_bytes += KEY_BYTES * len(changes) + sum(map(len, filter(None, changes.values())))
         self._forget_gone()
         flush = self._take_slice(turn)
         return Slice(changes, flush, self._entered[0][0] if self._entered else turn + 1)
@@ -320,8 +327,18 @@ class State:
         return sorted(landing.union(rows))
 
     def _forget_gone(self) -> None:
-        """Forget the oldest turns whose keys are all gone, so that the redo reaches back no further than it must."""
-        entered, pending = self._entered, self._pending
+        """Forget the oldest turns whose keys are all gone, so that the redo reaches back no further than it must.
+
+        Of a turn that is no longer young its dead keys are forgotten: they would fill the memory behind one that lives.
+        """
+        entered, pending, place = self._entered, self._pending, -self._limits.young_turns
+        if len(entered) > -place:
+            turn, sealed_bytes, found = entered[place]
+            kept = list(filter(pending.__contains__, found))
+            if kept:
+                entered[place] = turn, sealed_bytes, kept
+            else:
+                del entered[place]
         while entered:
             found = entered[0][2]
             while found and found[-1] not in pending:
@@ -358,6 +375,10 @@ class State:
             return max(limits.slice_keys, excess // 2)
         if not self._entered:
             return 0
-        oldest, sealed_bytes, _ = self._entered[0]
-        is_long = oldest < turn - limits.pending_turns or self._sealed_bytes - sealed_bytes > limits.redo_bytes
-        return limits.slice_keys if is_long else 0
+        oldest, sealed_bytes, found = self._entered[0]
+        if oldest < turn - limits.pending_turns or self._sealed_bytes - sealed_bytes > limits.redo_bytes:
+            return limits.slice_keys
+        if oldest >= turn - limits.young_turns:
+            return 0
+        next_bytes = self._entered[1][1] if len(self._entered) > 1 else self._sealed_bytes
+        return 1 if next_bytes - sealed_bytes > len(found) * limits.held_bytes else 0  # those of its turn go with it

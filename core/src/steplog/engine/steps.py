@@ -30,7 +30,7 @@ from steplog.engine.operations import (
 )
 from steplog.engine.records import Place
 from steplog.engine.retry import delay_ms
-from steplog.engine.run import EventWait, Run, StepState, recorded
+from steplog.engine.run import TERMINAL, EventWait, Run, StepState
 from steplog.engine.runs import Runs
 from steplog.engine.signals import Signals
 from steplog.engine.waits import Waits
@@ -57,7 +57,7 @@ class Steps:
         step = run.steps.get(key)
         if (
             run.head.generation != message.generation
-            or run.is_terminal
+            or run.head.state in TERMINAL
             or (step is not None and (step.state != "due" or step.attempt != message.attempt))
         ):
             self._endings.keep_late(run, message)
@@ -191,7 +191,7 @@ class Steps:
                 op=step.op, attempt=step.attempt, started=started_ms, ended=ended_ms, output=step.data,
             )
         )  # fmt: skip
-        self._record(run, key, step, is_new=is_new)
+        self._record(run, key, step, data, is_new=is_new)
 
     def _err(self, run: Run, key: bytes, step: StepState, op: StepError, *, is_new: bool) -> None:
         """A step's body raised: it has another attempt later, or fails."""
@@ -228,7 +228,7 @@ class Steps:
                 op=step.op, attempt=step.attempt, started=started_ms, ended=ended_ms, error=error,
             )
         )  # fmt: skip
-        self._record(run, key, step, is_new=is_new)
+        self._record(run, key, step, None, is_new=is_new)
 
     def _wait(
         self, run: Run, key: bytes, step: StepState, until_ms: int, *, is_new: bool,
@@ -342,13 +342,13 @@ class Steps:
             self._draft.accept(accept_event(event, internal, env=env, received_ms=now_ms, source="step"))
         return ids
 
-    def _record(self, run: Run, key: bytes, step: StepState, *, is_new: bool) -> None:
+    def _record(self, run: Run, key: bytes, step: StepState, data: bytes | None, *, is_new: bool) -> None:
         """Give a result its place in the run's completion order, and hand it to the function."""
-        step.stack = run.recorded
-        step.due_ms, step.at_ms = 0, self._draft.now_ms
+        now_ms, head = self._draft.now_ms, run.head
+        step.stack, step.due_ms, step.at_ms = run.recorded, 0, now_ms
         run.recorded += 1
-        run.size_bytes += len(step.data)
-        head = run.head
+        if data is not None:
+            run.size_bytes += len(data)
         if head.lost or head.attempt or head.is_poisoned:
             head.lost, head.attempt, head.is_poisoned = 0, 0, False
             self._runs.put_head(run)
@@ -356,7 +356,8 @@ class Steps:
         if run.size_bytes > self._config.run_state_bytes:
             self._endings.fail_too_large(run, run.size_bytes)
         elif run.is_live:
-            self._draft.effects.append(effects.Resume(run.key, head.generation, recorded(key, step)))
+            recorded = effects.Recorded(key, data, step.error, now_ms)
+            self._draft.effects.append(effects.Resume(run.key, head.generation, recorded))
         else:
             self._dispatches.start(run)
 

@@ -6,7 +6,7 @@ those that ended in the last two hours of the journal, as long as an answer may 
 """
 
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import msgspec
@@ -66,24 +66,29 @@ class AuditReport(msgspec.Struct, frozen=True, kw_only=True):
     recorded_steps: int  # with a result
     repeated_steps: int  # with more than one result
     findings: tuple[Finding, ...]  # the first 20
+    missing: int = 0  # commits that a restored backup did not have
+    damaged: int | None = None  # rows and pages; None: not every one was read
 
     @property
     def is_clean(self) -> bool:
         """Whether everything adds up."""
-        return not (self.unaccounted or self.repeated_steps or self.dead)
+        return not (self.unaccounted or self.repeated_steps or self.dead or self.missing or self.damaged)
 
 
 def audit(
-    log_path: Path, since_ms: int | None = None, until_ms: int | None = None, *,
+    log_path: Path, since_ms: int | None = None, until_ms: int | None = None, *, is_deep: bool = False,
     on_progress: Callable[[int, int], None] = lambda _turn, _last: None,
 ) -> AuditReport:  # fmt: skip
     """Follow the events accepted from ``since_ms`` on and before ``until_ms`` through the log to its present end.
 
-    ``on_progress`` gets the turn that it has come to, and the last one. Raises ``LogUnavailable`` where the log cannot
-    be read.
+    With ``is_deep`` the whole file is read too, also what no record needs any more (fault C4). ``on_progress`` gets the
+    turn that it has come to, and the last one. Raises ``LogUnavailable`` where the log cannot be read, ``LogCorrupt``
+    where it is too damaged to be followed.
     """
     with JournalReader(log_path) as reader:
         ledger = Ledger(since_ms, until_ms)
+        if is_deep:
+            ledger.damage(reader.damage())
         target, position, tape = reader.last_position(), 0, Tape(reader)
         while position < target and (batch := tape.read(position)) is not None:
             for turn in batch.turns:
@@ -107,6 +112,7 @@ class Ledger:
     def __init__(self, since_ms: int | None = None, until_ms: int | None = None) -> None:
         self._since_ms, self._until_ms = since_ms, until_ms
         self._counts: Counter[str] = Counter()
+        self._damaged: int | None = None
         self._skipped: Counter[str] = Counter()
         self._unrouted: dict[str, int] = {}  # event: accepted so often without a record, or below 0, too many records
         self._unscheduled: dict[str, str] = {}  # run: the event that started it
@@ -117,8 +123,21 @@ class Ledger:
         self._unaccounted: dict[str, None] = {}
         self._findings: list[Finding] = []
 
+    def damage(self, found: Iterable[tuple[str, str]]) -> None:
+        """Enter what is damaged, as (place, problem)."""
+        self._damaged = 0
+        for place, problem in found:
+            self._damaged += 1
+            self._find(place, problem)
+
     def add(self, turn: TurnRecords) -> None:
         """Enter what one turn wrote."""
+        if turn.restored is not None and self._is_counted(turn.restored.at):
+            lost = turn.restored
+            self._counts["missing"] += lost.last - lost.first + 1
+            self._find(
+                f"journal@{turn.position}", f"restored from a backup: commits {lost.first}–{lost.last} are missing"
+            )
         at_ms = turn.records[0].at if turn.records else turn.events[0].received_at if turn.events else None
         is_counted = at_ms is not None and self._is_counted(at_ms)
         for bad in turn.unreadable:
@@ -150,7 +169,7 @@ class Ledger:
             failed=counts["failed"], open=len(self._runs), skipped=dict(sorted(self._skipped.items())),
             dead=counts["dead"], unaccounted=len(self._unaccounted), planned_steps=counts["planned"],
             recorded_steps=counts["recorded"], repeated_steps=counts["repeated"],
-            findings=tuple(self._findings[:FINDINGS]),
+            findings=tuple(self._findings[:FINDINGS]), missing=counts["missing"], damaged=self._damaged,
         )  # fmt: skip
 
     def _is_counted(self, at_ms: int) -> bool:

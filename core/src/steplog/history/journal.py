@@ -9,7 +9,7 @@ from typing import Literal, TypeVar
 
 import msgspec
 
-from steplog.engine.records import Record, StoredEvent
+from steplog.engine.records import LogRestored, Record, StoredEvent
 from steplog.errors import LogCorrupt
 from steplog.log.sqlite import JournalReader, Row
 
@@ -40,6 +40,7 @@ class TurnRecords(msgspec.Struct, kw_only=True):
     records: list[Record] = []
     events: list[StoredEvent] = []
     unreadable: list[Unreadable] = []
+    restored: LogRestored | None = None  # the commits before this one are missing
 
 
 class Batch(msgspec.Struct, frozen=True, kw_only=True):
@@ -127,7 +128,10 @@ def _turns(rows: list[Row], events: list[Row], damaged: list[Unreadable]) -> lis
     turns: dict[int, TurnRecords] = {}
     for row in rows:
         turn = turns[row.position] = TurnRecords(position=row.position)
-        turn.records = _decoded(row, "journal", _decode_records, _decode_record, turn.unreadable)
+        if row.data.startswith(_RESTORED):
+            turn.restored = _decode_restored(row.data)[0]
+        else:
+            turn.records = _decoded(row, "journal", _decode_records, _decode_record, turn.unreadable)
     for row in events:
         turn = turns.setdefault(row.position, TurnRecords(position=row.position))
         turn.events = _decoded(row, "events", _decode_events, _decode_event, turn.unreadable)
@@ -187,6 +191,8 @@ def _shown(data: bytes) -> str:
     return data.decode(errors="backslashreplace")
 
 
+_RESTORED = b'[{"kind":"log.restored"'
+_decode_restored = msgspec.json.Decoder(list[LogRestored]).decode
 _decode_records = msgspec.json.Decoder(list[Record]).decode
 _decode_record = msgspec.json.Decoder[Record](Record).decode
 _decode_events = msgspec.json.Decoder(list[StoredEvent]).decode

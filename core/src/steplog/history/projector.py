@@ -129,15 +129,18 @@ def main(log_path: str, history_path: str, logs: str = "") -> int:
 
 
 def _follow(projector: Projector) -> None:
-    wait_s = POLL_S
+    wait_s, reason = POLL_S, ""
     while True:
         started_s = time.monotonic()
         try:
             batch = projector.step()
         except LogUnavailable as error:
-            logger.warning("history is not written", extra={"fields": {"reason": str(error)}})
+            if str(error) != reason:  # else it was told, a second ago
+                reason = str(error)
+                logger.warning("history is not written; trying again: %s", reason)
             batch, wait_s = None, UNAVAILABLE_S
         else:
+            reason = ""
             wanted_s = wait_s * SLOWER if batch is None else REST * (time.monotonic() - started_s)
             wait_s = min(max(wanted_s, POLL_S), IDLE_POLL_S if batch is None else MOST_REST_S)
         if _parent_ended(0 if batch is not None and batch.is_full else wait_s):

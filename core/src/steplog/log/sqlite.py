@@ -4,13 +4,17 @@ A commit writes one redo row (every state change of the turn), one journal row a
 arrays). The state table behind them is brought up to date in slices; replaying the redo at load closes the gap. Every
 row carries the CRC-32 of its key and value, checked when it is read: SQLite does not notice a flipped byte (fault C4).
 
-Readers (``JournalReader``) may be other processes; a second writer is refused by a lock file.
+Readers (``JournalReader``) may be other processes; a second writer is refused by a lock file. A head beside the log
+(``head.py``) tells when it was replaced by an older copy of itself; numbers of commits are never used again.
 """
 
 import fcntl
 import json
+import logging
 import os
+import re
 import sqlite3
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,10 +26,16 @@ import msgspec
 
 from steplog.engine import keys
 from steplog.engine.processor import LoadedState, Turn
+from steplog.engine.records import LogRestored
+from steplog.engine.state import Slice
 from steplog.errors import LogCorrupt, LogLocked, LogUnavailable
+from steplog.log.head import Head
+
+logger = logging.getLogger(__name__)
 
 FORMAT = 1  # PRAGMA user_version
 BUSY_S = 5.0  # a reader's checkpoint lock is short
+WAL_KEPT_BYTES = 16 << 20  # what is left of a WAL that a long read let grow; it holds 4 MiB otherwise
 _SCHEMA = (
     "CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
     "CREATE TABLE redo (turn INTEGER PRIMARY KEY, data BLOB NOT NULL, crc INTEGER NOT NULL)",
@@ -40,6 +50,7 @@ _SCHEMA = (
         INSERT INTO events SELECT NEW.turn, NEW.events, NEW.events_crc WHERE NEW.events IS NOT NULL;
     END""",
 )
+_TABLES = {"redo": "turn", "journal": "position", "events": "position"}  # with their numbers
 _COMMIT = "INSERT INTO commits VALUES (?, ?, ?, ?, ?, ?, ?)"
 _SIZES = (128, 32, 8, 4, 2, 1)  # rows a statement; few sizes, so that their statements stay prepared
 _DELETE = {n: f"DELETE FROM state WHERE key IN ({', '.join('?' * n)})" for n in _SIZES}  # noqa: S608 - ours
@@ -51,6 +62,8 @@ _READ = {
     for n in _SIZES
 }
 ROWS_READ = 64  # at once, of events: those of one turn may be megabytes
+DAMAGED = "does not match its checksum"
+_LOG_ID = re.compile("[0-9a-f]{32}")
 CUT_TURNS = 64  # the redo is cut no more often than this without a slice
 
 
@@ -99,9 +112,12 @@ class SqliteTable:
         return found
 
     def _checked(self, key: bytes, value: bytes, crc: int) -> bytes:
-        if crc32(value, crc32(key)) != crc:
-            raise LogCorrupt(str(self._path), f"the state of {keys.printed(key)}")
-        return value
+        try:
+            if crc32(value, crc32(key)) == crc:
+                return value
+        except TypeError:  # not even bytes any more
+            pass
+        raise LogCorrupt(str(self._path), f"the state of {_named(key)}")
 
 
 class SqliteLog:
@@ -121,10 +137,16 @@ class SqliteLog:
         except OSError as error:
             raise LogUnavailable(f"{path}: {error.strerror or error}") from error
         try:
-            self._connection = self._open()
+            self._connection, self._log_id = self._open()
         except BaseException:
             os.close(self._lock)
             raise
+        try:
+            self._head = Head(path)
+        except OSError as error:
+            self._connection.close()
+            os.close(self._lock)
+            raise LogUnavailable(f"{path}: {error.strerror or error}") from error
 
     async def load(self) -> LoadedState:
         """Replay the redo into the table and hand out what is committed."""
@@ -137,9 +159,17 @@ class SqliteLog:
                 redo = _decode_redo(_checked(self.path, "redo", turn, data, crc))
                 now_ms = redo.now_ms
                 last.update(redo.changes)
+            reached = self._head.read(self._log_id)
+            log_id = os.urandom(16) if reached > turn else self._log_id
             with self._transaction() as execute:
                 self._write_table(sorted(last.items()))
+                if reached > turn:
+                    now_ms = max(now_ms, round(time.time() * 1000))
+                    self._go_on_after(turn, reached, now_ms, log_id)
+                    turn = reached + 1
                 execute("DELETE FROM redo WHERE turn < ?", (turn,))
+        self._log_id = log_id
+        self._head.write(log_id, turn)
         return LoadedState(turn=turn, now_ms=now_ms, table=SqliteTable(connection, self.path), events=self)
 
     async def commit(self, turn: Turn) -> None:
@@ -150,12 +180,24 @@ class SqliteLog:
         with _foreign(self.path):
             if is_plain:
                 self._connection.execute(_COMMIT, _row(turn))
-                return
-            with self._transaction() as execute:
-                execute(_COMMIT, _row(turn))
-                self._write_table(state.flush)
-                execute("DELETE FROM redo WHERE turn < ?", (redo_from,))
-            self._redo_from = redo_from
+            else:
+                with self._transaction() as execute:
+                    execute(_COMMIT, _row(turn))
+                    self._write_table(state.flush)
+                    execute("DELETE FROM redo WHERE turn < ?", (redo_from,))
+                self._redo_from = redo_from
+        self._head.write(self._log_id, turn.number)
+
+    def shrink_wal(self) -> bool:
+        """Write the WAL back and cut it, as far as no reader needs it; returns whether that was all of it."""
+        execute = self._connection.execute
+        with _foreign(self.path):
+            execute("PRAGMA busy_timeout = 0")  # a commit is not to wait for a reader
+            try:
+                is_busy, *_ = execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            finally:
+                execute(f"PRAGMA busy_timeout = {BUSY_S * 1000:.0f}")
+        return not is_busy
 
     def accepted(self, first: int, last: int) -> Iterator[tuple[int, list[bytes]]]:
         """Read the events of each turn that accepted any, from turn ``last`` back to turn ``first``."""
@@ -177,7 +219,23 @@ class SqliteLog:
         self._is_closed = True
         with suppress(sqlite3.Error):
             self._connection.close()
+        self._head.close()
         os.close(self._lock)
+
+    def _go_on_after(self, turn: int, reached: int, now_ms: int, log_id: bytes) -> None:
+        """Write, in the transaction that is open, that the commits after a turn are missing.
+
+        The log is another one from here on: what a history has read of the missing commits is not to stay.
+        """
+        logger.warning(
+            "restored from a backup: commits %d–%d are missing; what they had accepted is lost, and what they had "
+            "recorded runs again. Where nobody restored one, the WAL of %s was damaged or removed",
+            turn + 1, reached, self.path,
+        )  # fmt: skip
+        record = msgspec.json.encode(LogRestored(at=now_ms, first=turn + 1, last=reached))
+        noted = Turn(number=reached + 1, now_ms=now_ms, state=Slice({}, [], 0), records=[record], events=[])
+        self._connection.execute(_COMMIT, _row(noted))
+        self._connection.execute("UPDATE meta SET value = ? WHERE name = 'log_id'", (log_id.hex(),))
 
     @contextmanager
     def _transaction(self) -> Iterator[Callable[..., sqlite3.Cursor]]:
@@ -192,27 +250,35 @@ class SqliteLog:
                 execute("ROLLBACK")
             raise
 
-    def _open(self) -> sqlite3.Connection:
+    def _open(self) -> tuple[sqlite3.Connection, bytes]:
+        """Open the file, made where it is new; returns the log's id too."""
         with _foreign(self.path):
             connection = sqlite3.connect(
                 self.path, timeout=BUSY_S, isolation_level=None, check_same_thread=False, cached_statements=64
             )
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = FULL")
-            (version,) = connection.execute("PRAGMA user_version").fetchone()
-            if version == 0:
-                connection.execute("BEGIN IMMEDIATE")
-                for statement in _SCHEMA:
-                    connection.execute(statement)
-                connection.execute("INSERT INTO meta VALUES ('log_id', ?)", (os.urandom(16).hex(),))
-                connection.execute(f"PRAGMA user_version = {FORMAT}")
-                connection.execute("COMMIT")
-            elif version > FORMAT:
+            try:
+                connection.execute("PRAGMA journal_mode = WAL")
+                connection.execute("PRAGMA synchronous = FULL")
+                connection.execute(f"PRAGMA journal_size_limit = {WAL_KEPT_BYTES}")
+                (version,) = connection.execute("PRAGMA user_version").fetchone()
+                (is_made,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+                if version == 0 and not is_made:
+                    connection.execute("BEGIN IMMEDIATE")
+                    for statement in _SCHEMA:
+                        connection.execute(statement)
+                    connection.execute("INSERT INTO meta VALUES ('log_id', ?)", (os.urandom(16).hex(),))
+                    connection.execute(f"PRAGMA user_version = {FORMAT}")
+                    connection.execute("COMMIT")
+                elif version > FORMAT:
+                    raise LogUnavailable(
+                        f"{self.path} was written by a newer steplog (format {version}, this one reads {FORMAT})"
+                    )
+                elif version < FORMAT:
+                    raise LogCorrupt(str(self.path), f"the file's format, {version},")
+                return connection, bytes.fromhex(_checked_id(self.path, connection))
+            except BaseException:
                 connection.close()
-                raise LogUnavailable(
-                    f"{self.path} was written by a newer steplog (format {version}, this one reads {FORMAT})"
-                )
-        return connection
+                raise
 
     def _write_table(self, pairs: list[tuple[bytes, bytes | None]]) -> None:
         """Write many rows with few statements: the GIL goes away and comes back around each row of ``executemany``."""
@@ -244,8 +310,11 @@ class JournalReader:
                 f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_S, isolation_level=None,
                 check_same_thread=False,
             )  # fmt: skip
-            row = self._connection.execute("SELECT value FROM meta WHERE name = 'log_id'").fetchone()
-        self.log_id: str = row[0]
+            try:
+                self.log_id = _checked_id(path, self._connection)
+            except BaseException:
+                self._connection.close()
+                raise
 
     def journal(self, after: int, limit: int) -> list[Row]:
         """Rows of the journal after a position, in order."""
@@ -260,6 +329,23 @@ class JournalReader:
         with _foreign(self.path):
             (turn,) = self._connection.execute("SELECT max(turn) FROM redo").fetchone()
         return int(turn or 0)
+
+    def damage(self) -> Iterator[tuple[str, str]]:
+        """Read the whole file; yields what is damaged, as (place, problem). Raises where it cannot be read on.
+
+        SQLite's own check finds pages that do not fit together, the checksums find rows that were changed.
+        """
+        with _foreign(self.path):
+            for (problem,) in self._connection.execute("PRAGMA integrity_check"):
+                if problem != "ok":
+                    yield str(self.path), problem
+            for table, number in _TABLES.items():
+                for position, data, crc in self._connection.execute(f"SELECT {number}, data, crc FROM {table}"):  # noqa: S608
+                    if not _fits(data, crc, _number(position)):
+                        yield f"{table}@{position}", DAMAGED
+            for key, value, crc in self._connection.execute("SELECT key, value, crc FROM state"):
+                if not (isinstance(key, bytes) and _fits(value, crc, key)):
+                    yield f"the state of {_named(key)}", DAMAGED
 
     def __enter__(self) -> Self:
         return self
@@ -290,7 +376,7 @@ def _pieces(total: int) -> Iterator[tuple[int, int]]:
 
 def _row(turn: Turn) -> tuple[int, bytes, int, bytes | None, int, bytes | None, int]:
     """What a turn writes, as a row of the ``commits`` view."""
-    seed = crc32(turn.number.to_bytes(8, "big"))
+    seed = crc32(_number(turn.number))
     redo = _encode_redo((turn.now_ms, turn.state.changes))
     journal = b"[" + b",".join(turn.records) + b"]" if turn.records else None
     events = b"[" + b",".join(turn.events) + b"]" if turn.events else None
@@ -300,13 +386,43 @@ def _row(turn: Turn) -> tuple[int, bytes, int, bytes | None, int, bytes | None, 
 
 
 def _checked(path: Path, table: str, position: int, data: bytes, crc: int) -> bytes:
-    if crc32(data, crc32(position.to_bytes(8, "big"))) != crc:
+    if not _fits(data, crc, _number(position)):
         raise LogCorrupt(str(path), f"row {position} of {table}")
     return data
 
 
+def _number(position: int) -> bytes:
+    """A position as its checksum has it; that of a damaged row may be negative."""
+    return (position & 0xFFFF_FFFF_FFFF_FFFF).to_bytes(8, "big")
+
+
+def _fits(data: object, crc: object, key: bytes) -> bool:
+    """Whether a row is as it was written. A damaged one may be of any type."""
+    return isinstance(data, bytes) and crc32(data, crc32(key)) == crc
+
+
+def _named(key: object) -> str:
+    """A key in words, also one that is damaged."""
+    try:
+        assert isinstance(key, bytes), "not even bytes"
+        return keys.printed(key)
+    except (AssertionError, LookupError, ValueError):
+        return repr(key)
+
+
+def _checked_id(path: Path, connection: sqlite3.Connection) -> str:
+    """Read a log's id. Raises ``LogCorrupt`` where it, or what says how rows are written, is not as it was made."""
+    made = {sql for (sql,) in connection.execute("SELECT sql FROM sqlite_schema")}
+    if not made.issuperset(_SCHEMA):
+        raise LogCorrupt(str(path), "how its tables are made")
+    row = connection.execute("SELECT value FROM meta WHERE name = 'log_id'").fetchone()
+    if row is None or not isinstance(row[0], str) or not _LOG_ID.fullmatch(row[0]):
+        raise LogCorrupt(str(path), "the log's id")
+    return row[0]
+
+
 class _foreign:  # noqa: N801 - reads as a statement
-    """Turn SQLite's errors into ours, at the port."""
+    """Turn SQLite's errors into ours, at the port. ``sqlite3`` cannot even decode some that quote a damaged page."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -314,9 +430,10 @@ class _foreign:  # noqa: N801 - reads as a statement
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        if not isinstance(error, sqlite3.Error):
+        if not isinstance(error, sqlite3.Error | UnicodeDecodeError):
             return
-        if error.sqlite_errorname in ("SQLITE_NOTADB", "SQLITE_CORRUPT"):
+        name = getattr(error, "sqlite_errorname", "SQLITE_CORRUPT")  # without: what it read is not the type it was
+        if name == "SQLITE_NOTADB" or name.startswith("SQLITE_CORRUPT"):
             raise LogCorrupt(str(self._path), "the file (it is not, or no longer, a SQLite database)") from error
         raise LogUnavailable(f"{self._path}: {error}") from error
 

@@ -63,7 +63,12 @@ class Application:
             if message["type"] == "http.response.start":
                 is_begun = True
                 message["headers"] += self._headers
-            await send(message)
+            try:
+                await send(message)
+            except RuntimeError as error:  # uvloop's, where uvicorn has not heard yet that the client is gone
+                if "the handler is closed" not in str(error):
+                    raise
+                raise Disconnected from error
 
         problem = 500, "the server failed; its log says why"
         try:

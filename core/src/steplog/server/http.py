@@ -73,7 +73,7 @@ class Held:
 
 
 class Disconnected(Exception):
-    """The client went away before its request was complete."""
+    """The client went away before it was answered."""
 
 
 def common_headers(*, is_dev: bool) -> Headers:

@@ -18,6 +18,7 @@ from steplog.engine.messages import EventAccepted
 from steplog.errors import LogLocked, LogUnavailable, SteplogError
 from steplog.history.process import HistoryProcess
 from steplog.log.sqlite import SqliteLog
+from steplog.log.wal import WalWatch
 from steplog.server.validation import Misfit
 from steplog.shells.engine import Service, engine_loop, only, run_engine
 from steplog.shells.frames import (
@@ -44,7 +45,7 @@ from steplog.tuning import tune_process
 from steplog.turns import Turns
 
 WATCH_S = 0.000_15  # a step without I/O answers within it; to be woken takes half as long again
-LOCK_S = 3.0  # an engine whose functions were killed needs a moment to notice, and gives the lock back
+LOCK_S = 2.0  # an engine whose functions were killed needs a moment to notice, and gives the lock back
 
 
 class Child:
@@ -88,7 +89,8 @@ class Child:
             log, Registry(frame.functions), frame.config, deliver=self._deliver, on_lost=self._unavailable,
             on_found=lambda: self._stream.send(Available()), watch_s=WATCH_S,
         )  # fmt: skip
-        services: list[Service] = []
+        wal = WalWatch(log)
+        services: list[Service] = [lambda _turns, _ask: wal.run()]
         if history_path is not None and frame.server is not None:
             from steplog.service import HttpService  # for start-up time: uvicorn and starlette come with it
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from steplog.errors import LogLocked
 from steplog.paths import history_path
 
-_SUFFIXES = ("", "-wal", "-shm")  # of a SQLite file; they belong together
+_SUFFIXES = ("", "-wal", "-shm", ".head")  # a SQLite file, and how far it had come; they belong together
 
 
 def put_aside(log_path: Path) -> Path | None:
