@@ -62,6 +62,7 @@ class Cluster:
         self.chance, self.partitions, self.troubles, self.fired = chance, partitions, troubles, fired
         self.logs: dict[Place, list[Entry]] = {}
         self.is_calm = False
+        self.listeners: dict[str, Callable[[], None]] = {}  # told when there may be something new
         self.appended: Callable[[Sequence[Produced]], None] = lambda _: None  # told of what is written outside them
         self.committed: Callable[[Transaction], None] = lambda _: None  # told of each commit
         self._epochs: dict[str, int] = {}
@@ -89,7 +90,17 @@ class Cluster:
                 self._records.setdefault(id(transaction), []).append((record.place, entry))
         if transaction is None:
             self.appended(records)
+            self._changed()
         return first
+
+    def _land(self, transaction: Transaction, place: Place) -> None:
+        """A place hears of a transaction's outcome."""
+        transaction.landed.add(place)
+        self._changed()
+
+    def _changed(self) -> None:
+        for listener in self.listeners.values():
+            listener()
 
     def stable_end(self, place: Place) -> int:
         """Up to where readers of what is committed get."""
@@ -131,7 +142,7 @@ class Cluster:
         places = dict.fromkeys(place for place, _ in self._records.get(id(transaction), []))
         for place in places:
             delay_s = 0.0 if self.is_calm else self.chance.random() * self.troubles.lands_s
-            asyncio.get_running_loop().call_later(delay_s, transaction.landed.add, place)
+            asyncio.get_running_loop().call_later(delay_s, self._land, transaction, place)
         if outcome == "committed":
             self.committed(transaction)
 
@@ -204,6 +215,7 @@ class Cluster:
         self._owners = {}
         self._given_up = set()
         self.fired("rebalance")
+        self._changed()
 
     @property
     def now_s(self) -> float:
@@ -217,6 +229,9 @@ class Connection:
         self._cluster, self._name = cluster, name
         self._epoch = 0
         self._has_joined = False
+
+    def on_change(self, callback: Callable[[], None]) -> None:
+        self._cluster.listeners[self._name] = callback
 
     async def poll(self) -> Assigned | None:
         await self._way("poll")

@@ -16,10 +16,11 @@ import msgspec
 
 from steplog.engine import keys, records
 from steplog.engine.effects import Effect
-from steplog.engine.events import accept_event
-from steplog.engine.functions import DEFAULT_ENV, Registry
+from steplog.engine.events import FAILED_EVENT, FINISHED_EVENT, accept_event
+from steplog.engine.functions import DEFAULT_ENV, EventTrigger, Registry
 from steplog.engine.ids import ulid
 from steplog.engine.messages import EventAccepted, Message, OpReported, RunReported
+from steplog.engine.operations import EventOut
 from steplog.engine.retry import RetryPolicy
 from steplog.engine.run import StepState
 from steplog.log.broker import BrokerError, Place, Produced
@@ -27,29 +28,40 @@ from steplog.log.kafka import EVENTS, JOURNAL, STATE, KafkaLog
 from steplog.log.memory import MemoryTable
 from steplog.partitions import Partitions
 
+from . import scripts
 from .broker import Cluster, Connection, Transaction, Troubles
 from .driver import Driver
-from .plans import START_MS, Group, Plan, draw
-from .scripts import Call, Gather, Listen, Nap, Node, Race, Step, Wait
+from .plans import ROOMY_BYTES, START_MS, Group, Plan, draw, draw_event
+from .scripts import SECOND, Call, Gather, Listen, Nap, Node, Race, Step, Wait
 from .scripts import Sequence as InOrder
-from .watch import Watch
+from .told import Told
+from .watch import Waiting, Watch
 from .world import Report
 
-CALM_S, REST_S = 120.0, 900.0  # troubles until then; and how long it may take to come to rest afterwards
-TOMBSTONES_MS = 60_000
+CALM_S, REST_S = 60.0, 4_000.0  # troubles until then; and how long it may take to come to rest afterwards
+TOMBSTONES_MS = 15_000
+NO_NUMBER = -1  # of events that the engine sends
+ANSWERED = 0.4  # of the waits
+SLACK_MS = 100_000  # longer than a process may be away, and its partitions with it
+NO_MAIL = 1 << 40  # waits that events are held against in one turn
+LONG_MS = 200_000  # the longer of two time-outs of waits for events
+IDLE_S = 2.0  # between two signs of life
 FASTER = 1_000  # naps and time-outs are so much shorter than in the other simulation
 _decode_event = msgspec.msgpack.Decoder(EventAccepted).decode
+_decode_record = msgspec.json.Decoder(records.Record).decode
 
 
 def simulate_cluster(seed: int, *, trace: Callable[[str], None] | None = None) -> Report:
     """Run one simulation; raises ``Broken`` where a promise does not hold."""
     world = World(seed, trace)
     loop = VirtualLoop()
+    loop.set_exception_handler(world.failed_outside)
     try:
         return loop.run_until_complete(world.run())
-    except Exception as error:
+    except (Exception, asyncio.CancelledError) as raised:  # noqa: BLE001 - raised again, by its cause
+        error = world.first_of(raised)
         error.add_note(f"cluster seed {seed}; alone and traced: python -m tests.simulation --cluster {seed}")
-        raise
+        raise error from None
     finally:
         loop.close()
 
@@ -77,43 +89,144 @@ class _Clock(selectors.SelectSelector):
 
 
 class ClusterWatch(Watch):
-    """What the cluster promises. Messages between partitions take their time, so waits end later than their event."""
+    """What the cluster promises. Messages between partitions take their time, so waits end later than their event.
 
-    def __init__(self, *, retries: dict[str, int], live_runs: int) -> None:
-        super().__init__(retries=retries, live_runs=live_runs)
-        self.written: dict[str, records.StoredEvent] = {}
+    Each event is routed once (P2), whoever dies. One that was written after a wait was committed ends it, unless the
+    time of the wait is up within ``SLACK_MS`` of that. A failure is told once, by an event that is written in the
+    commit of the failure.
+    """
+
+    def __init__(self, *, retries: dict[str, int], live_runs: int, lost_allowance: int) -> None:
+        super().__init__(retries=retries, live_runs=live_runs, lost_allowance=lost_allowance, is_roomy=True)
+        self.told = self._untold_yet = Untold(self.expect)
+        self.written: dict[str, int] = {}  # internal id → when
+        self.routed: set[str] = set()
+        self._written_now: list[records.StoredEvent] = []
+        self.waits: Callable[[records.StepWaiting], None] = lambda _: None  # told of each wait for an event
+        self._missed: dict[tuple[str, str], list[tuple[int, str]]] = {}  # waits → events that should end them, and when
 
     def wrote(self, event: EventAccepted) -> None:
         """An event is in its topic."""
         stored = msgspec.json.decode(event.body, type=records.StoredEvent)
-        self.written[stored.internal_id] = self._events[stored.internal_id] = stored
+        if stored.internal_id in self.written:  # a sender that has had no answer
+            return
+        self.written[stored.internal_id] = self.now_ms
+        self._events[stored.internal_id] = stored
+        for key in self._waiting:
+            if self._fits(key, stored):
+                self._missed.setdefault(key, []).append((self.now_ms, stored.name))
+                self.kinds["event for a wait"] += 1
 
     def changed(self, changes: dict[bytes, bytes | None], journal: Sequence[bytes]) -> None:
         """One partition's part of a transaction is committed."""
         for data in journal:
-            self._read(msgspec.json.decode(data, type=records.Record))
+            self._read(_decode_record(data))
         self._due.clear()
         for run in self._change(changes):
             self._check_run(run)
-        self.expect(max(self._routed.values(), default=0) <= 1, "P2", "an event was routed twice")
+            if keys.run_id_of(run) in self._by_id:
+                self._check_retries(run, self.now_ms)
 
-    def _hear(self, record: records.StepCompleted) -> None:
-        """Whoever heard the signal does so in a transaction of its own."""
+    def _read(self, record: records.Record) -> None:
+        if isinstance(record, records.RunStarted) and record.reason in ("lost", "handed-back"):
+            self.hit(record.run)  # whoever has executed it may not have noticed yet
+        super()._read(record)
+
+    def _route(self, routed: records.EventRouted) -> None:
+        event = self._events.get(routed.event)
+        self.expect(event is not None, "P2", f"{routed.event} is routed, and was not written")
+        assert event is not None, "expected above"
+        self.expect(routed.event not in self.routed, "P2", f"{routed.event} is routed twice")
+        self.routed.add(routed.event)
+        self._arrived.append(event)
+        self._start(event, routed)
+
+    def _wait(self, record: records.StepWaiting) -> None:
+        self._waiting[record.run, record.step] = Waiting(record)
+        if record.events is not msgspec.UNSET:
+            self.waits(record)
+
+    def number_for(self, record: records.StepWaiting) -> int:
+        """The number of an event that a wait goes on with."""
+        return self.runs[record.run].number - (record.expression == scripts.SMALLER)
+
+    def _refused(self, record: records.StepFailed, signal: str) -> None:
+        """Who else waited when the owner of the signal decided may be over by now."""
+
+    def _end_wait(self, record: records.StepCompleted) -> None:
+        key = (record.run, record.step)
+        waiting, missed = self._waiting.pop(key, None), self._missed.pop(key, [])
+        if waiting is None or record.op != "WaitForEvent":
+            return
+        output, wanted = msgspec.json.decode(record.output), waiting.record
+        if output is None:
+            self.expect(record.at >= wanted.until, "F4", f"{record.step} of {record.run} wakes early")
+            early = {name for at_ms, name in missed if at_ms < wanted.until - SLACK_MS}
+            is_met = early >= set(wanted.events or ()) if wanted.all is True else bool(early)
+            self.expect(not is_met, "STEP-12", f"{record.step} of {record.run} times out, though {missed} came")
+            self.kinds["wait timed out"] += 1
+            return
+        for seen in output if wanted.all is True else [output]:
+            events = [e for e in self._events.values() if (e.id, e.name) == (seen["id"], seen["name"])]
+            is_so = any(self._fits(key, event, waiting) for event in events)
+            self.expect(is_so, "STEP-08", f"{record.step} of {record.run} goes on with {seen}, which it does not want")
+        self.kinds["wait ended by an event"] += 1
+
+    def _fits(self, key: tuple[str, str], event: records.StoredEvent, waiting: Waiting | None = None) -> bool:
+        record = (waiting or self._waiting[key]).record
+        if record.events is msgspec.UNSET or event.name not in record.events:
+            return False
+        number, own = self._number(event), self.runs[key[0]].number
+        match record.expression:
+            case scripts.FAILING:
+                return False
+            case scripts.SAME:
+                return number == own != NO_NUMBER
+            case scripts.SMALLER:
+                return NO_NUMBER < number < own
+            case _:
+                return True
+
+    def _check_index(self, run: bytes) -> None:
+        """The index may be in another partition: messages are on their way. At rest nothing may be left in it."""
+
+    def _left(self, run: bytes) -> set[bytes]:
+        return set()
 
     def _is_answered(self, steps: Iterable[StepState]) -> bool:
         return any(step.state == "waiting" and step.op == "SendSignal" for step in steps)
 
     @property
     def are_routed(self) -> bool:
-        return self.written.keys() == self._routed.keys()
+        """Whether every event was routed."""
+        return self.written.keys() == self.routed
 
     def at_rest(self) -> None:
-        """Every event was routed, and nothing is left."""
-        lost = self.written.keys() - self._routed.keys()
+        """Every event was routed, every failure told, and nothing is left."""
+        lost = self.written.keys() - self.routed
         self.expect(not lost, "P2", f"{len(lost)} events were not routed")
+        told = [event.id for event in self._events.values() if event.name == FAILED_EVENT]
+        self.expect(sorted(told) == sorted(self._untold_yet.failed), "ERR-13", f"{told} of {self._untold_yet.failed}")
         for key in [key for key in self.state if key[0] == keys.NODE]:
             del self.state[key]
         super().at_rest()
+
+
+class Untold(Told):
+    """Which failures are to be told. What is told in one commit, and which versions there are, is one partition's."""
+
+    def __init__(self, expect: Callable[[bool, str, str], None]) -> None:
+        super().__init__(expect)
+        self._quiet_runs: set[str] = set()
+        self.failed: list[str] = []  # runs
+
+    def scheduled(self, record: records.RunScheduled, event: str) -> None:
+        if event in (FAILED_EVENT, FINISHED_EVENT):
+            self._quiet_runs.add(record.run)
+
+    def ended(self, record: records.RunCompleted | records.RunFailed) -> None:
+        if isinstance(record, records.RunFailed) and record.run not in self._quiet_runs:
+            self.failed.append(record.run)
 
 
 class Cache:
@@ -143,6 +256,7 @@ class World:
         self.watch = ClusterWatch(
             retries={f.id: f.retries for f in self.plan.functions},
             live_runs=self.plan.config.live_runs * self.partitions,
+            lost_allowance=self.plan.config.lost_allowance,
         )
         self.counts: Counter[str] = Counter()
         troubles = Troubles(
@@ -151,19 +265,39 @@ class World:
             lands_s=chance.choice((0.0, 0.05, 2.0)),
         )  # fmt: skip
         self.cluster = Cluster(chance, self.partitions, troubles, self.fired)
+        self.watch.waits = self._answer
         self.cluster.appended, self.cluster.committed = self._appended, self._committed
         self.spent: Counter[tuple[str, str]] = Counter()
         self.is_calm = False
         self._processes = [Process(self, f"node-{n}") for n in range(chance.choice((1, 2, 3)))]
         self._events = 0
+        self._main: asyncio.Task[Any] | None = None
+        self._error: BaseException | None = None
+
+    def failed_outside(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Something has failed in a callback, which nobody awaits."""
+        if self._error is None:
+            self._error = context.get("exception") or RuntimeError(context["message"])
+            if self._main is not None:
+                self._main.cancel()
+
+    def first_of(self, raised: BaseException) -> BaseException:
+        """What went wrong first."""
+        while isinstance(raised, BaseExceptionGroup):
+            raised = raised.exceptions[0]
+        return self._error or raised
 
     async def run(self) -> Report:
+        self._main = asyncio.current_task()
         chance, loop = self.chance, asyncio.get_running_loop()
         async with asyncio.TaskGroup() as tasks:
             self.tasks = tasks
             for process in self._processes:
                 loop.call_later(chance.random() * chance.choice((0.0, 20.0)), process.start)
-            senders = [tasks.create_task(self._send(group)) for _, group in self.plan.groups]
+            groups = [group for _, group in self.plan.groups]
+            more = [draw_event(chance, START_MS, ["more-1", "more-2"]) for _ in range(chance.choice((0, 10, 30)))]
+            groups += [Group([event]) for event in more]
+            senders = [tasks.create_task(self._send(_now(group), chance.random() * CALM_S * 0.8)) for group in groups]
             for _ in range(chance.choice((0, 0, 1, 2, 6))):
                 victim = chance.choice(self._processes)
                 loop.call_later(chance.random() * CALM_S, victim.kill, "crash at any moment")
@@ -207,10 +341,10 @@ class World:
         is_left = any(key[0] not in (keys.SEEN, keys.PATH, keys.NODE) for key in watch.state)
         return are_routed and not is_open and not is_left
 
-    async def _send(self, group: Group) -> None:
+    async def _send(self, group: Group, after_s: float) -> None:
         """Send events until it is answered; an answer that is lost makes it send again."""
-        connection, chance = Connection(self.cluster, "sender"), self.chance
-        await asyncio.sleep(chance.random() * CALM_S * 0.8)
+        connection = Connection(self.cluster, "sender")
+        await asyncio.sleep(after_s)
         internal = [self._internal_id(group, index) for index in range(len(group.events))]
         while True:
             now_ms = self.now_ms
@@ -234,9 +368,19 @@ class World:
         self._events += 1
         return ulid(self.now_ms, self._events.to_bytes(10, "big"))
 
+    def _answer(self, waiting: records.StepWaiting) -> None:
+        """Somebody has seen that a step waits, and sends what it waits for at once."""
+        number = self.watch.number_for(waiting)
+        if self.is_calm or number <= NO_NUMBER or self.chance.random() > ANSWERED:
+            return
+        assert waiting.events is not msgspec.UNSET, "it waits for an event"
+        data = b'{"n":%d}' % number
+        group = Group([EventOut(name=self.chance.choice(waiting.events), data=data)])
+        self.tasks.create_task(self._send(group, 2 * self.chance.random() ** 3))
+
     async def _compact(self) -> None:
         while True:
-            await asyncio.sleep(self.chance.random() * 30)
+            await asyncio.sleep(self.chance.random() * 10)
             for partition in range(self.partitions):
                 self.cluster.compact(Place(STATE, partition), keep_tombstones_s=TOMBSTONES_MS / 1000)
             self.fired("compaction")
@@ -272,7 +416,8 @@ class Process:
         self._task: asyncio.Task[None] | None = None
         self._driver: Driver | None = None
         self._caches: dict[int, Cache] = {}
-        self.watch, self.evict_after_ms = world.watch, world.evict_after_ms
+        self.watch: Watch = world.watch
+        self.evict_after_ms = world.evict_after_ms
 
     def start(self) -> None:
         if self._task is not None:
@@ -286,7 +431,7 @@ class Process:
         self._driver = driver = Driver(self, plan.scripts)
         self._partitions = Partitions(
             log, registry, plan.config, world.partitions, now_ms=lambda: world.now_ms, deliver=self._deliver,
-            on_lost=self._lose, limits=plan.limits,
+            on_lost=self._lose, limits=plan.limits, idle_s=IDLE_S,
         )  # fmt: skip
         self._driver = driver
         self._task = world.tasks.create_task(self._partitions.run())
@@ -356,23 +501,30 @@ def _faster(plan: Plan) -> Plan:
     """The same functions, in less time."""
     return msgspec.structs.replace(
         plan,
-        config=msgspec.structs.replace(plan.config, retry=RetryPolicy(interval_ms=1_000)),
-        scripts={name: _script(node) for name, node in plan.scripts.items()},
-        groups=tuple(
-            (at_ms, Group([msgspec.structs.replace(e, ts=None) for e in group.events])) for at_ms, group in plan.groups
+        functions=tuple(
+            msgspec.structs.replace(f, triggers=tuple(t for t in f.triggers if isinstance(t, EventTrigger)))
+            for f in plan.functions
         ),
+        config=msgspec.structs.replace(
+            plan.config, retry=RetryPolicy(interval_ms=1_000), met_per_turn=NO_MAIL, kept_bytes=ROOMY_BYTES
+        ),
+        scripts={name: _script(node) for name, node in plan.scripts.items()},
     )
 
 
+def _now(group: Group) -> Group:
+    return Group([msgspec.structs.replace(event, ts=None) for event in group.events])
+
+
 def _script(node: Node) -> Node:
-    replace: Any = msgspec.structs.replace
+    replace: Callable[..., Node] = msgspec.structs.replace
     match node:
         case Nap(ms=ms):
             return replace(node, ms=ms // FASTER)
         case Listen(timeout_ms=ms) | Call(timeout_ms=ms):
             return replace(node, timeout_ms=ms // FASTER + 500)
-        case Wait(id=step_id, timeout_ms=ms):
-            return Nap(id=step_id, ms=ms // FASTER)
+        case Wait(timeout_ms=ms):
+            return replace(node, timeout_ms=LONG_MS if ms >= SECOND else ms + 500, is_since_trigger=False)
         case Step(retry_after_ms=int(ms)):
             return replace(node, retry_after_ms=ms // FASTER)
         case InOrder(nodes=nodes):

@@ -3,6 +3,8 @@
 Promises are named as in docs/proof.md; where one has no number, as the check that holds it.
 """
 
+import msgspec
+
 from .mutation import Mutant
 
 
@@ -402,7 +404,8 @@ MUTANTS: tuple[Mutant, ...] = (
             "run.head.generation != message.generation\n", "False\n",
         ),
         (
-            "a step of a run that has ended is recorded", "journal", "Steps.report", "or run.head.state in TERMINAL", "",
+            "a step of a run that has ended is recorded", "journal", "Steps.report",
+            "or run.head.state in TERMINAL", "",
         ),
         (
             "a step is recorded twice", "P4", "Steps.report",
@@ -679,4 +682,117 @@ MUTANTS: tuple[Mutant, ...] = (
             "self._redo[0][0] < turn.state.redo_from", "self._redo[0][0] <= turn.state.redo_from",
         ),
     ),
+)  # fmt: skip
+
+CLUSTER_MUTANTS = tuple(
+    msgspec.structs.replace(mutant, is_of_cluster=True)
+    for mutant in (
+        *_of(
+            "log.kafka",
+            (
+                "an event is routed before what was told of earlier", "STEP-12", "KafkaLog.take",
+                "end = await self._broker.end(Place(INBOX, partition))", "end = 0",
+            ),
+            (
+                "an open transaction in the inbox is passed over", "STEP-12", "KafkaLog.take",
+                "positions[EVENTS], events = before, []", "pass",
+            ),
+            (
+                "the registry is not read before events are routed", "STEP-12", "KafkaLog.take",
+                "await self.read_registry()", "pass",
+            ),
+            (
+                "what has to be known first is not registered", "STEP-12", "KafkaLog.commit",
+                "if registered:", "if False:",
+            ),
+            (
+                "a commit sends no positions of the state", "P2", "KafkaLog.load",
+                "positions = {topic: _position(cache.table, topic) for topic in INPUTS}",
+                "positions = {topic: 0 for topic in INPUTS}",
+            ),
+            (
+                "a state is read to where it is known", "P2", "KafkaLog.load",
+                "await self._read_state(cache, state, end)", "pass",
+            ),
+            (
+                "a cache outlives the tombstones", "P7", "KafkaLog.load",
+                "if asked_ms - cache.as_of_ms > self._tombstones_ms // 2:", "if False:",
+            ),
+            (
+                "a cache says that it has a turn whose keys it lacks", "P2", "_written",
+                "_, offset, as_of_ms = owned.starts[0]", "_, offset, as_of_ms = owned.starts[-1]",
+            ),
+            (
+                "messages for other partitions are not written", "P7", "_records",
+                "for to, message in turn.outbox", "for to, message in ()",
+            ),
+            (
+                "deletions are not written", "P7", "_records",
+                "for key, value in turn.state.changes.items()", "for key, value in turn.state.changes.items() if value",
+            ),
+        ),
+        *_of(
+            "partitions",
+            (
+                "a process keeps the partitions that it has lost", "P2", "Partitions._load", "self._drop()", "pass",
+            ),
+            (
+                "a process goes on with the producer that has failed", "P2", "Partitions.run",
+                "await self._log.renew()", "pass",
+            ),
+            (
+                "effects are released before the commit", "P4", "Partitions._turn",
+                "await self._log.commit({partition: each.seal() for partition, each in busy.items()})",
+                "turns = {p: e.seal() for p, e in busy.items()}; [self._deliver(e._effects) for e in busy.values()]; "  # noqa: ISC004
+                "await self._log.commit(turns)",
+            ),
+        ),
+        *_of(
+            "engine.processor",
+            (
+                "how far the input has come is not in the state", "P2", "Processor.seal",
+                "engine.state.put(keys.position(topic), keys.number(offset))", "pass",
+            ),
+        ),
+        *_of(
+            "engine.waits",
+            (
+                "a wait does not stand in another partition's index", "STEP-12", "Waits.arm",
+                "self._draft.send(_slot(key), WaitArmed(key=key))", "pass",
+            ),
+            (
+                "a wait is not taken out of another partition's index", "P7", "Waits.leave",
+                "self._draft.send(_slot(key), WaitForgotten(key=key, run=run_key, step=step))", "pass",
+            ),
+            (
+                "other partitions do not hear of an event", "STEP-12", "Waits.offer",
+                "if not self._is_here(prefix):", "if False:",
+            ),
+            (
+                "a partition does not learn what others look into", "STEP-12", "Waits.learn",
+                "self._paths.setdefault((env, name), {}).setdefault(path, _path_hash(path))", "pass",
+            ),
+        ),
+        *_of(
+            "engine.arrivals",
+            (
+                "a step of another partition does not hear of its event", "STEP-12", "Arrivals._bring",
+                "self._draft.tell_run(run, met)", "pass",
+            ),
+            (
+                "a step goes on with an event that it does not want", "STEP-08", "Arrivals.brought",
+                "if fits else []", "",
+            ),
+        ),
+        *_of(
+            "engine.draft",
+            (
+                "a message for another partition is decided here", "P7", "Draft.send",
+                "if self.is_here(slot):", "if True:",
+            ),
+            (
+                "an event is routed where it is sent", "P2", "Draft.accept", "if self.home.events_return:", "if False:",
+            ),
+        ),
+    )
 )  # fmt: skip

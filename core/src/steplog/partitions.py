@@ -17,7 +17,7 @@ from steplog.engine.state import Limits
 from steplog.log.broker import BrokerError
 from steplog.log.kafka import KafkaLog
 
-IDLE_S = 0.05  # between two looks at the cluster where nothing comes
+IDLE_S = 1.0  # between two signs of life where nothing comes
 AGAIN_S = 0.5  # after an error
 
 
@@ -30,12 +30,14 @@ class Partitions:
     def __init__(
         self, log: KafkaLog, registry: Registry, config: EngineConfig, partitions: int, *, now_ms: Callable[[], int],
         deliver: Callable[[list[Effect]], None], on_lost: Callable[[], None], limits: Limits = Limits(),
+        idle_s: float = IDLE_S,
     ) -> None:  # fmt: skip
         self._log, self._registry, self._config, self._limits = log, registry, config, limits
         self._partitions, self._now_ms = partitions, now_ms
-        self._deliver, self._on_lost = deliver, on_lost
+        self._deliver, self._on_lost, self._idle_s = deliver, on_lost, idle_s
         self._owned: dict[int, Processor] = {}
         self._wake = asyncio.Event()
+        log.on_change(self._wake.set)
 
     @property
     def owned(self) -> Sequence[int]:
@@ -87,6 +89,7 @@ class Partitions:
 
     async def _turn(self) -> None:
         """Take what waits, and decide it; wait a moment where nothing does."""
+        self._wake.clear()  # what comes from now on is another turn's
         for partition, processor in self._owned.items():
             processor.post(*await self._log.take(partition))
             processor.engine.learn(self._log.registry)
@@ -105,8 +108,7 @@ class Partitions:
     async def _idle(self, now_ms: int) -> None:
         """Wait for a message, the next timer, or the next look at the cluster."""
         due_ms = min([d for p in self._owned.values() if (d := p.next_due_ms()) is not None], default=None)
-        delay_s = IDLE_S if due_ms is None else min(IDLE_S, max(due_ms - now_ms, 1) / 1000)
-        self._wake.clear()
+        delay_s = self._idle_s if due_ms is None else min(self._idle_s, max(due_ms - now_ms, 1) / 1000)
         try:
             await asyncio.wait_for(self._wake.wait(), delay_s)
         except TimeoutError:

@@ -3,7 +3,7 @@
 Every call may fail with ``BrokerError``, and then nothing is known of what it did.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 
@@ -48,6 +48,9 @@ class Assigned(NamedTuple):
 
 class Broker(Protocol):
     """One process's connection to the cluster: a consumer in the group, and one transactional producer."""
+
+    def on_change(self, callback: Callable[[], None]) -> None:
+        """Have somebody told when there may be something new to read, or a new assignment."""
 
     async def poll(self) -> Assigned | None:
         """Take part in the group. Returns the new assignment, where there is one; what was owned before is given up."""

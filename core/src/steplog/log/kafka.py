@@ -7,7 +7,7 @@ the positions that stand among the state are the truth, and generations make it 
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
 import msgspec
@@ -36,9 +36,12 @@ class Cache(Protocol):
     tombstones: a copy that is older than that would bring deleted keys back.
     """
 
-    table: Table
     offset: int  # of the first record of ``state`` that the table may not have
     as_of_ms: int  # 0: it is not whole
+
+    @property
+    def table(self) -> Table:
+        """What it has."""
 
     def write(self, pairs: list[tuple[bytes, bytes | None]], offset: int, as_of_ms: int) -> None:
         """Bring the table up to date."""
@@ -74,6 +77,10 @@ class KafkaLog:
         self._registered = 0  # the registry is read up to here
         self.registry: dict[bytes, bytes] = {}  # what every process knows, as far as it was read
 
+    def on_change(self, callback: Callable[[], None]) -> None:
+        """Have somebody told when there may be something new to take."""
+        self._broker.on_change(callback)
+
     async def poll(self) -> tuple[int, ...] | None:
         """Take part in the group. Returns all partitions owned from now on, where that has changed.
 
@@ -101,7 +108,7 @@ class KafkaLog:
         turn, now_ms = (0, 0) if head is None else _decode_head(head)
         positions = {topic: _position(cache.table, topic) for topic in INPUTS}
         self._owned[partition] = _Owned(cache, positions)
-        return LoadedState(turn=turn, now_ms=now_ms, table=cache.table)
+        return LoadedState(turn=turn, now_ms=now_ms, table=cache.table, events=_Unread())
 
     async def take(self, partition: int) -> list[Input]:
         """Read what waits for a partition: events, and before them everything that came to its inbox before them."""
@@ -188,6 +195,13 @@ class KafkaLog:
         if owner is not None:
             name = _decode_owner(owner)
             await (self._broker.renew() if name == self._name else self._broker.fence(name))
+
+
+class _Unread:
+    """The events of before, which no wait can look back on yet: they are in other partitions' topics as well."""
+
+    def accepted(self, first: int, last: int) -> Iterator[tuple[int, list[bytes]]]:
+        raise NotImplementedError("a wait that looks back needs the events of all partitions")
 
 
 def _written(owned: _Owned, turn: Turn, offset: int) -> None:
