@@ -401,7 +401,8 @@ MUTANTS: tuple[Mutant, ...] = (
             "run.head.generation != message.generation\n", "False\n",
         ),
         (
-            "a step of a run that has ended is recorded", "journal", "Steps.report", "or run.head.state in TERMINAL", "",
+            "a step of a run that has ended is recorded", "journal", "Steps.report",
+            "or run.head.state in TERMINAL", "",
         ),
         (
             "a step is recorded twice", "P4", "Steps.report",
