@@ -11,6 +11,7 @@ from random import Random
 import msgspec
 
 from steplog.log.broker import Assigned, BrokerError, Fenced, Fetched, OffsetOutOfRange, Place, Produced
+from steplog.log.kafka import INPUTS
 
 SESSION_S = 6.0  # a process that does nothing for so long is put out of the group
 TRANSACTION_S = 10.0  # an open transaction is ended by the cluster after so long
@@ -90,13 +91,15 @@ class Cluster:
                 self._records.setdefault(id(transaction), []).append((record.place, entry))
         if transaction is None:
             self.appended(records)
-            self._changed()
+            if any(record.place.topic in INPUTS for record in records):
+                self._changed()
         return first
 
     def _land(self, transaction: Transaction, place: Place) -> None:
         """A place hears of a transaction's outcome."""
         transaction.landed.add(place)
-        self._changed()
+        if place.topic in INPUTS:
+            self._changed()
 
     def _changed(self) -> None:
         for listener in self.listeners.values():

@@ -41,7 +41,7 @@ from .world import Report
 CALM_S, REST_S = 60.0, 4_000.0  # troubles until then; and how long it may take to come to rest afterwards
 TOMBSTONES_MS = 15_000
 NO_NUMBER = -1  # of events that the engine sends
-ANSWERED = 0.4  # of the waits
+ANSWERED, MOST_ANSWERED = 0.8, 15  # of the waits; each event may start runs that wait as well
 SLACK_MS = 100_000  # longer than a process may be away, and its partitions with it
 NO_MAIL = 1 << 40  # waits that events are held against in one turn
 LONG_MS = 200_000  # the longer of two time-outs of waits for events
@@ -251,7 +251,7 @@ class World:
         self.seed, self.trace = seed, trace
         self.chance = chance = Random(seed)
         self.plan = _faster(draw(chance))
-        self.partitions = chance.choice((1, 2, 3, 5))
+        self.partitions = chance.choice((1, 2, 2, 3, 5))
         self.evict_after_ms = self.plan.evict_after_ms
         self.watch = ClusterWatch(
             retries={f.id: f.retries for f in self.plan.functions},
@@ -262,7 +262,7 @@ class World:
         troubles = Troubles(
             fails_before=chance.choice((0, 0.002, 0.01)), fails_after=chance.choice((0, 0.002, 0.01)),
             stalls=chance.choice((0, 0, 0.0005)), slow_s=chance.choice((0.001, 0.01, 0.1)),
-            lands_s=chance.choice((0.0, 0.05, 2.0)),
+            lands_s=chance.choice((0.0, 0.3, 3.0)),
         )  # fmt: skip
         self.cluster = Cluster(chance, self.partitions, troubles, self.fired)
         self.watch.waits = self._answer
@@ -338,7 +338,7 @@ class World:
         watch = self.watch
         are_routed = watch.are_routed
         is_open = any(run.ended is None for run in watch.runs.values())
-        is_left = any(key[0] not in (keys.SEEN, keys.PATH, keys.NODE) for key in watch.state)
+        is_left = any(key[0] not in (keys.SEEN, keys.PATH, keys.NODE, keys.FUNCTION) for key in watch.state)
         return are_routed and not is_open and not is_left
 
     async def _send(self, group: Group, after_s: float) -> None:
@@ -371,12 +371,14 @@ class World:
     def _answer(self, waiting: records.StepWaiting) -> None:
         """Somebody has seen that a step waits, and sends what it waits for at once."""
         number = self.watch.number_for(waiting)
-        if self.is_calm or number <= NO_NUMBER or self.chance.random() > ANSWERED:
+        is_done = self.is_calm or self.counts["wait answered"] >= MOST_ANSWERED
+        if is_done or number <= NO_NUMBER or self.chance.random() > ANSWERED:
             return
+        self.fired("wait answered")
         assert waiting.events is not msgspec.UNSET, "it waits for an event"
         data = b'{"n":%d}' % number
         group = Group([EventOut(name=self.chance.choice(waiting.events), data=data)])
-        self.tasks.create_task(self._send(group, 2 * self.chance.random() ** 3))
+        self.tasks.create_task(self._send(group, self.chance.random() ** 3))
 
     async def _compact(self) -> None:
         while True:

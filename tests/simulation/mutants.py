@@ -796,3 +796,5 @@ CLUSTER_MUTANTS = tuple(
         ),
     )
 )  # fmt: skip
+
+ALL_MUTANTS = (*MUTANTS, *CLUSTER_MUTANTS)

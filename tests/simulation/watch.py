@@ -471,7 +471,8 @@ class Watch:
     def _check_index(self, run: bytes) -> None:
         """Events find exactly the steps of a run that wait for them."""
         steps = self._steps.get(run, {})
-        index = {key for step in steps.values() for key in step.keys if key[0] == keys.WAIT}
+        waiting = [step for step in steps.values() if step.state == "waiting"]
+        index = {key for step in waiting for key in step.keys if key[0] == keys.WAIT}
         found = self._index.get(run, set())
         if index != found:  # words cost more than the check
             raise self._broken("P7", f"{run!r} is found by {found}, not by {index}")
