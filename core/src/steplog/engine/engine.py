@@ -26,6 +26,7 @@ from steplog.engine.messages import (
     EventAccepted,
     EventMet,
     EventOffered,
+    Input,
     Message,
     OpReported,
     PlanCrons,
@@ -76,7 +77,7 @@ class Engine:
         self._steps = steps = Steps(
             draft, runs, waits, signals, arrivals, self._endings, self._dispatches, registry, config
         )
-        self.deciders: dict[type[Message], Callable[[Any], None]] = {
+        self.deciders: dict[type[Message | Input], Callable[[Any], None]] = {
             EventAccepted: self._accept,
             OpReported: steps.report,
             RunReported: self._endings.report,
@@ -132,7 +133,7 @@ class Engine:
         self._mail.recover()
         return found
 
-    def apply(self, message: Message) -> None:
+    def apply(self, message: Message | Input) -> None:
         """Decide a message. What owners send each other because of it is in ``draft.messages``, to be decided next."""
         self.deciders[type(message)](message)
 

@@ -182,3 +182,11 @@ Message = (
     | SignalAnswered | WaitArmed | EventOffered | EventMet | WaitEnded | WaitForgotten | TimerFired | RetryNow | Adopt
     | Drain | PlanCrons | SweepSeen
 )  # fmt: skip
+
+
+class Input(msgspec.Struct, frozen=True):
+    """A message that a log brings, and where it stands: the turn that decides it keeps how far it has come."""
+
+    topic: str
+    offset: int
+    message: Message

@@ -13,7 +13,7 @@ from steplog.engine.draft import Home
 from steplog.engine.effects import Effect
 from steplog.engine.engine import Engine
 from steplog.engine.functions import ENVIRONMENTS, EngineConfig, Registry
-from steplog.engine.messages import EventAccepted, Message, SweepSeen, TimerFired
+from steplog.engine.messages import EventAccepted, Input, Message, SweepSeen, TimerFired
 from steplog.engine.recent import EventLog
 from steplog.engine.state import Limits, Slice, State, Table
 
@@ -32,14 +32,6 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
     events: list[bytes]  # accepted, JSON
     outbox: list[tuple[int, Message]] = []  # messages for other partitions, and events for any
     registered: list[tuple[bytes, bytes]] = []  # keys and values that every partition has to know first
-
-
-class Input(msgspec.Struct, frozen=True):
-    """A message that a log brings, and where it stands: the turn that decides it keeps how far it has come."""
-
-    topic: str
-    offset: int
-    message: Message
 
 
 class LoadedState(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,6 +55,7 @@ class Processor:
         home: Home = Home(),
     ) -> None:
         self.engine = Engine(State(loaded.table, limits), loaded.events, registry, config, home)
+        self.engine.deciders[Input] = self._take
         self._turn = loaded.turn
         self._now_ms = loaded.now_ms
         self._inbox: deque[Message | Input] = deque()
@@ -116,11 +109,7 @@ class Processor:
             if not inbox or (not self._is_group_open and self._is_full()):
                 break
             message = inbox.popleft()
-            if isinstance(message, Input):
-                self._taken_up_to[message.topic] = message.offset + 1
-                apply(message.message)
-            else:
-                apply(message)
+            apply(message)
             while between_owners:
                 apply(between_owners.popleft())
             self._taken += 1
@@ -184,6 +173,13 @@ class Processor:
         messages = self.engine.draft.messages
         while messages:
             self.engine.apply(messages.popleft())
+
+    def _take(self, given: Input) -> None:
+        """Decide what a log has brought, and note how far it has come."""
+        self._taken_up_to[given.topic] = given.offset + 1
+        self.engine.apply(given.message)
+        if isinstance(given.message, EventAccepted):
+            self._bytes += len(given.message.body)
 
     def _is_full(self) -> bool:
         return self._taken >= TURN_MESSAGES or self._bytes >= TURN_BYTES

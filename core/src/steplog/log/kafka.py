@@ -13,8 +13,8 @@ from typing import Protocol
 import msgspec
 
 from steplog.engine import keys
-from steplog.engine.messages import EventAccepted, Message
-from steplog.engine.processor import Input, LoadedState, Turn
+from steplog.engine.messages import EventAccepted, Input, Message
+from steplog.engine.processor import LoadedState, Turn
 from steplog.engine.state import Table
 from steplog.log.broker import Broker, Fetched, Place, Produced
 
