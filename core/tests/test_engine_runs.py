@@ -9,7 +9,7 @@ from steplog.engine import keys, records
 from steplog.engine.effects import Dispatch, Effect, MakeRoom, Recorded, Resume, RunEnded
 from steplog.engine.functions import DEFAULT_ENV, EngineConfig
 from steplog.engine.ids import decode_ulid
-from steplog.engine.messages import Message, OpReported
+from steplog.engine.messages import Input, Message, OpReported
 from steplog.engine.state import Limits
 
 from .partition import (
@@ -36,7 +36,7 @@ PACK = function("pack")
 
 def test_every_kind_of_message_is_decided() -> None:
     engine = Partition(PACK).processor.engine
-    assert set(engine.deciders) == set(typing.get_args(Message))
+    assert set(engine.deciders) == {*typing.get_args(Message), Input}
 
 
 @pytest.mark.spec("ARCH-03")

@@ -213,7 +213,7 @@ def test_a_run_that_ends_because_it_replaces_its_own_wait_records_nothing_after_
     assert the(RunEnded, partition.post(listens(run, "second", "go", replaces=True)))
     replaced, failed = partition.of(records.StepFailed)[-1], partition.of(records.RunFailed)[0]
     assert (replaced.step, failed.seq) == ("first", replaced.seq + 1)
-    assert [waiting.step for waiting in partition.of(records.StepWaiting)] == ["first"]
+    assert max(waiting.seq for waiting in partition.of(records.StepWaiting)) < replaced.seq
     assert partition.stored() == []
 
 

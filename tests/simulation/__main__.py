@@ -1,7 +1,8 @@
 """``python -m tests.simulation SEED`` traces one seed; ``--seeds N [--from K]`` runs many, up to the first failure.
 
 ``--mutants [NAME …]`` puts deliberate faults into the product, one after the other, and looks for the seed that finds
-each, from 0 to N. Both use all cores; ``--part`` is what one of their processes is called with.
+each, from 0 to N. Both use all cores; ``--part`` is what one of their processes is called with. ``--cluster`` means the
+histories of several processes on Kafka instead of those of one.
 """
 
 import argparse
@@ -11,7 +12,8 @@ from collections import Counter
 
 import msgspec
 
-from .mutants import MUTANTS
+from .cluster import simulate_cluster
+from .mutants import ALL_MUTANTS
 from .mutation import Hunt, hunt
 from .workers import hunted, simulated
 from .world import simulate
@@ -26,38 +28,39 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=SEEDS, metavar="N", help="run so many")
     parser.add_argument("--from", type=int, default=0, dest="first", metavar="K", help="from this one on")
     parser.add_argument("--mutants", nargs="*", metavar="NAME", help="find these faults; without names, all")
+    parser.add_argument("--cluster", action="store_true", help="several processes on Kafka")
     parser.add_argument("--part", action="store_true", help="in this process, with JSON for output")
     args = parser.parse_args()
     if args.seed is not None:
-        print(simulate(args.seed, trace=print))
+        print((simulate_cluster if args.cluster else simulate)(args.seed, trace=print))
         return 0
     if args.part:
-        _do_part(args.first, args.seeds, args.mutants)
+        _do_part(args.first, args.seeds, args.mutants, is_cluster=args.cluster)
         return 0
     began = time.perf_counter()
     if args.mutants is not None:
-        is_found = _print_hunts(hunted(args.mutants or [mutant.name for mutant in MUTANTS], args.seeds))
+        is_found = _print_hunts(hunted(args.mutants or [mutant.name for mutant in ALL_MUTANTS], args.seeds))
     else:
         is_found = True
-        _print_totals(args.first, args.seeds)
+        _print_totals(args.first, args.seeds, is_cluster=args.cluster)
     print(f"{time.perf_counter() - began:.1f} s")
     return 0 if is_found else 1
 
 
-def _do_part(first: int, seeds: int, names: list[str] | None) -> None:
+def _do_part(first: int, seeds: int, names: list[str] | None, *, is_cluster: bool) -> None:
     """Do a part of the work; print each outcome as soon as it is known."""
     if names is None:
         for seed in range(first, first + seeds):
-            print(msgspec.json.encode(simulate(seed)).decode())
+            print(msgspec.json.encode((simulate_cluster if is_cluster else simulate)(seed)).decode())
         return
-    by_name = {mutant.name: mutant for mutant in MUTANTS}
+    by_name = {mutant.name: mutant for mutant in ALL_MUTANTS}
     for name in names:
         print(msgspec.json.encode(hunt(by_name[name], seeds)).decode(), flush=True)
 
 
-def _print_totals(first: int, seeds: int) -> None:
+def _print_totals(first: int, seeds: int, *, is_cluster: bool) -> None:
     fired, kinds, turns = Counter[str](), Counter[str](), 0
-    for report in simulated(first, seeds):
+    for report in simulated(first, seeds, is_cluster=is_cluster):
         fired.update(report.fired)
         kinds.update(report.kinds)
         turns += report.turns

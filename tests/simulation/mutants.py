@@ -3,6 +3,8 @@
 Promises are named as in docs/proof.md; where one has no number, as the check that holds it.
 """
 
+import msgspec
+
 from .mutation import Mutant
 
 
@@ -362,13 +364,14 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "the end of a child is not told", "P7", "Endings._end",
-            "self._draft.messages.append(ChildEnded(", "(ChildEnded(",
+            "self._draft.tell_run(parent, WaitEnded(", "(parent, WaitEnded(",
         ),
         (
             "the count of live runs is not lowered at an end", "P8", "Endings._end", "self._runs.live -= 1", "pass",
         ),
         (
-            "a wait's key stays when its run ends", "P7", "Endings._end", "gone += step.keys", "pass",
+            "a wait's key stays when its run ends", "P7", "Endings._end",
+            "self.leave_index(run, step_hash, step)", "pass",
         ),
         (
             "a step's timer stays when its run ends", "P7", "Endings._end",
@@ -445,32 +448,19 @@ MUTANTS: tuple[Mutant, ...] = (
             "self._runs.put_step(run, key, step, is_new=False)", "pass",
         ),
         (
-            "a wait is ended twice", "P4", "Steps.end_child", ' or step.state != "waiting"', "",
+            "a wait is ended twice", "P4", "Steps._waiting", ' and step.state == "waiting"', "",
         ),
         (
             "the timer of a wait that has ended stays", "P7", "Steps._stop_waiting",
             "self._draft.state.delete(keys.timer(step.due_ms, run.key, key))", "pass",
         ),
         (
-            "the key of a wait that has ended stays", "P7", "Steps._stop_waiting", "self._forget_keys(step)", "pass",
+            "the key of a wait that has ended stays", "P7", "Steps._stop_waiting",
+            "self._endings.leave_index(run, key, step)", "pass",
         ),
         (
-            "the key of a wait that timed out stays", "P7", "Steps._time_out", "self._forget_keys(step)", "pass",
-        ),
-        (
-            "a step takes over a signal though it may not", "signal", "Steps._wait_for_signal",
-            "if waiter is not None and not op.replaces:", "if False:",
-        ),
-        (
-            "a step waits on for a signal that another took over", "signal", "Steps._wait_for_signal",
-            "self._replace(*waiter, op.signal)", "pass",
-        ),
-        (
-            "a signal's key stays", "P7", "Steps._tell",
-            "began_ms = self._stop_waiting(run, key, step)", "began_ms = step.at_ms; step.keys = ()",
-        ),
-        (
-            "the sender of a signal hears of nobody", "signal", "Steps._tell", "return run.id", "return None",
+            "the key of a wait that timed out stays", "P7", "Steps._time_out",
+            "self._endings.leave_index(run, key, step)", "pass",
         ),
         (
             "a child does not know who waits for it", "P7", "Steps._invoke", "parent=(run.key, key),", "",
@@ -515,6 +505,32 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     *_of(
+        "engine.signals",
+        (
+            "a step takes over a signal though it may not", "signal", "Signals.wait",
+            "if waiter is not None and not message.replaces:", "if False:",
+        ),
+        (
+            "a step waits on for a signal that another took over", "signal", "Signals.wait",
+            'self._refuse(waiter, f"another step has taken over the signal {message.signal!r}")', "pass",
+        ),
+        (
+            "a signal's key stays", "P7", "Signals.send", "self._draft.state.delete(key)", "pass",
+        ),
+        (
+            "the sender of a signal hears of nobody", "signal", "Signals.answer",
+            "output=encode(run_id)", "output=encode(None)",
+        ),
+        (
+            "a step that waits no more keeps others from a signal", "P7", "Signals.forgotten",
+            "self._draft.state.delete(message.key)", "pass",
+        ),
+        (
+            "a step that waits no more takes its successor's signal", "signal", "Signals.forgotten",
+            "self._waiter(message.key) == (message.run, message.step)", "True",
+        ),
+    ),
+    *_of(
         "engine.waits",
         (
             "a wait for several events is found by the first", "STEP-12", "Waits.arm",
@@ -522,10 +538,10 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "the paths of waits are not written", "STEP-12", "Waits._register",
-            "self._draft.state.put(keys.path(env, _name_hash(name), known[path]), encode((name, path)))", "pass",
+            "self._draft.state.put(key, encode((name, path)))", "pass",
         ),
         (
-            "a wait without an equality is not found", "STEP-12", "Waits.candidates",
+            "a wait without an equality is not found", "STEP-12", "Waits._prefixes",
             "value_hash(event, path) if path else keys.NO_PATH", "value_hash(event, path) if path else None",
         ),
     ),
@@ -667,3 +683,118 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
 )  # fmt: skip
+
+CLUSTER_MUTANTS = tuple(
+    msgspec.structs.replace(mutant, is_of_cluster=True)
+    for mutant in (
+        *_of(
+            "log.kafka",
+            (
+                "an event is routed before what was told of earlier", "STEP-12", "KafkaLog.take",
+                "end = await self._broker.end(Place(INBOX, partition))", "end = 0",
+            ),
+            (
+                "an open transaction in the inbox is passed over", "STEP-12", "KafkaLog.take",
+                "positions[EVENTS], events = before, []", "pass",
+            ),
+            (
+                "the registry is not read before events are routed", "STEP-12", "KafkaLog.take",
+                "await self.read_registry()", "pass",
+            ),
+            (
+                "what has to be known first is not registered", "STEP-12", "KafkaLog.commit",
+                "if registered:", "if False:",
+            ),
+            (
+                "a commit sends no positions of the state", "P2", "KafkaLog.load",
+                "positions = {topic: _position(cache.table, topic) for topic in INPUTS}",
+                "positions = {topic: 0 for topic in INPUTS}",
+            ),
+            (
+                "a state is read to where it is known", "P2", "KafkaLog.load",
+                "await self._read_state(cache, state, end)", "pass",
+            ),
+            (
+                "a cache outlives the tombstones", "P7", "KafkaLog.load",
+                "if asked_ms - cache.as_of_ms > self._tombstones_ms // 2:", "if False:",
+            ),
+            (
+                "a cache says that it has a turn whose keys it lacks", "P2", "_written",
+                "_, offset, as_of_ms = owned.starts[0]", "_, offset, as_of_ms = owned.starts[-1]",
+            ),
+            (
+                "messages for other partitions are not written", "P7", "_records",
+                "for to, message in turn.outbox", "for to, message in ()",
+            ),
+            (
+                "deletions are not written", "P7", "_records",
+                "for key, value in turn.state.changes.items()", "for key, value in turn.state.changes.items() if value",
+            ),
+        ),
+        *_of(
+            "partitions",
+            (
+                "a process keeps the partitions that it has lost", "P2", "Partitions._load", "self._drop()", "pass",
+            ),
+            (
+                "a process goes on with the producer that has failed", "P2", "Partitions.run",
+                "await self._log.renew()", "pass",
+            ),
+            (
+                "effects are released before the commit", "P4", "Partitions._turn",
+                "await self._log.commit({partition: each.seal() for partition, each in busy.items()})",
+                "turns = {p: e.seal() for p, e in busy.items()}; [self._deliver(e._effects) for e in busy.values()]; "  # noqa: ISC004
+                "await self._log.commit(turns)",
+            ),
+        ),
+        *_of(
+            "engine.processor",
+            (
+                "how far the input has come is not in the state", "P2", "Processor.seal",
+                "engine.state.put(keys.position(topic), keys.number(offset))", "pass",
+            ),
+        ),
+        *_of(
+            "engine.waits",
+            (
+                "a wait does not stand in another partition's index", "STEP-12", "Waits.arm",
+                "self._draft.send(_slot(key), WaitArmed(key=key))", "pass",
+            ),
+            (
+                "a wait is not taken out of another partition's index", "P7", "Waits.leave",
+                "self._draft.send(_slot(key), WaitForgotten(key=key, run=run_key, step=step))", "pass",
+            ),
+            (
+                "other partitions do not hear of an event", "STEP-12", "Waits.offer",
+                "if not self._is_here(prefix):", "if False:",
+            ),
+            (
+                "a partition does not learn what others look into", "STEP-12", "Waits.learn",
+                "self._paths.setdefault((env, name), {}).setdefault(path, _path_hash(path))", "pass",
+            ),
+        ),
+        *_of(
+            "engine.arrivals",
+            (
+                "a step of another partition does not hear of its event", "STEP-12", "Arrivals._bring",
+                "self._draft.tell_run(run, met)", "pass",
+            ),
+            (
+                "a step goes on with an event that it does not want", "STEP-08", "Arrivals.brought",
+                "if fits else []", "",
+            ),
+        ),
+        *_of(
+            "engine.draft",
+            (
+                "a message for another partition is decided here", "P7", "Draft.send",
+                "if self.is_here(slot):", "if True:",
+            ),
+            (
+                "an event is routed where it is sent", "P2", "Draft.accept", "if self.home.events_return:", "if False:",
+            ),
+        ),
+    )
+)  # fmt: skip
+
+ALL_MUTANTS = (*MUTANTS, *CLUSTER_MUTANTS)

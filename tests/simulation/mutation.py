@@ -15,6 +15,7 @@ from types import CodeType, FunctionType
 
 import msgspec
 
+from .cluster import simulate_cluster
 from .watch import Broken
 from .world import simulate
 
@@ -27,6 +28,7 @@ class Mutant(msgspec.Struct, frozen=True, kw_only=True):
     at: str  # module below ``steplog``, a colon, the function: ``engine.runs:Runs.get``
     old: str
     new: str
+    is_of_cluster: bool = False  # found by several processes on Kafka, else by one
 
 
 class Hunt(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,7 +61,7 @@ def hunt(mutant: Mutant, seeds: int) -> Hunt:
     with mutated(mutant):
         for seed in range(seeds):
             try:
-                simulate(seed)
+                (simulate_cluster if mutant.is_of_cluster else simulate)(seed)
             except Exception as error:  # noqa: BLE001 - of the product, too, which has the fault
                 said = str(error) if isinstance(error, Broken) else f"{type(error).__name__}: {error}"
                 return Hunt(name=mutant.name, promise=mutant.promise, seed=seed, said=" ".join(said.split()))

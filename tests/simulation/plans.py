@@ -153,10 +153,10 @@ def _groups(chance: Random, calm_ms: int) -> list[tuple[int, Group]]:
     found: list[tuple[int, Group]] = []
     for index in range(chance.randint(2, 7)):
         at_ms = _early(chance, calm_ms)
-        events = [_event(chance, at_ms, ids) for _ in range(chance.choice((1, 1, 2, 4)))]
+        events = [draw_event(chance, at_ms, ids) for _ in range(chance.choice((1, 1, 2, 4)))]
         found.append((at_ms, Group(events, seed=index if chance.random() < 0.2 else None)))
         if chance.random() < 0.7:  # what it starts may wait for this one, which is there first
-            found.append((at_ms + chance.randint(0, 5), Group([_event(chance, at_ms, ids)])))
+            found.append((at_ms + chance.randint(0, 5), Group([draw_event(chance, at_ms, ids)])))
     return found
 
 
@@ -178,7 +178,8 @@ def _crowd(chance: Random, at_ms: int) -> list[tuple[int, Group]]:
     return found
 
 
-def _event(chance: Random, at_ms: int, ids: list[str]) -> EventOut:
+def draw_event(chance: Random, at_ms: int, ids: list[str]) -> EventOut:
+    """Draw an event; half of them have an id of ``ids``."""
     return EventOut(
         name=chance.choice((*ROOTS, *ROOTS, *CHILDREN, "nobody.listens")),
         data=b'{"n":%d}' % chance.randint(0, 1),

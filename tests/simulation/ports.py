@@ -11,9 +11,17 @@ from .watch import Watch
 class World(Protocol):
     """Time, chance and faults."""
 
-    watch: Watch
-    now_ms: int
-    evict_after_ms: int
+    @property
+    def watch(self) -> Watch:
+        """What the world promises."""
+
+    @property
+    def now_ms(self) -> int:
+        """The time."""
+
+    @property
+    def evict_after_ms(self) -> int:
+        """A run that waits for longer is parked."""
 
     def body(self, end: Callable[[], None]) -> None:
         """Let a step's body run for a while; its end does not come if the process dies."""

@@ -16,14 +16,16 @@ from .mutation import Hunt
 from .world import Report
 
 ROOT = Path(__file__).parents[2]
-SEEDS_A_PART, MUTANTS_A_PART = 250, 12  # a process takes a third of a second to start
+SEEDS_A_PART, CLUSTERS_A_PART, MUTANTS_A_PART = 250, 25, 12  # a process takes a third of a second to start
 DEADLINE_S = 300  # of one part: a fault may keep a simulation from its end
 
 
-def simulated(first: int, seeds: int) -> list[Report]:
+def simulated(first: int, seeds: int, *, is_cluster: bool = False) -> list[Report]:
     """Run seeds from ``first`` on. Raises ``AssertionError`` with a failing seed and what it said."""
-    parts = [(start, min(SEEDS_A_PART, first + seeds - start)) for start in range(first, first + seeds, SEEDS_A_PART)]
-    lines = _spread([["--from", str(start), "--seeds", str(count)] for start, count in parts])
+    size = CLUSTERS_A_PART if is_cluster else SEEDS_A_PART
+    parts = [(start, min(size, first + seeds - start)) for start in range(first, first + seeds, size)]
+    kind = ["--cluster"] if is_cluster else []
+    lines = _spread([[*kind, "--from", str(start), "--seeds", str(count)] for start, count in parts])
     return [msgspec.json.decode(line, type=Report) for line in lines]
 
 

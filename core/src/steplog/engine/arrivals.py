@@ -8,21 +8,26 @@ several turns is the same as if it had been decided in one.
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+import msgspec
 from msgspec import UnsetType
 
 from steplog.engine import keys
-from steplog.engine.draft import Draft
+from steplog.engine.draft import Draft, encode
 from steplog.engine.failures import Failures
 from steplog.engine.functions import EngineConfig
 from steplog.engine.ids import ulid_ms
 from steplog.engine.mail import Mail, Mailed
-from steplog.engine.messages import EventAccepted
+from steplog.engine.messages import EventAccepted, EventMet, EventOffered
 from steplog.engine.recent import KEPT_MS, Recent
 from steplog.engine.records import ExpressionFailure, Place, event_seen
 from steplog.engine.run import EventWait, Run
 from steplog.engine.runs import Runs
 from steplog.engine.waits import Spot, Waits
 from steplog.errors import EvaluationError
+
+MOST_OFFERED = 1 << 40
+
+_decode = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 class Met(NamedTuple):
@@ -59,6 +64,7 @@ class Arrivals:
         if not self._waits.is_waited_for(event.env, event.name):
             return None
         seen = event_seen(event.body)
+        self._waits.offer(event.env, event.name, seen)
         self._recent.note(event.env, event.name, event.received_ms, event.body, seen)
         most = self._most - self._draft.met
         found = self._waits.candidates(event.env, event.name, seen, most)
@@ -67,6 +73,23 @@ class Arrivals:
             beyond = found[-1] if found else b""
             self._mail.add(Mailed(env=event.env, name=event.name, place=place, event=seen, beyond=beyond))
         return Met(event.name, seen, self._fitting(found, seen, place, are_failures_told=True)) if found else None
+
+    def offered(self, message: EventOffered) -> Met:
+        """Find the steps that stand in a place of the index, for an event of another partition."""
+        event = _decode(message.event)
+        found = self._draft.state.group(message.prefix, MOST_OFFERED)
+        steps = self._fitting(found, event, self._draft.next_place, are_failures_told=False)
+        return Met(message.name, event, steps)
+
+    def brought(self, message: EventMet) -> Met:
+        """Hold an event against one step, which another partition has found in the index."""
+        event = _decode(message.event)
+        run = self._runs.get(message.run)
+        step = None if run is None else run.steps.get(message.step)
+        if run is None or step is None or step.wait is None:
+            return Met(message.name, event, [])
+        fits = self._fits(run, step.wait, event, is_failure_told=False)
+        return Met(message.name, event, [(message.run, message.step)] if fits else [])
 
     def next_mailed(self) -> Met | None:
         """Go on with the oldest event that is not done; None where there is none, or the turn has done enough."""
@@ -115,6 +138,8 @@ class Arrivals:
         """Hold an event against waits; returns those that it fits, as run key and step hash."""
         self._draft.met += len(found)
         owners = [keys.wait_owner(key) for key in found]
+        if self._draft.home.partitions > 1:
+            owners = self._bring(owners, event)
         self._runs.preload([run for run, _ in owners])
         fit: list[tuple[bytes, bytes]] = []
         for owner in owners:
@@ -125,6 +150,14 @@ class Arrivals:
             if self._fits(run, step.wait, event, is_failure_told=are_failures_told):
                 fit.append(owner)
         return fit
+
+    def _bring(self, owners: list[tuple[bytes, bytes]], event: Any) -> list[tuple[bytes, bytes]]:
+        """Send an event to the steps of other partitions; returns those of this one."""
+        for run, step in owners:
+            if not self._draft.has(run):
+                met = EventMet(run=run, step=step, name=event["name"], event=encode(event))
+                self._draft.tell_run(run, met)
+        return [owner for owner in owners if self._draft.has(owner[0])]
 
     def _fits(self, run: Run, wait: EventWait, event: Any, *, is_failure_told: bool) -> bool:
         """Whether a wait's condition holds."""

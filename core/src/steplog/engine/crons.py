@@ -9,7 +9,7 @@ from steplog.engine.cron import CronSchedule, fire_at, next_of, parse_cron, tick
 from steplog.engine.draft import Draft, encode
 from steplog.engine.events import TIMER_EVENT, accept_event
 from steplog.engine.functions import CronTrigger, FunctionSpec, Registry
-from steplog.engine.ids import hash16, ulid
+from steplog.engine.ids import hash16, slot_of, ulid
 from steplog.engine.messages import TimerFired
 from steplog.engine.operations import EventOut
 
@@ -40,6 +40,8 @@ class Crons:
         state = self._draft.state
         for function in self._registry.by_id.values():
             crons, key = _crons_of(function), keys.cron(env, function.id)
+            if not self._draft.is_here(slot_of(keys.cron_hash(key))):
+                continue
             value = state.get(key)
             before = None if value is None else _decoder.decode(value)
             if before is not None and before.crons != crons:
@@ -81,7 +83,7 @@ class Crons:
         now_ms, origin = self._draft.now_ms, tick_origin(planned_ms)
         cron = next(c for c in tick.crons if self._schedule(c).next_after(planned_ms - 1000) == planned_ms)
         data = {"cron": cron.cron, "scheduledAt": _rfc3339(planned_ms), "fireAt": _rfc3339(now_ms)}
-        self._draft.messages.append(
+        self._draft.accept(
             accept_event(
                 EventOut(name=TIMER_EVENT, data=encode(data), id=_rfc3339(planned_ms), ts=now_ms),
                 ulid(now_ms, hash16(tick.function.encode(), origin)[:10]), env=env, received_ms=now_ms, source="cron",

@@ -10,12 +10,13 @@ from steplog.engine.draft import Draft, encode
 from steplog.engine.events import FAILED_EVENT, FINISHED_EVENT, accept_event
 from steplog.engine.functions import MOST_STEP_MS, EngineConfig, Registry
 from steplog.engine.ids import hash16, ulid
-from steplog.engine.messages import ChildEnded, EventAccepted, OpReported, RunReported
+from steplog.engine.messages import EventAccepted, OpReported, RunReported, WaitEnded
 from steplog.engine.operations import ErrorInfo, EventOut, StepError, StepRun, error_info
 from steplog.engine.records import event_seen
 from steplog.engine.retry import delay_ms
-from steplog.engine.run import COMPLETED, FAILED, QUEUED, WAITING, Run
+from steplog.engine.run import COMPLETED, FAILED, QUEUED, WAITING, Run, StepState
 from steplog.engine.runs import Runs
+from steplog.engine.signals import Signals
 from steplog.engine.waits import Waits
 from steplog.errors import StateSizeExceeded, wire_name
 
@@ -23,8 +24,10 @@ from steplog.errors import StateSizeExceeded, wire_name
 class Endings:
     """Ends runs."""
 
-    def __init__(self, draft: Draft, runs: Runs, waits: Waits, registry: Registry, config: EngineConfig) -> None:
-        self._draft, self._runs, self._waits = draft, runs, waits
+    def __init__(
+        self, draft: Draft, runs: Runs, waits: Waits, signals: Signals, registry: Registry, config: EngineConfig
+    ) -> None:
+        self._draft, self._runs, self._waits, self._signals = draft, runs, waits, signals
         self._registry, self._config = registry, config
         self._starts_by_ends = registry.is_trigger(FINISHED_EVENT)
 
@@ -53,6 +56,15 @@ class Endings:
     def fail_too_large(self, run: Run, size_bytes: int, executing: tuple[bytes, ...] = ()) -> None:
         """End a run whose state has outgrown its limit."""
         self.fail(run, error_info(StateSizeExceeded(size_bytes, self._config.run_state_bytes)), executing)
+
+    def leave_index(self, run: Run, step_hash: bytes, step: StepState) -> None:
+        """A step does not wait any more: events and signals find it no longer."""
+        for index_key in step.keys:
+            if keys.is_signal(index_key):
+                self._signals.forget(index_key, run.key, step_hash)
+            else:
+                self._waits.leave(index_key, run.key, step_hash)
+        step.keys = ()
 
     def keep_late(self, run: Run, message: OpReported) -> None:
         """Keep an answer that came too late in the journal; it changes nothing (P4, P10)."""
@@ -129,7 +141,8 @@ class Endings:
             head.due_ms = 0
         for step_hash, step in run.steps.items():
             gone.append(keys.run_step(key, step_hash))
-            gone += step.keys
+            if step.keys:
+                self.leave_index(run, step_hash, step)
             if step.due_ms:
                 gone.append(keys.timer(step.due_ms, key, step_hash))
         gone += [keys.run_event(key, index) for index in range(len(run.events))]
@@ -147,8 +160,9 @@ class Endings:
         self._draft.effects.append(effects.RunEnded(key, head.generation, run.id, status, output, error))
         if head.parent is not None:
             parent, child_step = head.parent
-            self._draft.messages.append(ChildEnded(run=parent, step=child_step, output=output, error=error))
-        self._draft.messages.extend(told)
+            self._draft.tell_run(parent, WaitEnded(run=parent, step=child_step, output=output, error=error))
+        for event in told:
+            self._draft.accept(event)
 
     def _is_asked_for_end(self, run: Run) -> bool:
         """Whether a function or a wait names the event of a run's end, which is not written otherwise."""

@@ -6,7 +6,7 @@ knows the ones before it in this order: runs, versions, waits, endings, dispatch
 wants something of a later one leaves a message in the draft, which is decided before the turn ends.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from steplog.engine import keys
@@ -14,30 +14,39 @@ from steplog.engine.arrivals import Arrivals
 from steplog.engine.backoffs import end_backoffs
 from steplog.engine.crons import Crons
 from steplog.engine.dispatching import Dispatches
-from steplog.engine.draft import Draft
+from steplog.engine.draft import Draft, Home
 from steplog.engine.endings import Endings
 from steplog.engine.failures import Failures
 from steplog.engine.functions import ENVIRONMENTS, EngineConfig, Registry
 from steplog.engine.mail import Mail
 from steplog.engine.messages import (
     Adopt,
-    ChildEnded,
     DispatchLost,
     Drain,
     EventAccepted,
+    EventMet,
+    EventOffered,
+    Input,
     Message,
     OpReported,
     PlanCrons,
     RetryNow,
     RunParked,
     RunReported,
+    SignalAnswered,
+    SignalAwaited,
+    SignalHeard,
     SignalSent,
     SweepSeen,
     TimerFired,
+    WaitArmed,
+    WaitEnded,
+    WaitForgotten,
 )
 from steplog.engine.recent import EventLog, Recent
 from steplog.engine.routing import Routing
 from steplog.engine.runs import Runs
+from steplog.engine.signals import Signals
 from steplog.engine.state import State
 from steplog.engine.steps import Steps
 from steplog.engine.versions import Versions
@@ -47,13 +56,17 @@ from steplog.engine.waits import Waits
 class Engine:
     """The owners of one partition."""
 
-    def __init__(self, state: State, log: EventLog, registry: Registry, config: EngineConfig) -> None:
+    def __init__(
+        self, state: State, log: EventLog, registry: Registry, config: EngineConfig, home: Home = Home()
+    ) -> None:
         self.state, self._registry = state, registry
-        self.draft = draft = Draft(state)
+        self._learnt: set[bytes] = set()
+        self.draft = draft = Draft(state, home)
         self.runs = runs = Runs(draft)
         self._versions = versions = Versions(draft)
         self._waits = waits = Waits(draft)
-        self._endings = Endings(draft, runs, waits, registry, config)
+        self._signals = signals = Signals(draft)
+        self._endings = Endings(draft, runs, waits, signals, registry, config)
         self._dispatches = Dispatches(draft, runs, self._endings, registry, config)
         failures = Failures(draft)
         self._routing = Routing(draft, runs, versions, self._dispatches, registry, failures)
@@ -61,15 +74,24 @@ class Engine:
         self._mail = mail = Mail(draft, log)
         recent = Recent(draft, log, config.kept_bytes)
         self._arrivals = arrivals = Arrivals(draft, runs, waits, mail, recent, failures, config)
-        self._steps = steps = Steps(draft, runs, waits, arrivals, self._endings, self._dispatches, registry, config)
-        self.deciders: dict[type[Message], Callable[[Any], None]] = {
+        self._steps = steps = Steps(
+            draft, runs, waits, signals, arrivals, self._endings, self._dispatches, registry, config
+        )
+        self.deciders: dict[type[Message | Input], Callable[[Any], None]] = {
             EventAccepted: self._accept,
             OpReported: steps.report,
             RunReported: self._endings.report,
             RunParked: self._dispatches.park,
             TimerFired: self._fire,
-            ChildEnded: steps.end_child,
-            SignalSent: steps.hear,
+            WaitEnded: steps.end_wait,
+            WaitForgotten: self._forget_wait,
+            WaitArmed: waits.armed,
+            EventOffered: self._offer,
+            EventMet: self._bring,
+            SignalAwaited: signals.wait,
+            SignalSent: signals.send,
+            SignalHeard: steps.hear,
+            SignalAnswered: signals.answered,
             DispatchLost: self._dispatches.lose,
             Adopt: self._dispatches.adopt,
             RetryNow: self._retry_now,
@@ -111,7 +133,7 @@ class Engine:
         self._mail.recover()
         return found
 
-    def apply(self, message: Message) -> None:
+    def apply(self, message: Message | Input) -> None:
         """Decide a message. What owners send each other because of it is in ``draft.messages``, to be decided next."""
         self.deciders[type(message)](message)
 
@@ -120,6 +142,15 @@ class Engine:
         self._routing.accept(event, resumed=() if met is None else self._steps.resumed_by(met))
         if met is not None:
             self._steps.meet(met)
+
+    def _offer(self, offered: EventOffered) -> None:
+        self._steps.meet(self._arrivals.offered(offered))
+
+    def _bring(self, met: EventMet) -> None:
+        self._steps.meet(self._arrivals.brought(met))
+
+    def _forget_wait(self, message: WaitForgotten) -> None:
+        (self._signals if keys.is_signal(message.key) else self._waits).forgotten(message)
 
     def _fire(self, timer: TimerFired) -> None:
         if timer.step == keys.CRON_TICK:
@@ -140,6 +171,13 @@ class Engine:
         """Go on with the events that earlier turns have not held against all waits."""
         while (met := self._arrivals.next_mailed()) is not None:
             self._steps.meet(met)
+
+    def learn(self, registry: Mapping[bytes, bytes]) -> None:
+        """Take note of what every partition has to know."""
+        for key in registry.keys() - self._learnt:
+            self._learnt.add(key)
+            if key[0] == keys.PATH:
+                self._waits.learn(registry[key])
 
     def pump(self) -> bool:
         """Give free places to the runs that wait. Returns whether the next turn has something to do at once."""

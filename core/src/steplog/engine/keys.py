@@ -40,6 +40,7 @@ NO_PATH = bytes(16)  # stands for path and value of a wait for any event of a na
 NO_STEP = bytes(16)  # stands in a timer's key for the run itself
 CRON_TICK = b"\xff" * 16  # stands there for the crons of a function, whose hash is in the place of the run
 DRAINED = bytes([NODE]) + b"drained"
+HEAD = bytes([NODE]) + b"head"  # turn and time of the last commit, where the log has no place of its own for them
 DAY_MS = 86_400_000
 
 
@@ -158,9 +159,24 @@ def signal(env: int, name: str) -> bytes:
     return _SIGNAL + env.to_bytes(4, "big") + hash16(name.encode("utf8", "surrogatepass"))
 
 
+def is_signal(key: bytes) -> bool:
+    """Whether a key is of a signal."""
+    return key[0] == SIGNAL
+
+
+def signal_hash(key: bytes) -> bytes:
+    """Read the hash of ``signal/…``."""
+    return key[5:]
+
+
 def cron(env: int, function: str) -> bytes:
     """``cron/<env>/<hash of function>``."""
     return _CRON + env.to_bytes(4, "big") + hash16(function.encode())
+
+
+def cron_hash(key: bytes) -> bytes:
+    """Read the hash of ``cron/…``."""
+    return key[5:]
 
 
 def mail(turn: int, index: int) -> bytes:
@@ -181,6 +197,11 @@ def cron_timer(due_ms: int, cron_key: bytes) -> bytes:
 def cron_of(owner: bytes) -> bytes:
     """Read the cron key of the owner that stands in such a timer."""
     return _CRON + owner[1:]
+
+
+def position(topic: str) -> bytes:
+    """``position/<topic>``: how far a partition's input has been decided."""
+    return bytes([NODE]) + b"position/" + topic.encode()
 
 
 def function(env: int, function_id: str) -> bytes:

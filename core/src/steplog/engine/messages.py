@@ -64,22 +64,79 @@ class DispatchLost(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_li
     counted: bool = True
 
 
+class SignalAwaited(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
+    """A step waits for a signal. ``replaces``: instead of the step that does so already."""
+
+    env: int
+    signal: str
+    run: bytes
+    step: bytes
+    replaces: bool
+
+
 class SignalSent(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
-    """A signal came in from outside. ``ticket`` is answered with the run that it resumes, if there is one."""
+    """A signal was sent: from outside, which has a ticket, or by a step. Either is told of the run that it resumes."""
 
     env: int
     signal: str
     data: bytes  # JSON
     ticket: int | None = None
+    sender: tuple[bytes, bytes] | None = None  # run key and step
 
 
-class ChildEnded(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
-    """A run that a step has invoked is over: its output, or the error that it failed with."""
+class SignalHeard(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
+    """The signal that a step waits for was sent."""
 
     run: bytes
     step: bytes
-    output: bytes | None  # JSON
-    error: ErrorInfo | None
+    sent: SignalSent
+
+
+class SignalAnswered(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
+    """What became of a signal that came from outside."""
+
+    ticket: int
+    run_id: str | None  # of the run that it resumed
+
+
+class WaitArmed(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
+    """A step waits for an event: it stands in the index from now on."""
+
+    key: bytes  # of the index
+
+
+class EventOffered(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
+    """An event may end the steps that stand in one place of the index."""
+
+    prefix: bytes  # of their keys
+    name: str
+    event: bytes  # as functions see it, JSON
+
+
+class EventMet(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
+    """An event may end a step that waits; its condition decides."""
+
+    run: bytes
+    step: bytes
+    name: str
+    event: bytes  # as functions see it, JSON
+
+
+class WaitEnded(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
+    """What a step waits for has come, or never will: the result of a run that it has invoked, or an error."""
+
+    run: bytes
+    step: bytes
+    output: bytes | None = None  # JSON
+    error: ErrorInfo | None = None
+
+
+class WaitForgotten(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
+    """A step does not wait any more: it goes from an index."""
+
+    key: bytes  # of the index
+    run: bytes
+    step: bytes
 
 
 class TimerFired(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
@@ -121,6 +178,15 @@ class SweepSeen(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=
 
 
 Message = (
-    EventAccepted | OpReported | RunReported | RunParked | DispatchLost | SignalSent | ChildEnded | TimerFired
-    | RetryNow | Adopt | Drain | PlanCrons | SweepSeen
+    EventAccepted | OpReported | RunReported | RunParked | DispatchLost | SignalAwaited | SignalSent | SignalHeard
+    | SignalAnswered | WaitArmed | EventOffered | EventMet | WaitEnded | WaitForgotten | TimerFired | RetryNow | Adopt
+    | Drain | PlanCrons | SweepSeen
 )  # fmt: skip
+
+
+class Input(msgspec.Struct, frozen=True):
+    """A message that a log brings, and where it stands: the turn that decides it keeps how far it has come."""
+
+    topic: str
+    offset: int
+    message: Message

@@ -9,10 +9,11 @@ from collections import deque
 import msgspec
 
 from steplog.engine import keys
+from steplog.engine.draft import Home
 from steplog.engine.effects import Effect
 from steplog.engine.engine import Engine
 from steplog.engine.functions import ENVIRONMENTS, EngineConfig, Registry
-from steplog.engine.messages import EventAccepted, Message, SweepSeen, TimerFired
+from steplog.engine.messages import EventAccepted, Input, Message, SweepSeen, TimerFired
 from steplog.engine.recent import EventLog
 from steplog.engine.state import Limits, Slice, State, Table
 
@@ -29,6 +30,8 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
     state: Slice
     records: list[bytes]  # journal, JSON
     events: list[bytes]  # accepted, JSON
+    outbox: list[tuple[int, Message]] = []  # messages for other partitions, and events for any
+    registered: list[tuple[bytes, bytes]] = []  # keys and values that every partition has to know first
 
 
 class LoadedState(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,11 +52,14 @@ class Processor:
         registry: Registry,
         config: EngineConfig,
         limits: Limits = Limits(),
+        home: Home = Home(),
     ) -> None:
-        self.engine = Engine(State(loaded.table, limits), loaded.events, registry, config)
+        self.engine = Engine(State(loaded.table, limits), loaded.events, registry, config, home)
+        self.engine.deciders[Input] = self._take
         self._turn = loaded.turn
         self._now_ms = loaded.now_ms
-        self._inbox: deque[Message] = deque()
+        self._inbox: deque[Message | Input] = deque()
+        self._taken_up_to: dict[str, int] = {}  # of each input that the open turn has taken from
         self._is_open = False
         self._is_group_open = False
         self._is_committing = False
@@ -69,7 +75,7 @@ class Processor:
         """
         self._inbox.extend(self.engine.recover(is_counted=is_counted))
 
-    def post(self, *messages: Message) -> None:
+    def post(self, *messages: Message | Input) -> None:
         """Put messages in the mailbox."""
         self._inbox.extend(messages)
 
@@ -117,9 +123,12 @@ class Processor:
         engine = self.engine
         self._has_more = engine.pump()
         draft = engine.draft
+        for topic, offset in self._taken_up_to.items():
+            engine.state.put(keys.position(topic), keys.number(offset))
+        self._taken_up_to = {}
         turn = Turn(
             number=self._turn, now_ms=self._now_ms, state=engine.state.seal(self._turn), records=draft.records,
-            events=draft.events,
+            events=draft.events, outbox=draft.outbox, registered=draft.registered,
         )  # fmt: skip
         self._effects = draft.effects
         self._inbox.extend(draft.follow_ups)
@@ -164,6 +173,13 @@ class Processor:
         messages = self.engine.draft.messages
         while messages:
             self.engine.apply(messages.popleft())
+
+    def _take(self, given: Input) -> None:
+        """Decide what a log has brought, and note how far it has come."""
+        self._taken_up_to[given.topic] = given.offset + 1
+        self.engine.apply(given.message)
+        if isinstance(given.message, EventAccepted):
+            self._bytes += len(given.message.body)
 
     def _is_full(self) -> bool:
         return self._taken >= TURN_MESSAGES or self._bytes >= TURN_BYTES

@@ -13,7 +13,7 @@ from steplog.engine.endings import Endings
 from steplog.engine.events import INVOKED_EVENT, accept_event
 from steplog.engine.functions import EngineConfig, Registry
 from steplog.engine.ids import encode_ulid, hash16, run_id, ulid
-from steplog.engine.messages import ChildEnded, OpReported, SignalSent, TimerFired
+from steplog.engine.messages import OpReported, SignalAwaited, SignalHeard, SignalSent, TimerFired, WaitEnded
 from steplog.engine.operations import (
     ErrorInfo,
     EventOut,
@@ -32,6 +32,7 @@ from steplog.engine.records import Place
 from steplog.engine.retry import delay_ms
 from steplog.engine.run import TERMINAL, EventWait, Run, StepState
 from steplog.engine.runs import Runs
+from steplog.engine.signals import Signals
 from steplog.engine.waits import Waits
 from steplog.errors import ExpressionInvalid, StepLimitExceeded
 
@@ -40,11 +41,12 @@ class Steps:
     """The steps of all runs."""
 
     def __init__(
-        self, draft: Draft, runs: Runs, waits: Waits, arrivals: Arrivals, endings: Endings, dispatches: Dispatches,
-        registry: Registry, config: EngineConfig,
+        self, draft: Draft, runs: Runs, waits: Waits, signals: Signals, arrivals: Arrivals, endings: Endings,
+        dispatches: Dispatches, registry: Registry, config: EngineConfig,
     ) -> None:  # fmt: skip
-        self._draft, self._runs, self._waits, self._arrivals = draft, runs, waits, arrivals
-        self._endings, self._dispatches, self._registry, self._config = endings, dispatches, registry, config
+        self._draft, self._runs, self._waits, self._signals = draft, runs, waits, signals
+        self._arrivals, self._endings, self._dispatches = arrivals, endings, dispatches
+        self._registry, self._config = registry, config
 
     def report(self, message: OpReported) -> None:
         """A driver reports what a step did, or asks for."""
@@ -87,9 +89,7 @@ class Steps:
             case WaitForSignal():
                 self._wait_for_signal(run, key, step, op, is_new=is_new)
             case SendSignal():
-                heard = self._tell(keys.env_of(run.key), op.signal, op.data)
-                if self._runs.get(run.key) is run:  # it may have heard itself, and outgrown its limit with that
-                    self._complete(run, key, step, encode(heard), now_ms, now_ms, is_new=is_new)
+                self._send_signal(run, key, step, op, is_new=is_new)
             case InvokeFunction():
                 self._invoke(run, key, step, op, is_new=is_new)
             case Lost():
@@ -141,23 +141,34 @@ class Steps:
             if run is not None and step is not None and step.wait is not None:
                 self._meet(run, key, step, step.wait, met.name, event)
 
-    def hear(self, message: SignalSent) -> None:
-        """A signal came from outside."""
-        heard = self._tell(message.env, message.signal, message.data)
-        if message.ticket is not None:
-            self._draft.effects.append(effects.Answer(message.ticket, heard))
+    def hear(self, message: SignalHeard) -> None:
+        """The signal that a step waits for was sent."""
+        run, step = self._waiting(message.run, message.step)
+        if run is None or step is None:  # its time was up meanwhile
+            self._signals.answer(message.sent, None)
+            return
+        self._signals.answer(message.sent, run.id)
+        step.keys = ()  # the signal's owner knows
+        began_ms = self._stop_waiting(run, message.step, step)
+        heard = encode({"signal": message.sent.signal, "data": msgspec.Raw(message.sent.data)})
+        self._complete(run, message.step, step, heard, began_ms, self._draft.now_ms, is_new=False)
 
-    def end_child(self, message: ChildEnded) -> None:
-        """A run that a step has invoked is over."""
-        run = self._runs.get(message.run)
-        step = None if run is None else run.steps.get(message.step)
-        if run is None or step is None or run.is_terminal or step.state != "waiting":
+    def end_wait(self, message: WaitEnded) -> None:
+        """What a step waits for has come, or never will."""
+        run, step = self._waiting(message.run, message.step)
+        if run is None or step is None:
             return
         began_ms, now_ms = self._stop_waiting(run, message.step, step), self._draft.now_ms
         if message.error is not None:
             self._fail(run, message.step, step, message.error, began_ms, now_ms, is_new=False)
         else:
             self._complete(run, message.step, step, message.output or b"null", began_ms, now_ms, is_new=False)
+
+    def _waiting(self, run_key: bytes, key: bytes) -> tuple[Run | None, StepState | None]:
+        """A step, where it still waits."""
+        run = self._runs.get(run_key)
+        step = None if run is None or run.is_terminal else run.steps.get(key)
+        return run, step if step is not None and step.state == "waiting" else None
 
     def _wake(self, run: Run, due_ms: int) -> None:
         """The run's own timer: its start, its retry, or the time at which nothing of it executes any more."""
@@ -243,14 +254,10 @@ class Steps:
 
     def _stop_waiting(self, run: Run, key: bytes, step: StepState) -> int:
         """Take a step's timer and its keys in the index away; returns since when it has waited."""
-        self._draft.state.delete(keys.timer(step.due_ms, run.key, key))
-        self._forget_keys(step)
+        if step.due_ms:
+            self._draft.state.delete(keys.timer(step.due_ms, run.key, key))
+        self._endings.leave_index(run, key, step)
         return step.at_ms
-
-    def _forget_keys(self, step: StepState) -> None:
-        for index_key in step.keys:
-            self._draft.state.delete(index_key)
-        step.keys = ()
 
     def _time_out(self, run: Run, key: bytes, step: StepState) -> None:
         """The time of a wait is up; its timer is gone already."""
@@ -260,7 +267,7 @@ class Steps:
                 self._meet(run, key, step, step.wait, name, encode(event))
                 if step.wait is None:
                     return  # it came in time
-        self._forget_keys(step)
+        self._endings.leave_index(run, key, step)
         if step.op == "InvokeFunction":
             self._fail(run, key, step, _INVOKE_TIMED_OUT, step.at_ms, now_ms, is_new=False)
             return
@@ -296,47 +303,18 @@ class Steps:
         self._complete(run, key, step, event, began_ms, self._draft.now_ms, is_new=False)
 
     def _wait_for_signal(self, run: Run, key: bytes, step: StepState, op: WaitForSignal, *, is_new: bool) -> None:
-        state, now_ms = self._draft.state, self._draft.now_ms
-        index_key = keys.signal(keys.env_of(run.key), op.signal)
-        waiter = self._waiter(index_key)
-        if waiter is not None and not op.replaces:
-            error = ErrorInfo(name="Error", message=f"another step waits for the signal {op.signal!r} already")
-            self._fail(run, key, step, error, now_ms, now_ms, is_new=is_new)
-            return
-        if waiter is not None:
-            self._replace(*waiter, op.signal)
-            if self._runs.get(run.key) is not run:  # it was its own step, and the run had no room for another record
-                return
-        state.put(index_key, encode((run.key, key)))
-        step.keys = (index_key,)
-        self._wait(run, key, step, now_ms + op.timeout_ms, is_new=is_new, signal=op.signal)
+        env = keys.env_of(run.key)
+        step.keys = (keys.signal(env, op.signal),)
+        self._wait(run, key, step, self._draft.now_ms + op.timeout_ms, is_new=is_new, signal=op.signal)
+        awaited = SignalAwaited(env=env, signal=op.signal, run=run.key, step=key, replaces=op.replaces)
+        self._signals.tell(env, op.signal, awaited)
 
-    def _waiter(self, index_key: bytes) -> tuple[Run, bytes, StepState] | None:
-        """The step that waits for a signal."""
-        value = self._draft.state.get(index_key)
-        if value is None:
-            return None
-        run_key, key = _waiter_decoder.decode(value)
-        run = self._runs.get(run_key)
-        assert run is not None, "the key of a signal goes with its run"
-        return run, key, run.steps[key]
-
-    def _replace(self, run: Run, key: bytes, step: StepState, signal: str) -> None:
-        """Another step takes over what this one waits for."""
-        began_ms = self._stop_waiting(run, key, step)
-        error = ErrorInfo(name="Error", message=f"another step has taken over the signal {signal!r}")
-        self._fail(run, key, step, error, began_ms, self._draft.now_ms, is_new=False)
-
-    def _tell(self, env: int, signal: str, data: bytes) -> str | None:
-        """Resume the step that waits for a signal; returns its run's id, None where nobody waits."""
-        waiter = self._waiter(keys.signal(env, signal))
-        if waiter is None:
-            return None
-        run, key, step = waiter
-        began_ms = self._stop_waiting(run, key, step)
-        heard = encode({"signal": signal, "data": msgspec.Raw(data)})
-        self._complete(run, key, step, heard, began_ms, self._draft.now_ms, is_new=False)
-        return run.id
+    def _send_signal(self, run: Run, key: bytes, step: StepState, op: SendSignal, *, is_new: bool) -> None:
+        """Send a signal; the step ends when its owner has said which run it resumes."""
+        env = keys.env_of(run.key)
+        step.state, step.at_ms = "waiting", self._draft.now_ms
+        self._runs.put_step(run, key, step, is_new=is_new)
+        self._signals.tell(env, op.signal, SignalSent(env=env, signal=op.signal, data=op.data, sender=(run.key, key)))
 
     def _invoke(self, run: Run, key: bytes, step: StepState, op: InvokeFunction, *, is_new: bool) -> None:
         """Start one function for a step, which waits for its result (STEP-13)."""
@@ -351,7 +329,7 @@ class Steps:
             received_ms=now_ms, source="step", starts=op.function, origin=digest, parent=(run.key, key),
         )  # fmt: skip
         child = encode_ulid(run_id(now_ms, event.slot, env, op.function, digest))
-        self._draft.messages.append(event)
+        self._draft.accept(event)
         self._wait(run, key, step, now_ms + op.timeout_ms, is_new=is_new, function=op.function, child=child)
 
     def _send(self, run: Run, key: bytes, events: tuple[EventOut, ...]) -> list[str]:
@@ -361,7 +339,7 @@ class Steps:
             digest = hash16(run.key, key, index.to_bytes(4, "big"))
             internal = ulid(now_ms, digest[:10])
             ids.append(encode_ulid(internal))
-            self._draft.messages.append(accept_event(event, internal, env=env, received_ms=now_ms, source="step"))
+            self._draft.accept(accept_event(event, internal, env=env, received_ms=now_ms, source="step"))
         return ids
 
     def _record(self, run: Run, key: bytes, step: StepState, data: bytes | None, *, is_new: bool) -> None:
@@ -387,7 +365,6 @@ class Steps:
 _INVOKE_TIMED_OUT = ErrorInfo(
     name="InngestInvokeTimeoutError", message="Timed out waiting for invoked function to complete"
 )
-_waiter_decoder = msgspec.json.Decoder(tuple[bytes, bytes])
 
 
 def _after(place: Place) -> Place:

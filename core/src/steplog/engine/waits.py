@@ -12,7 +12,8 @@ import msgspec
 from steplog.cel import EVENT_AND_ASYNC, Filter, compile_filter, value_at
 from steplog.engine import keys
 from steplog.engine.draft import Draft, encode
-from steplog.engine.ids import hash16
+from steplog.engine.ids import hash16, slot_of
+from steplog.engine.messages import EventOffered, WaitArmed, WaitForgotten
 from steplog.errors import EvaluationError
 
 MOST_PATHS = 16  # of a name; further waits stand under the name alone
@@ -20,6 +21,7 @@ MOST_FILTERS = 10_000  # compiled ones that are kept
 
 Path = tuple[str, ...]
 _path_decoder = msgspec.json.Decoder(tuple[str, Path])
+_registered_decoder = msgspec.json.Decoder(tuple[int, str, Path])
 
 
 class Spot(NamedTuple):
@@ -70,22 +72,62 @@ class Waits:
         for name in dict.fromkeys(names):
             path, value = self._place(env, name, if_exp, event)
             key = keys.wait(keys.waits(env, _name_hash(name), _path_hash(path), value), run_key, step)
-            state.put(key, b"", new=True)
+            if self._is_here(key):
+                state.put(key, b"", new=True)
+            else:
+                self._draft.send(_slot(key), WaitArmed(key=key))
             made.append(Spot(name, path, value, key))
         return made
 
     def candidates(self, env: int, name: str, event: Any, most: int, *, beyond: bytes = b"") -> list[bytes]:
-        """The keys of the first ``most`` waits, in order, that an event may end: of those greater than ``beyond``."""
+        """The keys of the first ``most`` waits, in order, that an event may end: of those greater than ``beyond``.
+
+        Those are the ones that stand in this partition; ``offer`` tells the others.
+        """
+        found: list[bytes] = []
+        for prefix in sorted(self._prefixes(env, name, event)):
+            if len(found) < most and self._is_here(prefix):  # the turn may have done enough before the first
+                found += self._draft.state.group(prefix, most - len(found), beyond=beyond)
+        return found
+
+    def offer(self, env: int, name: str, event: Any) -> None:
+        """Tell the places of the index that are in other partitions of an event."""
+        for prefix in self._prefixes(env, name, event) if self._draft.home.partitions > 1 else ():
+            if not self._is_here(prefix):
+                self._draft.send(_slot(prefix), EventOffered(prefix=prefix, name=name, event=encode(event)))
+
+    def leave(self, key: bytes, run_key: bytes, step: bytes) -> None:
+        """Let events no longer find a step."""
+        if self._is_here(key):
+            self._draft.state.delete(key)
+        else:
+            self._draft.send(_slot(key), WaitForgotten(key=key, run=run_key, step=step))
+
+    def learn(self, value: bytes) -> None:
+        """Take note of a path that another partition has registered."""
+        env, name, path = _registered_decoder.decode(value)
+        self._paths.setdefault((env, name), {}).setdefault(path, _path_hash(path))
+
+    def armed(self, message: WaitArmed) -> None:
+        """A step of another partition waits."""
+        self._draft.state.put(message.key, b"", new=True)
+
+    def forgotten(self, message: WaitForgotten) -> None:
+        """It does not any more."""
+        self._draft.state.delete(message.key)
+
+    def _is_here(self, key: bytes) -> bool:
+        """Whether a place of the index is in this partition."""
+        return self._draft.home.partitions == 1 or self._draft.is_here(_slot(key))
+
+    def _prefixes(self, env: int, name: str, event: Any) -> list[bytes]:
+        """The places of the index where steps may stand that an event ends."""
         name_hash = _name_hash(name)
-        prefixes: list[bytes] = []
+        found: list[bytes] = []
         for path, path_hash in self._paths.get((env, name), {}).items():
             value = value_hash(event, path) if path else keys.NO_PATH
             if value is not None:
-                prefixes.append(keys.waits(env, name_hash, path_hash, value))
-        found: list[bytes] = []
-        for prefix in sorted(prefixes):
-            if len(found) < most:  # the turn may have done enough before the first
-                found += self._draft.state.group(prefix, most - len(found), beyond=beyond)
+                found.append(keys.waits(env, name_hash, path_hash, value))
         return found
 
     def _place(self, env: int, name: str, if_exp: str | None, event: Any) -> tuple[Path, bytes]:
@@ -106,12 +148,19 @@ class Waits:
         known = self._paths.setdefault((env, name), {})
         if path not in known:
             known[path] = _path_hash(path)
-            self._draft.state.put(keys.path(env, _name_hash(name), known[path]), encode((name, path)))
+            key = keys.path(env, _name_hash(name), known[path])
+            self._draft.state.put(key, encode((name, path)))
+            self._draft.registered.append((key, encode((env, name, path))))
 
 
 def value_hash(event: Any, path: Path) -> bytes | None:
     """The index's part of what an event has at a path; None where it has nothing."""
     return _hash(value_at(event, path))
+
+
+def _slot(key: bytes) -> int:
+    """The slot of a place in the index, or of a wait that stands there."""
+    return slot_of(hash16(key[: keys.WAIT_PREFIX_BYTES]))
 
 
 def _name_hash(name: str) -> bytes:

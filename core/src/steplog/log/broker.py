@@ -1,0 +1,86 @@
+"""What the log asks of a Kafka client: ``log/kafka.py`` holds the rules, a client or a simulated broker does the calls.
+
+Every call may fail with ``BrokerError``, and then nothing is known of what it did.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+
+class BrokerError(Exception):
+    """A call failed, or its answer did not come."""
+
+
+class Fenced(BrokerError):
+    """Another process writes under this name, or has taken the partitions over."""
+
+
+class Place(NamedTuple):
+    """One partition of a topic."""
+
+    topic: str
+    partition: int
+
+
+class Fetched(NamedTuple):
+    """A committed record."""
+
+    place: Place
+    offset: int
+    key: bytes
+    value: bytes | None  # None: a tombstone
+
+
+class Produced(NamedTuple):
+    """A record to write."""
+
+    place: Place
+    key: bytes
+    value: bytes | None
+
+
+class Assigned(NamedTuple):
+    """Which partitions are owned since when. ``token`` is the group's metadata as it was when the assignment came."""
+
+    partitions: tuple[int, ...]
+    token: object
+
+
+class Broker(Protocol):
+    """One process's connection to the cluster: a consumer in the group, and one transactional producer."""
+
+    def on_change(self, callback: Callable[[], None]) -> None:
+        """Have somebody told when there may be something new to read, or a new assignment."""
+
+    async def poll(self) -> Assigned | None:
+        """Take part in the group. Returns the new assignment, where there is one; what was owned before is given up."""
+
+    async def read(self, place: Place, offset: int) -> tuple[list[Fetched], int]:
+        """Read some committed records from an offset on; returns them, and the offset behind all that was looked at.
+
+        Raises ``OffsetOutOfRange`` where the topic does not go back that far.
+        """
+
+    async def end(self, place: Place) -> int:
+        """The high watermark: the offset behind everything that was written, committed or not."""
+
+    async def transact(
+        self, records: Sequence[Produced], positions: dict[Place, int], token: object
+    ) -> dict[Place, int]:
+        """Write records and positions in one transaction; returns the first offset that it has in each place.
+
+        The token says in which assignment it was decided: after another one the broker refuses it (``Fenced``).
+        """
+
+    async def append(self, records: Sequence[Produced]) -> None:
+        """Write records outside any transaction."""
+
+    async def renew(self) -> None:
+        """Begin again as a new producer of the same name: ends what the last one left, and fences it."""
+
+    async def fence(self, name: str) -> None:
+        """End what the producer of another name has left hanging."""
+
+
+class OffsetOutOfRange(BrokerError):
+    """Records that are needed are gone."""
