@@ -97,9 +97,9 @@ async def benchmark(directory: Path) -> None:
         partition = Partition(processor, log)
         for first in range(0, waiting, 1_000):
             await partition.wait(first, min(1_000, waiting - first))
-        matched = await partition.us_an_event(0) if waiting >= EVENTS else float("nan")
+        matched = f"{await partition.us_an_event(0):.1f}" if waiting >= EVENTS else "–"  # too few to measure it
         unmatched = await partition.us_an_event(10_000_000)
-        print(f"{waiting:10,} {matched:18.1f} {unmatched:12.1f}")
+        print(f"{waiting:10,} {matched:>18} {unmatched:12.1f}")
         if waiting < EVENTS:
             plain = await partition.us_a_wait(20_000_000, is_since_trigger=False)
             back = await partition.us_a_wait(30_000_000, is_since_trigger=True)
