@@ -157,10 +157,11 @@ def test_an_id_is_shown_exactly(at: Shop) -> None:
     assert [at.get(f"/v1/events/{internal}")["data"]["id"] for internal in sent] == ids
 
 
-@pytest.mark.spec("REST-12", "EVT-19", "CONV-04")
+@pytest.mark.spec("REST-12", "EVT-19", "CONV-04", "ATV-48")
 def test_the_runs_of_an_event(at: Shop) -> None:
     event_id, runs = at.start({"name": "order"})
     answer = at.get(f"/v1/events/{event_id}/runs")
+    assert len(answer["data"]) == 2
     assert {run["function"]: run["run_id"] for run in answer["data"]} == {f: run.run_id for f, run in runs.items()}
     assert {run["status"] for run in answer["data"]} == {"Running"}
     for run in answer["data"]:
