@@ -33,54 +33,19 @@ class Signature(NamedTuple):
     decode: Decode
 
 
-def dump(value: object, what: str, limit_bytes: int) -> bytes:
-    """Write a value as JSON.
-
-    Raises ``OutputUnserializable`` for what JSON cannot hold (with the path of a number that is not finite), and
-    ``OutputTooLarge`` beyond the limit. ``what`` names the step or function in the error.
-    """
-    try:
-        data = encode(value)
-    except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
-        raise OutputUnserializable(f'"{what}" returned unserializable data: {error}') from error
-    if len(data) * 100 >= limit_bytes * WARNED_PERCENT:
-        _check_size(len(data), what, limit_bytes)
-    return data
-
-
-def dump_and_load(value: object, decode: Decode, what: str, limit_bytes: int) -> tuple[bytes, Any]:
-    """Write a value as JSON, and read it back as a replay will. Raises what ``dump`` and ``load`` raise."""
-    try:
-        data = _encoded(value)
-    except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
-        raise OutputUnserializable(f'"{what}" returned unserializable data: {error}') from error
-    if len(data) * 100 >= limit_bytes * WARNED_PERCENT:
-        _check_size(len(data), what, limit_bytes)
-    return data, load(data, decode, what)
-
-
-def _check_size(size_bytes: int, what: str, limit_bytes: int) -> None:
-    if size_bytes > limit_bytes:
-        raise OutputTooLarge(f'"{what}"', size_bytes, limit_bytes)
-    logger.warning(
-        "an output is close to the limit",
-        extra={"fields": {"of": what, "size_bytes": size_bytes, "limit_bytes": limit_bytes}},
-    )
-
-
 def encode(value: object) -> bytes:
     """Write a value as JSON that fits into every record.
 
     Raises what msgspec raises, and ``ValueError`` for a number that is not finite and for what is nested too deep.
     """
-    data = _encoded(value)
+    data = encode_to_load(value)
     if type(value) not in _SCALARS:
         _skip(data)  # a msgspec.Raw is written as it is, whatever it holds
     return data
 
 
-def _encoded(value: object) -> bytes:
-    """Write a value as ``encode`` does, but for what a ``msgspec.Raw`` in it holds: reading it will tell."""
+def encode_to_load(value: object) -> bytes:
+    """Write a value as ``encode`` does, but for what a ``msgspec.Raw`` in it holds: ``load`` will tell."""
     try:
         data = _encode(value)
     except TypeError as error:
@@ -94,6 +59,30 @@ def _encoded(value: object) -> bytes:
         if problem is not None:
             raise ValueError(problem)
     return data
+
+
+def dump(value: object, what: str, limit_bytes: int, write: Callable[[object], bytes] = encode) -> bytes:
+    """Write a value as JSON; whoever reads it with ``load`` at once may ``write`` it with ``encode_to_load``.
+
+    Raises ``OutputUnserializable`` for what JSON cannot hold (with the path of a number that is not finite), and
+    ``OutputTooLarge`` beyond the limit. ``what`` names the step or function in the error.
+    """
+    try:
+        data = write(value)
+    except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
+        raise OutputUnserializable(f'"{what}" returned unserializable data: {error}') from error
+    if len(data) * 100 >= limit_bytes * WARNED_PERCENT:
+        _check_size(len(data), what, limit_bytes)
+    return data
+
+
+def _check_size(size_bytes: int, what: str, limit_bytes: int) -> None:
+    if size_bytes > limit_bytes:
+        raise OutputTooLarge(f'"{what}"', size_bytes, limit_bytes)
+    logger.warning(
+        "an output is close to the limit",
+        extra={"fields": {"of": what, "size_bytes": size_bytes, "limit_bytes": limit_bytes}},
+    )
 
 
 def _encode_unknown(value: object, unknown: TypeError) -> bytes:

@@ -10,7 +10,7 @@ from steplog.drivers.failures import Failure, describe_error
 from steplog.engine.operations import ErrorInfo, Lost, Operation, StepError, StepRun
 from steplog.errors import Interrupt
 from steplog.step import STEP, StepOptions
-from steplog.values import dump_and_load, signature_of
+from steplog.values import dump, encode_to_load, load, signature_of
 
 if TYPE_CHECKING:
     from steplog.drivers.live_run import Host
@@ -65,8 +65,8 @@ class BodySteps(Calls):
         try:
             body = handler(*args, **kwargs) if is_async else bodies.in_thread(handler, args, kwargs)
             value = await (body if call.options.timeout_ms is None else _within(call.options.timeout_ms, body))
-            data, copy = dump_and_load(value, call.decode, call.step_id, self._host.config.output_bytes)
-            call.copy = (copy,)
+            data = dump(value, call.step_id, self._host.config.output_bytes, encode_to_load)
+            call.copy = (load(data, call.decode, call.step_id),)
             operation: Operation = StepRun(data=data, started_ms=started_ms, ended_ms=self._now_ms())
         except asyncio.CancelledError as error:
             if task.cancelling() > call.is_overdue:  # the function turned away from it, or the process ends
