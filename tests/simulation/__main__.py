@@ -8,14 +8,13 @@ histories of several processes on Kafka instead of those of one.
 import argparse
 import sys
 import time
-from collections import Counter
 
 import msgspec
 
 from .cluster import simulate_cluster
 from .mutants import ALL_MUTANTS
 from .mutation import Hunt, hunt
-from .workers import hunted, simulated
+from .workers import counted, hunted, simulated
 from .world import simulate
 
 SEEDS = 300
@@ -59,11 +58,9 @@ def _do_part(first: int, seeds: int, names: list[str] | None, *, is_cluster: boo
 
 
 def _print_totals(first: int, seeds: int, *, is_cluster: bool) -> None:
-    fired, kinds, turns = Counter[str](), Counter[str](), 0
-    for report in simulated(first, seeds, is_cluster=is_cluster):
-        fired.update(report.fired)
-        kinds.update(report.kinds)
-        turns += report.turns
+    reports = simulated(first, seeds, is_cluster=is_cluster)
+    fired, kinds = counted(reports)
+    turns = sum(report.turns for report in reports)
     for name, count in sorted([*fired.items(), *kinds.items()]):
         print(f"{count:>9,} {name}")
     print(f"{seeds:,} histories, {turns:,} turns")

@@ -3,12 +3,10 @@
 A failure names its seed. ``python -m tests.simulation --cluster SEED`` runs it alone and traces it.
 """
 
-from collections import Counter
-
 import pytest
 
 from .cluster import simulate_cluster
-from .workers import simulated
+from .workers import counted, simulated
 from .world import Report
 
 SEEDS = 200
@@ -44,10 +42,7 @@ def test_the_promises_hold_on_several_processes(reports: list[Report]) -> None:
 
 
 def test_every_fault_of_the_cluster_has_struck(reports: list[Report]) -> None:
-    fired, kinds = Counter[str](), Counter[str]()
-    for report in reports:
-        fired.update(report.fired)
-        kinds.update(report.kinds)
+    fired, kinds = counted(reports)
     assert {name: fired[name] for name in FAULTS if fired[name] < 5} == {}
     assert {name: kinds[name] for name in RECORDS if kinds[name] < 15} == {}
     assert fired["another's hanging transaction ended"]

@@ -3,12 +3,10 @@
 A failure names its seed. ``python -m tests.simulation SEED`` runs it alone and traces it, ``--seeds N`` runs more.
 """
 
-from collections import Counter
-
 import pytest
 
 from .plans import AT_COMMITS
-from .workers import simulated
+from .workers import counted, simulated
 from .world import Report, Strike, simulate
 
 SEEDS = 3_000
@@ -68,10 +66,7 @@ def test_the_promises_hold(reports: list[Report]) -> None:
 
 
 def test_every_fault_has_struck(reports: list[Report]) -> None:
-    fired, kinds = Counter[str](), Counter[str]()
-    for report in reports:
-        fired.update(report.fired)
-        kinds.update(report.kinds)
+    fired, kinds = counted(reports)
     assert {name: fired[name] for name in (*FAULTS, *RARE) if fired[name] < 200} == {}
     assert {name: kinds[name] for name in RECORDS if kinds[name] < 500} == {}
     assert {name: kinds[name] for name in RARE_RECORDS if kinds[name] < 50} == {}

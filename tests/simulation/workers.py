@@ -6,6 +6,7 @@ Which process runs a seed makes no difference to it, and outcomes come in the or
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -27,6 +28,15 @@ def simulated(first: int, seeds: int, *, is_cluster: bool = False) -> list[Repor
     kind = ["--cluster"] if is_cluster else []
     lines = _spread([[*kind, "--from", str(start), "--seeds", str(count)] for start, count in parts])
     return [msgspec.json.decode(line, type=Report) for line in lines]
+
+
+def counted(reports: Sequence[Report]) -> tuple[Counter[str], Counter[str]]:
+    """What happened in all of them: faults, and kinds of records."""
+    fired, kinds = Counter[str](), Counter[str]()
+    for report in reports:
+        fired.update(report.fired)
+        kinds.update(report.kinds)
+    return fired, kinds
 
 
 def hunted(names: Sequence[str], seeds: int) -> list[Hunt]:
