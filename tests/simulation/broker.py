@@ -5,12 +5,14 @@ Its time is the event loop's. ``Cluster`` is what all processes share, ``Connect
 """
 
 import asyncio
+import itertools
 from collections.abc import Callable, Sequence
 from random import Random
 
 import msgspec
 
-from steplog.log.broker import Assigned, BrokerError, Fenced, Fetched, OffsetOutOfRange, Place, Produced
+from steplog.log.broker import Assigned, BrokerError, Fenced, Fetched, Headers, OffsetOutOfRange, Place, Produced
+from steplog.log.client import ALTERNATING
 from steplog.log.kafka import INPUTS
 
 SESSION_S = 6.0  # a process that does nothing for so long is put out of the group
@@ -35,6 +37,7 @@ class Entry(msgspec.Struct, eq=False):
     value: bytes | None
     transaction: Transaction | None
     at_s: float
+    headers: Headers = ()
     is_gone: bool = False  # by compaction
 
     def is_pending(self, place: Place) -> bool:
@@ -85,7 +88,7 @@ class Cluster:
         for record in records:
             log = self.log(record.place)
             first.setdefault(record.place, len(log))
-            entry = Entry(record.key, record.value, transaction, self.now_s)
+            entry = Entry(record.key, record.value, transaction, self.now_s, record.headers)
             log.append(entry)
             if transaction is not None:
                 self._records.setdefault(id(transaction), []).append((record.place, entry))
@@ -230,7 +233,8 @@ class Connection:
 
     def __init__(self, cluster: Cluster, name: str) -> None:
         self._cluster, self._name = cluster, name
-        self._epoch = 0
+        self._epochs: list[int] = []  # of its producers, which take turns
+        self._turns = itertools.count()
         self._has_joined = False
 
     def on_change(self, callback: Callable[[], None]) -> None:
@@ -243,52 +247,65 @@ class Connection:
             self._cluster.join(self._name)
         return self._cluster.poll(self._name)
 
-    async def read(self, place: Place, offset: int) -> tuple[list[Fetched], int]:
+    async def read(self, place: Place, offset: int, *, wait_s: float = 0) -> tuple[list[Fetched], int]:
         await self._way("read")
         cluster = self._cluster
+        if cluster.stable_end(place) <= offset:
+            await asyncio.sleep(wait_s)
         log, end = cluster.log(place), min(cluster.stable_end(place), offset + MOST_READ)
         if offset > len(log):
             raise OffsetOutOfRange(f"{place} ends at {len(log)}, {offset} was asked for")
         entries = [(at, log[at]) for at in range(offset, end)]
-        return [Fetched(place, at, e.key, e.value) for at, e in entries if e.is_committed and not e.is_gone], end
+        kept = [(at, e) for at, e in entries if e.is_committed and not e.is_gone]
+        return [Fetched(place, at, e.key, e.value, e.headers) for at, e in kept], end
 
-    async def end(self, place: Place) -> int:
+    def forget(self, place: Place) -> None: ...
+
+    async def ends(self, places: Sequence[Place]) -> dict[Place, int]:
         await self._way("end")
-        return len(self._cluster.log(place))
+        return {place: len(self._cluster.log(place)) for place in places}
 
     async def transact(
         self, records: Sequence[Produced], positions: dict[Place, int], token: object
     ) -> dict[Place, int]:
-        cluster, epoch = self._cluster, self._epoch
+        cluster, number = self._cluster, next(self._turns) % ALTERNATING
+        name, epoch = _producer(self._name, number), self._epochs[number] if self._epochs else 0
         await self._way("begin")
-        transaction = cluster.begin(self._name, epoch)
+        transaction = cluster.begin(name, epoch)
         half = cluster.chance.randrange(len(records) + 1)
         first = cluster.add(records[:half], transaction)
         await self._way("produce")
-        cluster.check(self._name, epoch)
+        cluster.check(name, epoch)
         for place, offset in cluster.add(records[half:], transaction).items():
             first.setdefault(place, offset)
         await self._way("flush")
-        cluster.check(self._name, epoch)
+        cluster.check(name, epoch)
         cluster.check_token(token)
         await self._way("send offsets")
-        cluster.check(self._name, epoch)
+        cluster.check(name, epoch)
         await self._way("commit", end=lambda: cluster.end(transaction, "committed"))
         if transaction.outcome != "committed":
             raise BrokerError("the transaction was aborted")
         return first
 
-    async def append(self, records: Sequence[Produced]) -> None:
+    async def append(self, records: Sequence[Produced]) -> dict[Place, int]:
         await self._way("append", end=lambda: self._cluster.add(records, None))
+        return {record.place: len(self._cluster.log(record.place)) for record in records}
+
+    async def trim(self, until: dict[Place, int]) -> None:
+        await self._way("trim")
 
     async def renew(self) -> None:
-        await self._way("renew")
-        self._epoch = self._cluster.renew(self._name)
+        self._epochs = []
+        for number in range(ALTERNATING):
+            await self._way("renew")
+            self._epochs.append(self._cluster.renew(_producer(self._name, number)))
 
     async def fence(self, name: str) -> None:
-        await self._way("fence")
-        self._cluster.fired("another's hanging transaction ended")
-        self._cluster.renew(name)
+        for number in range(ALTERNATING):
+            await self._way("fence")
+            self._cluster.fired("another's hanging transaction ended")
+            self._cluster.renew(_producer(name, number))
 
     async def _way(self, what: str, end: Callable[[], object] = lambda: None) -> None:
         """Go to the cluster, have something done there, and come back, if all goes well."""
@@ -309,3 +326,8 @@ class Connection:
             cluster.fired(f"answer to {what} lost")
             raise BrokerError(f"the answer to {what} was lost")
         await asyncio.sleep(chance.random() * troubles.slow_s)
+
+
+def _producer(name: str, number: int) -> str:
+    """The name of one of a process's producers."""
+    return f"{name}.{number}"

@@ -8,7 +8,7 @@ rest and checks that nothing is left, and that every event was routed once.
 import asyncio
 import selectors
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from random import Random
 from typing import Any
 
@@ -19,10 +19,11 @@ from steplog.engine.effects import Effect
 from steplog.engine.events import FAILED_EVENT, FINISHED_EVENT, accept_event
 from steplog.engine.functions import DEFAULT_ENV, EventTrigger, Registry
 from steplog.engine.ids import ulid
-from steplog.engine.messages import EventAccepted, Message, OpReported, RunReported
+from steplog.engine.messages import Message, OpReported, RunReported
 from steplog.engine.operations import EventOut
 from steplog.engine.retry import RetryPolicy
 from steplog.engine.run import StepState
+from steplog.errors import LogUnavailable
 from steplog.log.broker import BrokerError, Place, Produced
 from steplog.log.kafka import EVENTS, JOURNAL, STATE, KafkaLog
 from steplog.log.memory import MemoryTable
@@ -47,7 +48,7 @@ NO_MAIL = 1 << 40  # waits that events are held against in one turn
 LONG_MS = 200_000  # the longer of two time-outs of waits for events
 IDLE_S = 2.0  # between two signs of life
 FASTER = 1_000  # naps and time-outs are so much shorter than in the other simulation
-_decode_event = msgspec.msgpack.Decoder(EventAccepted).decode
+_decode_event = msgspec.json.Decoder(records.StoredEvent).decode
 _decode_record = msgspec.json.Decoder(records.Record).decode
 
 
@@ -105,9 +106,9 @@ class ClusterWatch(Watch):
         self.waits: Callable[[records.StepWaiting], None] = lambda _: None  # told of each wait for an event
         self._missed: dict[tuple[str, str], list[tuple[int, str]]] = {}  # waits → events that should end them, and when
 
-    def wrote(self, event: EventAccepted) -> None:
+    def wrote(self, event: bytes) -> None:
         """An event is in its topic."""
-        stored = msgspec.json.decode(event.body, type=records.StoredEvent)
+        stored = _decode_event(event)
         if stored.internal_id in self.written:  # a sender that has had no answer
             return
         self.written[stored.internal_id] = self.now_ms
@@ -355,10 +356,11 @@ class World:
                 for index, event in enumerate(group.events)
             ]
             log = KafkaLog(
-                connection, "sender", lambda _: Cache(), now_ms=lambda: self.now_ms, tombstones_ms=TOMBSTONES_MS
-            )
+                connection, "sender", lambda _: Cache(), partitions=self.partitions, now_ms=lambda: self.now_ms,
+                tombstones_ms=TOMBSTONES_MS,
+            )  # fmt: skip
             try:
-                await log.append(events, self.partitions)
+                await log.append(events)
                 return
             except BrokerError:
                 self.fired("event sent again")
@@ -390,7 +392,7 @@ class World:
     def _appended(self, produced: Sequence[Produced]) -> None:
         for record in produced:
             if record.place.topic == EVENTS and record.value is not None:
-                self.watch.wrote(_decode_event(record.value))
+                self.watch.wrote(record.value)
 
     def _committed(self, transaction: Transaction) -> None:
         """A transaction is decided: its parts are checked, one partition after the other."""
@@ -403,7 +405,7 @@ class World:
             elif place.topic == JOURNAL and entry.value is not None:
                 journal.setdefault(place.partition, []).append(entry.value)
             elif place.topic == EVENTS and entry.value is not None:
-                self.watch.wrote(_decode_event(entry.value))
+                self.watch.wrote(entry.value)
         for partition, changed in changes.items():
             self.say(f"{transaction.name} commits {partition}", *journal.get(partition, ()))
             self.watch.changed(changed, journal.get(partition, ()))
@@ -426,14 +428,14 @@ class Process:
             return
         world = self._world
         log = KafkaLog(
-            Connection(world.cluster, self._name), self._name, self._cache, now_ms=lambda: world.now_ms,
-            tombstones_ms=TOMBSTONES_MS,
+            Connection(world.cluster, self._name), self._name, self._cache, partitions=world.partitions,
+            now_ms=lambda: world.now_ms, tombstones_ms=TOMBSTONES_MS,
         )  # fmt: skip
         registry, plan = Registry(world.plan.functions), world.plan
         self._driver = driver = Driver(self, plan.scripts)
         self._partitions = Partitions(
-            log, registry, plan.config, world.partitions, now_ms=lambda: world.now_ms, deliver=self._deliver,
-            on_lost=self._lose, limits=plan.limits, idle_s=IDLE_S,
+            log, registry, plan.config, world.partitions, deliver=self._deliver, on_lost=self._lose,
+            limits=plan.limits, idle_s=IDLE_S, poll_s=IDLE_S, clocks=lambda: (world.now_ms, world.now_ms),
         )  # fmt: skip
         self._driver = driver
         self._task = world.tasks.create_task(self._partitions.run())
@@ -467,10 +469,10 @@ class Process:
 
     def report(self, run: bytes, message: Message) -> None:
         chance, plan = self._world.chance, self._world.plan
-        self._later(0, lambda: self._partitions.post(run, message))
+        self._later(0, lambda: self._partitions.post_to_run(run, message))
         if isinstance(message, OpReported | RunReported) and chance.random() < plan.repeat_chance:
             self._world.fired("end reported twice" if isinstance(message, RunReported) else "step reported twice")
-            self._later(chance.choice((0, 5, 5_000)), lambda: self._partitions.post(run, message))
+            self._later(chance.choice((0, 5, 5_000)), lambda: self._partitions.post_to_run(run, message))
 
     def takes_from(self, run_id: str, name: str, times: int) -> bool:
         self._world.spent[run_id, name] += 1
@@ -487,7 +489,7 @@ class Process:
         driver = self._driver
         self._later(0, lambda: driver.handle(effects) if driver is not None and driver is self._driver else None)
 
-    def _lose(self) -> None:
+    def _lose(self, partitions: Collection[int], why: LogUnavailable | None) -> None:
         """The partitions are not ours any more, or are read back: bodies go on, for nothing."""
         self._world.fired("partitions dropped")
         driver = self._driver

@@ -119,6 +119,25 @@ class LogCorrupt(SteplogError):
         self.path, self.where = path, where
 
 
+class LogTruncated(SteplogError):
+    """Records on Kafka that are still needed are gone: their topic was cut, or made anew (FAULT-B10)."""
+
+    code = "log_truncated"
+    exit_code = 3
+
+
+class TopicsInvalid(SteplogError):
+    """Topics on Kafka that this log cannot go on with. ``problems`` has a line for each."""
+
+    code = "topics_invalid"
+    exit_code = 2
+
+    def __init__(self, problems: list[str]) -> None:
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        super().__init__("\n  ".join([f"{count} with the topics", *problems]))
+        self.problems = problems
+
+
 class LogLocked(SteplogError):
     """Another process writes this log."""
 

@@ -1,42 +1,70 @@
 """The partitions that one process of a cluster owns: it takes what waits for them, decides, commits, releases.
 
-What may fail leaves nothing to repair: everything in memory is dropped and loaded again, as at a start.
+While one commit is on its way the next turns are decided. What may fail leaves nothing to repair: everything in memory
+is dropped and loaded again, as at a start.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 
+from steplog.clock import PartitionClock, read_clocks
 from steplog.engine.draft import Home
 from steplog.engine.effects import Effect
 from steplog.engine.functions import EngineConfig, Registry
 from steplog.engine.ids import run_slot
 from steplog.engine.keys import run_id_of
-from steplog.engine.messages import Message
-from steplog.engine.processor import Processor
+from steplog.engine.messages import Drain, Input, Message
+from steplog.engine.processor import Processor, Turn
 from steplog.engine.state import Limits
-from steplog.log.broker import BrokerError
+from steplog.errors import LogTruncated, LogUnavailable
+from steplog.log.broker import BrokerError, OffsetOutOfRange
 from steplog.log.kafka import KafkaLog
+from steplog.outage import Outage
+from steplog.told import translated
 
 IDLE_S = 1.0  # between two signs of life where nothing comes
+POLL_S = 0.1  # between two looks at the group
+TRIM_S = 60.0  # between two deletions of what was handled
 AGAIN_S = 0.5  # after an error
+YIELD_S = 0.005  # others on this loop have their turn after so long
+SLICE_MESSAGES = 64  # decided between two looks at the clock
+MOST_WAITING = 10_000  # messages of a partition; beyond it nothing more is taken for it
+
+
+class _Owned:
+    """A partition that is loaded here."""
+
+    __slots__ = ("clock", "processor")
+
+    def __init__(self, processor: Processor, clock: PartitionClock) -> None:
+        self.processor, self.clock = processor, clock
 
 
 class Partitions:
-    """Decides for the partitions that the group gives it.
+    """Decides for the partitions that the group gives it, of ``partitions`` in all.
 
-    ``deliver`` gets the effects of committed turns, ``on_lost`` is told when what was in flight here is dropped.
+    ``deliver`` gets the effects of committed turns; ``on_lost`` is told of partitions when what was in flight there is
+    dropped, and why; ``on_found`` when all that are owned are loaded. ``clocks`` reads the wall clock and a monotonic
+    one, in ms.
     """
 
     def __init__(
-        self, log: KafkaLog, registry: Registry, config: EngineConfig, partitions: int, *, now_ms: Callable[[], int],
-        deliver: Callable[[list[Effect]], None], on_lost: Callable[[], None], limits: Limits = Limits(),
-        idle_s: float = IDLE_S,
+        self, log: KafkaLog, registry: Registry, config: EngineConfig, partitions: int, *,
+        deliver: Callable[[list[Effect]], None], on_lost: Callable[[Collection[int], LogUnavailable | None], None],
+        on_found: Callable[[], None] = lambda: None, limits: Limits = Limits(), idle_s: float = IDLE_S,
+        poll_s: float = POLL_S, clocks: Callable[[], tuple[float, float]] = read_clocks,
     ) -> None:  # fmt: skip
         self._log, self._registry, self._config, self._limits = log, registry, config, limits
-        self._partitions, self._now_ms = partitions, now_ms
-        self._deliver, self._on_lost, self._idle_s = deliver, on_lost, idle_s
-        self._owned: dict[int, Processor] = {}
+        self._partitions, self._clocks = partitions, clocks
+        self._deliver, self._on_lost, self._on_found = deliver, on_lost, on_found
+        self._idle_s, self._poll_s = idle_s, poll_s
+        self._owned: dict[int, _Owned] = {}
+        self._wanted: tuple[int, ...] = ()
         self._wake = asyncio.Event()
+        self._poll_at_s = self._trim_at_s = 0.0
+        self._outage = Outage()
         log.on_change(self._wake.set)
 
     @property
@@ -44,72 +72,176 @@ class Partitions:
         """The partitions that are loaded here."""
         return tuple(self._owned)
 
-    def post(self, run: bytes, message: Message) -> None:
-        """Give a run a message; dropped where the run is not here any more."""
-        processor = self._owned.get(run_slot(run_id_of(run)) % self._partitions)
-        if processor is not None:
-            processor.post(message)
-            self._wake.set()
+    @property
+    def waiting(self) -> int:
+        """How many messages wait."""
+        return sum(each.processor.waiting for each in self._owned.values())
+
+    def post(self, slot: int, message: Message) -> bool:
+        """Give an owner a message; returns whether it is here. One for another process is dropped."""
+        owned = self._owned.get(slot % self._partitions)
+        if owned is None:
+            return False
+        self._now_ms(owned)  # drift is worked off by what has passed, asleep or not
+        owned.processor.post(translated(message, owned.clock) if owned.clock.is_adrift else message)
+        self._wake.set()
+        return True
+
+    def post_to_run(self, run: bytes, message: Message) -> bool:
+        """Give a run a message, by its key."""
+        return self.post(run_slot(run_id_of(run)), message)
+
+    def post_to_all(self, message: Message) -> None:
+        """Give every partition that is here a message."""
+        for owned in self._owned.values():
+            owned.processor.post(message)
+        self._wake.set()
+
+    def is_open(self, run: bytes) -> bool | None:
+        """Whether a run exists and has not ended; None where that is decided elsewhere."""
+        owned = self._owned.get(run_slot(run_id_of(run)) % self._partitions)
+        return None if owned is None else owned.processor.engine.runs.is_open(run)
 
     async def run(self) -> None:
-        """Take part until cancelled."""
-        wanted: tuple[int, ...] = ()
+        """Take part until cancelled. Raises ``LogTruncated`` where records that are needed are gone."""
         is_new = True
         while True:
             try:
                 if is_new:
                     await self._log.renew()
-                    await self._load(wanted, are_ours=True)
+                    await self._load(are_ours=True)
                     is_new = False
-                assigned = await self._log.poll()
-                if assigned is not None:
-                    wanted = assigned
-                    await self._load(wanted, are_ours=False)
+                await self._look_around()
                 await self._turn()
-            except BrokerError:
-                self._drop()
+            except OffsetOutOfRange as error:
+                raise LogTruncated(str(error)) from error
+            except BrokerError as error:
                 is_new = True
+                unavailable = LogUnavailable(f"Kafka: {error}")
+                self._outage.go_on(unavailable)
+                self._drop(unavailable)
                 await asyncio.sleep(AGAIN_S)
 
-    async def _load(self, partitions: Sequence[int], *, are_ours: bool) -> None:
-        """Read partitions. ``are_ours``: what was in flight there was in flight here."""
-        before = set(self._owned)
-        self._drop()
-        for partition in partitions:
-            home = Home(partition=partition, partitions=self._partitions, events_return=True)
-            loaded = await self._log.load(partition)
-            processor = Processor(loaded, self._registry, self._config, self._limits, home)
-            processor.recover(is_counted=not are_ours and partition not in before)
-            self._owned[partition] = processor
+    async def finish(self) -> None:
+        """Hand back in order what is in flight, in a last commit. ``run`` is over by then."""
+        for owned in self._owned.values():
+            owned.processor.post(Drain())
+        with suppress(BrokerError):  # then it is taken as lost, by whoever comes next
+            while any([each.processor.has_work(self._now_ms(each)) for each in self._owned.values()]):
+                await self._decide()
+                await self._log.commit(self._seal())
+                self._release()
 
-    def _drop(self) -> None:
+    async def _look_around(self) -> None:
+        """Take part in the group, now and then."""
+        now_s = asyncio.get_running_loop().time()
+        if now_s >= self._poll_at_s:
+            self._poll_at_s = now_s + self._poll_s
+            assigned = await self._log.poll()
+            if assigned is not None:
+                self._wanted = assigned
+                await self._load(are_ours=False)
+        if now_s >= self._trim_at_s and self._owned:
+            self._trim_at_s = now_s + TRIM_S
+            await self._log.trim()
+
+    async def _load(self, *, are_ours: bool) -> None:
+        """Read the partitions that are owned. ``are_ours``: what was in flight there was in flight here."""
+        before = set(self._owned)
+        self._drop(None)
+        loaded = await asyncio.gather(*[self._loaded(p, are_ours=are_ours or p in before) for p in self._wanted])
+        self._owned = dict(zip(self._wanted, loaded, strict=True))
+        if loaded:
+            self._on_found()
+
+    async def _loaded(self, partition: int, *, are_ours: bool) -> _Owned:
+        home = Home(partition=partition, partitions=self._partitions, events_return=True)
+        loaded = await self._log.load(partition)
+        processor = Processor(loaded, self._registry, self._config, self._limits, home)
+        processor.recover(is_counted=not are_ours)
+        wall_ms, monotonic_ms = self._clocks()
+        return _Owned(
+            processor, PartitionClock(stored_ms=loaded.now_ms, wall_ms=wall_ms, monotonic_ms=monotonic_ms)
+        )  # fmt: skip
+
+    def _drop(self, why: LogUnavailable | None) -> None:
         if self._owned:
-            self._owned = {}
-            self._on_lost()
+            dropped, self._owned = tuple(self._owned), {}
+            self._on_lost(dropped, why)
 
     async def _turn(self) -> None:
-        """Take what waits, and decide it; wait a moment where nothing does."""
-        self._wake.clear()  # what comes from now on is another turn's
-        for partition, processor in self._owned.items():
-            processor.post(*await self._log.take(partition))
-            processor.engine.learn(self._log.registry)
-        now_ms = self._now_ms()
-        busy = {partition: each for partition, each in self._owned.items() if each.has_work(now_ms)}
-        if not busy:
-            await self._idle(now_ms)
+        """Commit what waits, and decide meanwhile what comes; wait a moment where nothing does."""
+        self._wake.clear()  # what comes from now on is seen by the next look
+        await self._take()
+        await self._decide()
+        turns = self._seal()
+        if not turns:
+            await self._idle()
             return
-        for processor in busy.values():
-            while not processor.advance(now_ms):
-                pass
-        await self._log.commit({partition: each.seal() for partition, each in busy.items()})
-        for processor in busy.values():
-            self._deliver(processor.committed())
-
-    async def _idle(self, now_ms: int) -> None:
-        """Wait for a message, the next timer, or the next look at the cluster."""
-        due_ms = min([d for p in self._owned.values() if (d := p.next_due_ms()) is not None], default=None)
-        delay_s = self._idle_s if due_ms is None else min(self._idle_s, max(due_ms - now_ms, 1) / 1000)
+        committing = asyncio.ensure_future(self._log.commit(turns))
+        committing.add_done_callback(lambda _: self._wake.set())
         try:
+            while not committing.done():
+                await self._wake.wait()
+                self._wake.clear()
+                if not committing.done():
+                    await self._take()
+                    await self._decide()
+            await committing
+        finally:
+            committing.cancel()
+        self._wake.set()
+        self._outage.end()
+        self._release()
+
+    async def _take(self) -> None:
+        """Post what the log has for the partitions that are owned."""
+        ready = [p for p, owned in self._owned.items() if owned.processor.waiting < MOST_WAITING]
+        for partition, inputs in (await self._log.take(ready)).items():
+            owned = self._owned[partition]
+            if inputs:
+                self._now_ms(owned)
+                owned.processor.post(*[_translated(each, owned.clock) for each in inputs])
+            owned.processor.engine.learn(self._log.registry)
+
+    async def _decide(self) -> None:
+        """Decide what waits, as far as it fits in one turn of each partition."""
+        began_s = time.perf_counter()
+        for owned in self._owned.values():
+            processor, now_ms = owned.processor, self._now_ms(owned)
+            if not processor.has_work(now_ms):
+                continue
+            while not processor.advance(now_ms, SLICE_MESSAGES):
+                if time.perf_counter() - began_s > YIELD_S:
+                    await asyncio.sleep(0)
+                    began_s = time.perf_counter()
+
+    def _seal(self) -> dict[int, Turn]:
+        return {p: owned.processor.seal() for p, owned in self._owned.items() if owned.processor.is_open}
+
+    def _release(self) -> None:
+        for owned in self._owned.values():
+            if owned.processor.is_committing:
+                effects = owned.processor.committed()
+                if effects:
+                    self._deliver(effects)
+
+    async def _idle(self) -> None:
+        """Wait for a message, the next timer, or the next look at the cluster."""
+        delay_s = self._idle_s
+        for owned in self._owned.values():
+            due_ms = owned.processor.next_due_ms()
+            if due_ms is not None:
+                delay_s = min(delay_s, max(due_ms - self._now_ms(owned), 1) / 1000)
+        now_s = asyncio.get_running_loop().time()
+        delay_s = min(delay_s, max(self._poll_at_s - now_s, 0.001))
+        with suppress(TimeoutError):
             await asyncio.wait_for(self._wake.wait(), delay_s)
-        except TimeoutError:
-            return
+
+    def _now_ms(self, owned: _Owned) -> int:
+        wall_ms, monotonic_ms = self._clocks()
+        return owned.clock.now_ms(wall_ms=wall_ms, monotonic_ms=monotonic_ms)
+
+
+def _translated(given: Input, clock: PartitionClock) -> Input:
+    return Input(given.topic, given.offset, translated(given.message, clock)) if clock.is_adrift else given

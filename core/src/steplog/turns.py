@@ -24,6 +24,7 @@ from steplog.engine.operations import Sleep
 from steplog.engine.processor import LoadedState, Processor, Turn
 from steplog.errors import LogUnavailable, Overloaded
 from steplog.outage import Outage
+from steplog.told import translated
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +107,7 @@ class Turns:
             self.now_ms()
         clock = self._clock
         if clock is not None and clock.is_adrift:
-            messages = [_translated(message, clock) for message in messages]
+            messages = [translated(message, clock) for message in messages]
         self._processor.post(*messages)
         self._wake_up()
 
@@ -285,14 +286,3 @@ class Turns:
                 extra={"fields": {"drift_ms": round(self._clock.drift_ms)}},
             )
         self._has_reported_drift = is_adrift
-
-
-def _translated(message: Message, clock: PartitionClock) -> Message:
-    """Put the times of the wall clock that a message asks for in the partition's: nothing starts early or late."""
-    match message:
-        case EventAccepted(ts_ms=ts_ms, received_ms=received_ms):  # without a time of its own it starts at once
-            return msgspec.structs.replace(message, ts_ms=0 if ts_ms == received_ms else clock.told_ms(ts_ms))
-        case OpReported(op=Sleep(until_ms=int(until_ms))):
-            return msgspec.structs.replace(message, op=Sleep(until_ms=clock.told_ms(until_ms)))
-        case _:
-            return message

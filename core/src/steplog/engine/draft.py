@@ -7,7 +7,7 @@ import msgspec
 from steplog.engine.effects import Effect
 from steplog.engine.ids import run_slot
 from steplog.engine.keys import run_id_of
-from steplog.engine.messages import EventAccepted, Message
+from steplog.engine.messages import EventAccepted, Message, Unreadable
 from steplog.engine.records import Place, Record
 from steplog.engine.state import State
 
@@ -33,7 +33,7 @@ class Draft:
     """
 
     __slots__ = (
-        "effects", "events", "follow_ups", "home", "messages", "met", "now_ms", "number", "outbox", "records",
+        "dead", "effects", "events", "follow_ups", "home", "messages", "met", "now_ms", "number", "outbox", "records",
         "registered", "state",
     )  # fmt: skip
 
@@ -47,6 +47,7 @@ class Draft:
         self.messages: deque[Message] = deque()  # between owners, decided before the turn ends
         self.outbox: list[tuple[int, Message]] = []  # by the log, to a partition
         self.registered: list[tuple[bytes, bytes]] = []  # what every partition has to know before this is committed
+        self.dead: list[Unreadable] = []  # to be put aside
         self.follow_ups: list[Message] = []  # to be decided by a later turn
         self.met = 0  # waits that events were held against
 
@@ -54,7 +55,7 @@ class Draft:
         """Start a turn with what nobody has taken from the last."""
         self.number, self.now_ms = number, now_ms
         self.records, self.events, self.effects, self.follow_ups = [], [], [], []
-        self.outbox, self.registered = [], []
+        self.outbox, self.registered, self.dead = [], [], []
         self.met = 0
 
     @property
@@ -87,6 +88,10 @@ class Draft:
             self.outbox.append((event.slot % self.home.partitions, event))
         else:
             self.send(event.slot, event)
+
+    def put_aside(self, unreadable: Unreadable) -> None:
+        """Keep what cannot be read where somebody can look at it."""
+        self.dead.append(unreadable)
 
     def journal(self, record: Record) -> None:
         """Write a record of what was decided."""

@@ -39,6 +39,7 @@ from steplog.engine.messages import (
     SignalSent,
     SweepSeen,
     TimerFired,
+    Unreadable,
     WaitArmed,
     WaitEnded,
     WaitForgotten,
@@ -98,6 +99,7 @@ class Engine:
             Drain: self._drain,
             PlanCrons: self._plan_crons,
             SweepSeen: self._routing.sweep,
+            Unreadable: draft.put_aside,
         }
 
     @property

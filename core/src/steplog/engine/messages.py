@@ -177,10 +177,21 @@ class SweepSeen(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=
     env: int
 
 
+class Unreadable(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
+    """A record of an input that makes no sense: it is put aside as it was, with the reason."""
+
+    topic: str
+    offset: int
+    key: bytes
+    value: bytes
+    headers: tuple[tuple[str, bytes], ...]
+    reason: str
+
+
 Message = (
     EventAccepted | OpReported | RunReported | RunParked | DispatchLost | SignalAwaited | SignalSent | SignalHeard
     | SignalAnswered | WaitArmed | EventOffered | EventMet | WaitEnded | WaitForgotten | TimerFired | RetryNow | Adopt
-    | Drain | PlanCrons | SweepSeen
+    | Drain | PlanCrons | SweepSeen | Unreadable
 )  # fmt: skip
 
 

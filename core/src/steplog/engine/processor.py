@@ -13,7 +13,7 @@ from steplog.engine.draft import Home
 from steplog.engine.effects import Effect
 from steplog.engine.engine import Engine
 from steplog.engine.functions import ENVIRONMENTS, EngineConfig, Registry
-from steplog.engine.messages import EventAccepted, Input, Message, SweepSeen, TimerFired
+from steplog.engine.messages import EventAccepted, Input, Message, SweepSeen, TimerFired, Unreadable
 from steplog.engine.recent import EventLog
 from steplog.engine.state import Limits, Slice, State, Table
 
@@ -32,6 +32,8 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
     events: list[bytes]  # accepted, JSON
     outbox: list[tuple[int, Message]] = []  # messages for other partitions, and events for any
     registered: list[tuple[bytes, bytes]] = []  # keys and values that every partition has to know first
+    dead: list[Unreadable] = []
+    taken: dict[str, int] = {}  # of each input, the offset behind what this turn has decided
 
 
 class LoadedState(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,9 +62,9 @@ class Processor:
         self._now_ms = loaded.now_ms
         self._inbox: deque[Message | Input] = deque()
         self._taken_up_to: dict[str, int] = {}  # of each input that the open turn has taken from
-        self._is_open = False
+        self.is_open = False
         self._is_group_open = False
-        self._is_committing = False
+        self.is_committing = False
         self._taken = self._bytes = 0
         self._has_more = False
         self._swept_day = loaded.now_ms // keys.DAY_MS
@@ -86,7 +88,7 @@ class Processor:
 
     def has_work(self, now_ms: int) -> bool:
         """Whether a turn would decide anything."""
-        if self._inbox or self._has_more or self._is_open:
+        if self._inbox or self._has_more or self.is_open:
             return True
         due = self.next_due_ms()
         return due is not None and due <= now_ms
@@ -101,8 +103,7 @@ class Processor:
 
         Returns whether the turn is complete and can be sealed. ``now_ms`` never goes back within a partition.
         """
-        assert not self._is_committing, "the last turn is not committed yet"
-        if not self._is_open:
+        if not self.is_open:
             self._begin(now_ms)
         inbox, apply, between_owners = self._inbox, self.engine.apply, self.engine.draft.messages
         for _ in range(most):
@@ -119,33 +120,35 @@ class Processor:
         return not self._is_group_open and (not inbox or self._is_full())
 
     def seal(self) -> Turn:
-        """End the open turn and hand it out to be committed."""
+        """End the open turn and hand it out to be committed. The next may be decided meanwhile."""
+        assert not self.is_committing, "the last turn is not committed yet"
         engine = self.engine
         self._has_more = engine.pump()
         draft = engine.draft
         for topic, offset in self._taken_up_to.items():
             engine.state.put(keys.position(topic), keys.number(offset))
-        self._taken_up_to = {}
+        taken, self._taken_up_to = self._taken_up_to, {}
         turn = Turn(
             number=self._turn, now_ms=self._now_ms, state=engine.state.seal(self._turn), records=draft.records,
             events=draft.events, outbox=draft.outbox, registered=draft.registered,
+            dead=draft.dead, taken=taken,
         )  # fmt: skip
         self._effects = draft.effects
         self._inbox.extend(draft.follow_ups)
-        self._is_open, self._is_committing = False, True
+        self.is_open, self.is_committing = False, True
         return turn
 
     def committed(self) -> list[Effect]:
         """The turn is durable: release its effects, in the order in which they were decided."""
-        assert self._is_committing, "no turn is being committed"
-        self._is_committing = False
+        assert self.is_committing, "no turn is being committed"
+        self.is_committing = False
         self.engine.state.landed()
-        self.engine.runs.forget_idle()
+        self.engine.runs.forget_idle(self._turn if self.is_open else None)
         released, self._effects = self._effects, []
         return released
 
     def _begin(self, now_ms: int) -> None:
-        self._is_open = True
+        self.is_open = True
         self._turn += 1
         self._now_ms = max(self._now_ms, now_ms)
         self._taken = self._bytes = 0

@@ -77,9 +77,11 @@ class Runs:
         run.last_turn = self._draft.number
         self._idle.append((run.last_turn, run.key))
 
-    def forget_idle(self) -> None:
-        """Drop the runs that nothing executes and that the table has whole."""
+    def forget_idle(self, open_turn: int | None) -> None:
+        """Drop the runs that nothing executes and that the table has whole. ``open_turn`` is being decided."""
         oldest, idle, runs = self._state.oldest_turn, self._idle, self._open
+        if oldest is None:
+            oldest = open_turn
         while idle and (oldest is None or idle[0][0] < oldest):
             last_turn, key = idle.popleft()
             run = runs.get(key)

@@ -22,6 +22,9 @@ class Place(NamedTuple):
     partition: int
 
 
+Headers = tuple[tuple[str, bytes], ...]
+
+
 class Fetched(NamedTuple):
     """A committed record."""
 
@@ -29,6 +32,7 @@ class Fetched(NamedTuple):
     offset: int
     key: bytes
     value: bytes | None  # None: a tombstone
+    headers: Headers = ()
 
 
 class Produced(NamedTuple):
@@ -37,6 +41,7 @@ class Produced(NamedTuple):
     place: Place
     key: bytes
     value: bytes | None
+    headers: Headers = ()
 
 
 class Assigned(NamedTuple):
@@ -55,14 +60,18 @@ class Broker(Protocol):
     async def poll(self) -> Assigned | None:
         """Take part in the group. Returns the new assignment, where there is one; what was owned before is given up."""
 
-    async def read(self, place: Place, offset: int) -> tuple[list[Fetched], int]:
+    async def read(self, place: Place, offset: int, *, wait_s: float = 0) -> tuple[list[Fetched], int]:
         """Read some committed records from an offset on; returns them, and the offset behind all that was looked at.
 
-        Raises ``OffsetOutOfRange`` where the topic does not go back that far.
+        Where there is nothing it waits a moment, at most ``wait_s``. Raises ``OffsetOutOfRange`` where the topic does
+        not go back that far, or ends before.
         """
 
-    async def end(self, place: Place) -> int:
-        """The high watermark: the offset behind everything that was written, committed or not."""
+    def forget(self, place: Place) -> None:
+        """Nobody reads on there."""
+
+    async def ends(self, places: Sequence[Place]) -> dict[Place, int]:
+        """The high watermarks: the offsets behind everything that was written, committed or not."""
 
     async def transact(
         self, records: Sequence[Produced], positions: dict[Place, int], token: object
@@ -72,8 +81,11 @@ class Broker(Protocol):
         The token says in which assignment it was decided: after another one the broker refuses it (``Fenced``).
         """
 
-    async def append(self, records: Sequence[Produced]) -> None:
-        """Write records outside any transaction."""
+    async def append(self, records: Sequence[Produced]) -> dict[Place, int]:
+        """Write records outside any transaction; returns the offset behind the last one in each place."""
+
+    async def trim(self, until: dict[Place, int]) -> None:
+        """Let what stands before an offset be deleted."""
 
     async def renew(self) -> None:
         """Begin again as a new producer of the same name: ends what the last one left, and fences it."""

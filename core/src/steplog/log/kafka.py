@@ -7,24 +7,25 @@ the positions that stand among the state are the truth, and generations make it 
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Protocol
 
 import msgspec
 
 from steplog.engine import keys
-from steplog.engine.messages import EventAccepted, Input, Message
+from steplog.engine.messages import EventAccepted, Input
 from steplog.engine.processor import LoadedState, Turn
 from steplog.engine.state import Table
+from steplog.log import encoding
 from steplog.log.broker import Broker, Fetched, Place, Produced
+from steplog.log.topics import EVENTS, INBOX, JOURNAL, REGISTRY, STATE
 
-EVENTS, INBOX, STATE, JOURNAL, REGISTRY = "events", "inbox", "state", "journal", "registry"
 INPUTS = (INBOX, EVENTS)  # the inbox first: what was told before an event was sent is known when it is routed
 HANGING_S = 1.0  # a watermark that stays ahead of what is committed for so long: a dead owner's transaction hangs
-POLL_S = 0.01
+READ_S = 0.05
+_REGISTRY = Place(REGISTRY, 0)
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode_message = msgspec.msgpack.Decoder(Message).decode
 _decode_head = msgspec.msgpack.Decoder(tuple[int, int]).decode
 _decode_owner = msgspec.msgpack.Decoder(str).decode
 
@@ -53,29 +54,36 @@ class Cache(Protocol):
 class _Owned:
     """A partition that is owned here."""
 
-    __slots__ = ("cache", "positions", "starts")
+    __slots__ = ("cache", "committed", "held", "held_until", "positions", "starts")
 
     def __init__(self, cache: Cache, positions: dict[str, int]) -> None:
-        self.cache, self.positions = cache, positions
+        self.cache = cache
+        self.positions = positions  # up to which it was read
+        self.committed = dict(positions)  # and decided
+        self.held: list[Fetched] = []  # events that wait for what was told before
+        self.held_until = 0  # the inbox was read so far
         self.starts: deque[tuple[int, int, int]] = deque()  # turn, the first offset that it has in ``state``, when
 
 
 class KafkaLog:
-    """The partitions that one process owns.
+    """The partitions that one process owns, of ``partitions`` in all.
 
     ``name`` is the process's, stable over restarts; ``tombstones_ms`` is for how long the ``state`` topic keeps them.
+    ``on_progress`` is told how much of a partition's state was read, and how much there is.
     """
 
     def __init__(
-        self, broker: Broker, name: str, cache: Callable[[int], Cache], *, now_ms: Callable[[], int],
-        tombstones_ms: int,
+        self, broker: Broker, name: str, cache: Callable[[int], Cache], *, partitions: int, now_ms: Callable[[], int],
+        tombstones_ms: int, on_progress: Callable[[int, int, int], None] = lambda *_: None,
     ) -> None:  # fmt: skip
         self._broker, self._name, self._open_cache = broker, name, cache
-        self._now_ms, self._tombstones_ms = now_ms, tombstones_ms
+        self._partitions, self._now_ms, self._tombstones_ms = partitions, now_ms, tombstones_ms
+        self._on_progress = on_progress
         self._owned: dict[int, _Owned] = {}
         self._token: object = None
         self._registered = 0  # the registry is read up to here
         self.registry: dict[bytes, bytes] = {}  # what every process knows, as far as it was read
+        self.journal_ends: dict[int, int] = {}  # the offset behind what was committed here, by partition
 
     def on_change(self, callback: Callable[[], None]) -> None:
         """Have somebody told when there may be something new to take."""
@@ -97,40 +105,37 @@ class KafkaLog:
         """Read a partition's state, to its true end."""
         broker, state = self._broker, Place(STATE, partition)
         asked_ms = self._now_ms()
-        end = await broker.end(state)  # of everything written: what is committed lags behind
+        end = (await broker.ends([state]))[state]  # of everything written: what is committed lags behind
         cache = self._open_cache(partition)
         if asked_ms - cache.as_of_ms > self._tombstones_ms // 2:
             cache.clear()
         await self._read_state(cache, state, end)
         cache.write([], cache.offset, asked_ms)
-        await broker.append([Produced(Place(REGISTRY, 0), b"owner/%d" % partition, _encode(self._name))])
+        await broker.append([Produced(_REGISTRY, b"owner/%d" % partition, _encode(self._name))])
         head = cache.table.get(keys.HEAD)
         turn, now_ms = (0, 0) if head is None else _decode_head(head)
         positions = {topic: _position(cache.table, topic) for topic in INPUTS}
         self._owned[partition] = _Owned(cache, positions)
         return LoadedState(turn=turn, now_ms=now_ms, table=cache.table, events=_Unread())
 
-    async def take(self, partition: int) -> list[Input]:
-        """Read what waits for a partition: events, and before them everything that came to its inbox before them."""
-        positions = self._owned[partition].positions
-        before = positions[EVENTS]
-        events = await self._fetch(partition, EVENTS)
-        if events:
-            await self.read_registry()
-            end = await self._broker.end(Place(INBOX, partition))
-        else:
-            end = 0
-        inbox = fetched = await self._fetch(partition, INBOX)
-        while fetched and positions[INBOX] < end:
-            fetched = await self._fetch(partition, INBOX)
-            inbox = inbox + fetched
-        if positions[INBOX] < end:  # a transaction is open there; its end may be up to this process, so it cannot wait
-            positions[EVENTS], events = before, []
-        return [
-            Input(fetched.place.topic, fetched.offset, _decode_message(fetched.value))
-            for fetched in [*inbox, *events]
-            if fetched.value is not None
-        ]
+    async def take(self, partitions: Iterable[int]) -> dict[int, list[Input]]:
+        """Read what waits for partitions: events, and before them everything that came to the inbox before them.
+
+        An event that a transaction in the inbox may concern is held until the outcome of that is known.
+        """
+        owned = {partition: self._owned[partition] for partition in partitions}
+        fresh = []
+        for partition, each in owned.items():
+            if not each.held:
+                each.held = await self._fetch(partition, EVENTS)
+                if each.held:
+                    fresh.append(partition)
+        if fresh:
+            ends = await self._broker.ends([_REGISTRY, *[Place(INBOX, partition) for partition in fresh]])
+            for partition in fresh:
+                owned[partition].held_until = ends[Place(INBOX, partition)]
+            await self._read_registry(ends[_REGISTRY])
+        return {partition: await self._take(partition, each) for partition, each in owned.items()}
 
     async def commit(self, turns: Mapping[int, Turn]) -> None:
         """Make turns of several partitions durable, all or none.
@@ -141,20 +146,24 @@ class KafkaLog:
         positions: dict[Place, int] = {}
         for partition, turn in turns.items():
             records += _records(partition, turn)
-            for topic in INPUTS:
-                positions[Place(topic, partition)] = self._owned[partition].positions[topic]
+            committed = {EVENTS: self._owned[partition].committed[EVENTS], **turn.taken}  # one at least: it fences
+            positions.update({Place(topic, partition): offset for topic, offset in committed.items()})
         registered = [record for turn in turns.values() for record in turn.registered]
         if registered:  # before what needs it: whoever routes an event that was sent later knows of it
-            await self._broker.append([Produced(Place(REGISTRY, 0), key, value) for key, value in registered])
+            await self._broker.append([Produced(_REGISTRY, key, value) for key, value in registered])
         first = await self._broker.transact(records, positions, self._token)
         for partition, turn in turns.items():
             _written(self._owned[partition], turn, first[Place(STATE, partition)])
+            if turn.records:
+                self.journal_ends[partition] = first[Place(JOURNAL, partition)] + len(turn.records)
 
-    async def append(self, events: list[EventAccepted], partitions: int) -> None:
-        """Write events for their partitions to route."""
-        await self._broker.append(
-            [Produced(Place(EVENTS, e.slot % partitions), e.internal_id, _encode(e)) for e in events]
-        )
+    async def append(self, events: list[EventAccepted]) -> dict[Place, int]:
+        """Write events for their partitions to route; returns the offset behind the last one in each place."""
+        return await self._broker.append([encoding.produced(e.slot % self._partitions, e) for e in events])
+
+    async def register(self, key: bytes, value: bytes) -> None:
+        """Tell every process something."""
+        await self._broker.append([Produced(_REGISTRY, key, value)])
 
     async def renew(self) -> None:
         """Begin again after an error: what the old producer left is ended, and what was owned is to be loaded."""
@@ -163,30 +172,52 @@ class KafkaLog:
 
     async def read_registry(self) -> None:
         """Read what every process knows, up to what was written before this was asked."""
-        place = Place(REGISTRY, 0)
-        end = await self._broker.end(place)
-        while self._registered < end:
-            fetched, self._registered = await self._broker.read(place, self._registered)
-            self.registry.update((f.key, f.value) for f in fetched if f.value is not None)
+        await self._read_registry((await self._broker.ends([_REGISTRY]))[_REGISTRY])
+
+    async def trim(self) -> None:
+        """Delete what was handled of the inboxes."""
+        await self._broker.trim({Place(INBOX, p): each.committed[INBOX] for p, each in self._owned.items()})
+
+    async def _take(self, partition: int, owned: _Owned) -> list[Input]:
+        inbox = fetched = await self._fetch(partition, INBOX)
+        while fetched and owned.positions[INBOX] < owned.held_until:
+            fetched = await self._fetch(partition, INBOX)
+            inbox = inbox + fetched
+        given = inbox
+        if owned.held and owned.positions[INBOX] >= owned.held_until:  # else a transaction is open there
+            given, owned.held = [*inbox, *owned.held], []
+        understood = [(each, encoding.understood(each, self._partitions)) for each in given]
+        return [Input(each.place.topic, each.offset, message) for each, message in understood if message is not None]
 
     async def _fetch(self, partition: int, topic: str) -> list[Fetched]:
         positions = self._owned[partition].positions
         fetched, positions[topic] = await self._broker.read(Place(topic, partition), positions[topic])
         return fetched
 
+    async def _read_registry(self, end: int) -> None:
+        while self._registered < end:
+            fetched, self._registered = await self._broker.read(_REGISTRY, self._registered, wait_s=READ_S)
+            for each in fetched:
+                if each.value is None:
+                    self.registry.pop(each.key, None)
+                else:
+                    self.registry[each.key] = each.value
+
     async def _read_state(self, cache: Cache, place: Place, end: int) -> None:
-        position, stuck_s = cache.offset, 0.0
-        while position < end:
-            fetched, after = await self._broker.read(place, position)
-            if after > position:
+        first, stuck_s, loop = cache.offset, 0.0, asyncio.get_running_loop()
+        while cache.offset < end:
+            began_s = loop.time()
+            fetched, after = await self._broker.read(place, cache.offset, wait_s=READ_S)
+            if after > cache.offset:
                 cache.write([(f.key, f.value) for f in fetched], after, 0)
-                position, stuck_s = after, 0.0
+                stuck_s = 0.0
+                self._on_progress(place.partition, cache.offset - first, end - first)
                 continue
             if stuck_s >= HANGING_S:
                 await self._end_hanging(place.partition)
                 stuck_s = 0.0
-            await asyncio.sleep(POLL_S)
-            stuck_s += POLL_S
+            stuck_s += loop.time() - began_s
+        self._broker.forget(place)
 
     async def _end_hanging(self, partition: int) -> None:
         """The last owner has left a transaction open, which hides what was written after it began."""
@@ -206,6 +237,7 @@ class _Unread:
 
 def _written(owned: _Owned, turn: Turn, offset: int) -> None:
     """The table may know of a turn, now that it is committed."""
+    owned.committed.update(turn.taken)
     owned.starts.append((turn.number, offset, turn.now_ms))
     while owned.starts[0][0] < min(turn.state.redo_from, turn.number):
         owned.starts.popleft()
@@ -216,17 +248,14 @@ def _written(owned: _Owned, turn: Turn, offset: int) -> None:
 
 def _records(partition: int, turn: Turn) -> list[Produced]:
     """What a turn writes."""
-    state, journal = Place(STATE, partition), Place(JOURNAL, partition)
+    state = Place(STATE, partition)
     return [
         Produced(state, keys.HEAD, _encode((turn.number, turn.now_ms))),
         *[Produced(state, key, value) for key, value in turn.state.changes.items()],
-        *[Produced(journal, b"", record) for record in turn.records],
-        *[Produced(Place(_topic(message), to), b"", _encode(message)) for to, message in turn.outbox],
+        *[encoding.journal(partition, record) for record in turn.records],
+        *[encoding.produced(to, message) for to, message in turn.outbox],
+        *[encoding.dead(partition, each) for each in turn.dead],
     ]
-
-
-def _topic(message: Message) -> str:
-    return EVENTS if isinstance(message, EventAccepted) else INBOX
 
 
 def _position(table: Table, topic: str) -> int:

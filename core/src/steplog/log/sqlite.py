@@ -15,7 +15,7 @@ import os
 import re
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -24,12 +24,12 @@ from zlib import crc32
 
 import msgspec
 
-from steplog.engine import keys
 from steplog.engine.processor import LoadedState, Turn
 from steplog.engine.records import LogRestored
 from steplog.engine.state import Slice
 from steplog.errors import LogCorrupt, LogLocked, LogUnavailable
 from steplog.log.head import Head
+from steplog.log.table import TABLE, SqliteTable, fits, foreign, named, write_table
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ _SCHEMA = (
     "CREATE TABLE redo (turn INTEGER PRIMARY KEY, data BLOB NOT NULL, crc INTEGER NOT NULL)",
     "CREATE TABLE journal (position INTEGER PRIMARY KEY, data BLOB NOT NULL, crc INTEGER NOT NULL)",
     "CREATE TABLE events (position INTEGER PRIMARY KEY, data BLOB NOT NULL, crc INTEGER NOT NULL)",
-    "CREATE TABLE state (key BLOB PRIMARY KEY, value BLOB NOT NULL, crc INTEGER NOT NULL) WITHOUT ROWID",
+    TABLE,
     # A commit is one statement: sqlite3 gives the GIL away around each, and beside a busy thread it comes back late.
     "CREATE VIEW commits AS SELECT 0 turn, 0 redo, 0 redo_crc, 0 journal, 0 journal_crc, 0 events, 0 events_crc",
     """CREATE TRIGGER commit_turn INSTEAD OF INSERT ON commits BEGIN
@@ -52,15 +52,6 @@ _SCHEMA = (
 )
 _TABLES = {"redo": "turn", "journal": "position", "events": "position"}  # with their numbers
 _COMMIT = "INSERT INTO commits VALUES (?, ?, ?, ?, ?, ?, ?)"
-_SIZES = (128, 32, 8, 4, 2, 1)  # rows a statement; few sizes, so that their statements stay prepared
-_DELETE = {n: f"DELETE FROM state WHERE key IN ({', '.join('?' * n)})" for n in _SIZES}  # noqa: S608 - ours
-_REPLACE = {n: f"INSERT OR REPLACE INTO state VALUES {', '.join(['(?, ?, ?)'] * n)}" for n in _SIZES}  # noqa: S608
-_READ = {
-    n: "WITH wanted(n, first, last) AS (VALUES "  # noqa: S608
-    + ", ".join([f"({i}, ?, ?)" for i in range(n)])
-    + ") SELECT n, key, value, crc FROM wanted CROSS JOIN state WHERE key >= first AND key < last ORDER BY n, key"
-    for n in _SIZES
-}
 ROWS_READ = 64  # at once, of events: those of one turn may be megabytes
 DAMAGED = "does not match its checksum"
 _LOG_ID = re.compile("[0-9a-f]{32}")
@@ -77,47 +68,6 @@ class _Redo(msgspec.Struct, array_like=True):
 _encode_redo = msgspec.msgpack.Encoder().encode
 _decode_redo = msgspec.msgpack.Decoder(_Redo).decode
 _decode_array = msgspec.json.Decoder(list[msgspec.Raw]).decode
-
-
-class SqliteTable:
-    """The state table, read by the writer's own connection."""
-
-    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
-        self._connection, self._path = connection, path
-
-    def get(self, key: bytes) -> bytes | None:
-        with _foreign(self._path):
-            row = self._connection.execute("SELECT value, crc FROM state WHERE key = ?", (key,)).fetchone()
-        return None if row is None else self._checked(key, *row)
-
-    def scan(self, start: bytes, stop: bytes, limit: int) -> list[tuple[bytes, bytes]]:
-        query = "SELECT key, value, crc FROM state WHERE key >= ? AND key < ? ORDER BY key LIMIT ?"
-        with _foreign(self._path):
-            rows = self._connection.execute(query, (start, stop, limit)).fetchall()
-        return [(key, self._checked(key, value, crc)) for key, value, crc in rows]
-
-    def keys(self, start: bytes, stop: bytes, limit: int) -> list[bytes]:
-        query = "SELECT key FROM state WHERE key >= ? AND key < ? ORDER BY key LIMIT ?"
-        with _foreign(self._path):
-            return [key for (key,) in self._connection.execute(query, (start, stop, limit))]
-
-    def read(self, prefixes: Sequence[bytes]) -> list[list[tuple[bytes, bytes]]]:
-        found: list[list[tuple[bytes, bytes]]] = [[] for _ in prefixes]
-        for first, count in _pieces(len(prefixes)):
-            bounds = [bound for p in prefixes[first : first + count] for bound in (p, keys.after(p))]
-            with _foreign(self._path):
-                rows = self._connection.execute(_READ[count], bounds).fetchall()
-            for n, key, value, crc in rows:
-                found[first + n].append((key, self._checked(key, value, crc)))
-        return found
-
-    def _checked(self, key: bytes, value: bytes, crc: int) -> bytes:
-        try:
-            if crc32(value, crc32(key)) == crc:
-                return value
-        except TypeError:  # not even bytes any more
-            pass
-        raise LogCorrupt(str(self._path), f"the state of {_named(key)}")
 
 
 class SqliteLog:
@@ -151,7 +101,7 @@ class SqliteLog:
     async def load(self) -> LoadedState:
         """Replay the redo into the table and hand out what is committed."""
         connection = self._connection
-        with _foreign(self.path):
+        with foreign(self.path):
             rows = connection.execute("SELECT turn, data, crc FROM redo ORDER BY turn")
             now_ms = turn = 0
             last: dict[bytes, bytes | None] = {}
@@ -162,7 +112,7 @@ class SqliteLog:
             reached = self._head.read(self._log_id)
             log_id = os.urandom(16) if reached > turn else self._log_id
             with self._transaction() as execute:
-                self._write_table(sorted(last.items()))
+                write_table(connection, sorted(last.items()))
                 if reached > turn:
                     now_ms = max(now_ms, round(time.time() * 1000))
                     self._go_on_after(turn, reached, now_ms, log_id)
@@ -177,13 +127,13 @@ class SqliteLog:
         state = turn.state
         redo_from = min(state.redo_from, turn.number)  # the newest row stays: it has turn and time
         is_plain = not state.flush and redo_from - self._redo_from < CUT_TURNS
-        with _foreign(self.path):
+        with foreign(self.path):
             if is_plain:
                 self._connection.execute(_COMMIT, _row(turn))
             else:
                 with self._transaction() as execute:
                     execute(_COMMIT, _row(turn))
-                    self._write_table(state.flush)
+                    write_table(self._connection, state.flush)
                     execute("DELETE FROM redo WHERE turn < ?", (redo_from,))
                 self._redo_from = redo_from
         self._head.write(self._log_id, turn.number)
@@ -191,7 +141,7 @@ class SqliteLog:
     def shrink_wal(self) -> bool:
         """Write the WAL back and cut it, as far as no reader needs it; returns whether that was all of it."""
         execute = self._connection.execute
-        with _foreign(self.path):
+        with foreign(self.path):
             execute("PRAGMA busy_timeout = 0")  # a commit is not to wait for a reader
             try:
                 is_busy, *_ = execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
@@ -203,7 +153,7 @@ class SqliteLog:
         """Read the events of each turn that accepted any, from turn ``last`` back to turn ``first``."""
         query = "SELECT position, data, crc FROM events WHERE position BETWEEN ? AND ? ORDER BY position DESC LIMIT ?"
         while True:
-            with _foreign(self.path):
+            with foreign(self.path):
                 rows = self._connection.execute(query, (first, last, ROWS_READ)).fetchall()
             for position, data, crc in rows:
                 checked = _checked(self.path, "events", position, data, crc)
@@ -252,7 +202,7 @@ class SqliteLog:
 
     def _open(self) -> tuple[sqlite3.Connection, bytes]:
         """Open the file, made where it is new; returns the log's id too."""
-        with _foreign(self.path):
+        with foreign(self.path):
             connection = sqlite3.connect(
                 self.path, timeout=BUSY_S, isolation_level=None, check_same_thread=False, cached_statements=64
             )
@@ -280,16 +230,6 @@ class SqliteLog:
                 connection.close()
                 raise
 
-    def _write_table(self, pairs: list[tuple[bytes, bytes | None]]) -> None:
-        """Write many rows with few statements: the GIL goes away and comes back around each row of ``executemany``."""
-        execute = self._connection.execute
-        gone = [key for key, value in pairs if value is None]
-        for first, count in _pieces(len(gone)):
-            execute(_DELETE[count], gone[first : first + count])
-        kept = [(key, value, crc32(value, crc32(key))) for key, value in pairs if value is not None]
-        for first, count in _pieces(len(kept)):
-            execute(_REPLACE[count], [field for row in kept[first : first + count] for field in row])
-
 
 class Row(NamedTuple):
     """A row of journal or events: the turn that wrote it, and its records as a JSON array."""
@@ -305,7 +245,7 @@ class JournalReader:
         if not path.exists():
             raise LogUnavailable(f"{path} does not exist; steplog dev or start make it")
         self.path = path
-        with _foreign(path):
+        with foreign(path):
             self._connection = sqlite3.connect(
                 f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_S, isolation_level=None,
                 check_same_thread=False,
@@ -326,7 +266,7 @@ class JournalReader:
 
     def last_position(self) -> int:
         """The position of the newest commit."""
-        with _foreign(self.path):
+        with foreign(self.path):
             (turn,) = self._connection.execute("SELECT max(turn) FROM redo").fetchone()
         return int(turn or 0)
 
@@ -335,17 +275,17 @@ class JournalReader:
 
         SQLite's own check finds pages that do not fit together, the checksums find rows that were changed.
         """
-        with _foreign(self.path):
+        with foreign(self.path):
             for (problem,) in self._connection.execute("PRAGMA integrity_check"):
                 if problem != "ok":
                     yield str(self.path), problem
             for table, number in _TABLES.items():
                 for position, data, crc in self._connection.execute(f"SELECT {number}, data, crc FROM {table}"):  # noqa: S608
-                    if not _fits(data, crc, _number(position)):
+                    if not fits(data, crc, _number(position)):
                         yield f"{table}@{position}", DAMAGED
             for key, value, crc in self._connection.execute("SELECT key, value, crc FROM state"):
-                if not (isinstance(key, bytes) and _fits(value, crc, key)):
-                    yield f"the state of {_named(key)}", DAMAGED
+                if not (isinstance(key, bytes) and fits(value, crc, key)):
+                    yield f"the state of {named(key)}", DAMAGED
 
     def __enter__(self) -> Self:
         return self
@@ -357,21 +297,12 @@ class JournalReader:
         self._connection.close()
 
     def _rows(self, table: str, after: int, limit: int) -> list[Row]:
-        with _foreign(self.path):
+        with foreign(self.path):
             rows = self._connection.execute(
                 f"SELECT position, data, crc FROM {table} WHERE position > ? ORDER BY position LIMIT ?",  # noqa: S608 - ours
                 (after, limit),
             ).fetchall()
         return [Row(position, _checked(self.path, table, position, data, crc)) for position, data, crc in rows]
-
-
-def _pieces(total: int) -> Iterator[tuple[int, int]]:
-    """Cut a number of rows into (first, count), with counts that there are statements for."""
-    first = 0
-    for size in _SIZES:
-        while total - first >= size:
-            yield first, size
-            first += size
 
 
 def _row(turn: Turn) -> tuple[int, bytes, int, bytes | None, int, bytes | None, int]:
@@ -386,7 +317,7 @@ def _row(turn: Turn) -> tuple[int, bytes, int, bytes | None, int, bytes | None, 
 
 
 def _checked(path: Path, table: str, position: int, data: bytes, crc: int) -> bytes:
-    if not _fits(data, crc, _number(position)):
+    if not fits(data, crc, _number(position)):
         raise LogCorrupt(str(path), f"row {position} of {table}")
     return data
 
@@ -394,20 +325,6 @@ def _checked(path: Path, table: str, position: int, data: bytes, crc: int) -> by
 def _number(position: int) -> bytes:
     """A position as its checksum has it; that of a damaged row may be negative."""
     return (position & 0xFFFF_FFFF_FFFF_FFFF).to_bytes(8, "big")
-
-
-def _fits(data: object, crc: object, key: bytes) -> bool:
-    """Whether a row is as it was written. A damaged one may be of any type."""
-    return isinstance(data, bytes) and crc32(data, crc32(key)) == crc
-
-
-def _named(key: object) -> str:
-    """A key in words, also one that is damaged."""
-    try:
-        assert isinstance(key, bytes), "not even bytes"
-        return keys.printed(key)
-    except (AssertionError, LookupError, ValueError):
-        return repr(key)
 
 
 def _checked_id(path: Path, connection: sqlite3.Connection) -> str:
@@ -419,23 +336,6 @@ def _checked_id(path: Path, connection: sqlite3.Connection) -> str:
     if row is None or not isinstance(row[0], str) or not _LOG_ID.fullmatch(row[0]):
         raise LogCorrupt(str(path), "the log's id")
     return row[0]
-
-
-class _foreign:  # noqa: N801 - reads as a statement
-    """Turn SQLite's errors into ours, at the port. ``sqlite3`` cannot even decode some that quote a damaged page."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        if not isinstance(error, sqlite3.Error | UnicodeDecodeError):
-            return
-        name = getattr(error, "sqlite_errorname", "SQLITE_CORRUPT")  # without: what it read is not the type it was
-        if name == "SQLITE_NOTADB" or name.startswith("SQLITE_CORRUPT"):
-            raise LogCorrupt(str(self._path), "the file (it is not, or no longer, a SQLite database)") from error
-        raise LogUnavailable(f"{self._path}: {error}") from error
 
 
 def _lock(path: Path) -> int:

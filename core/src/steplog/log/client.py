@@ -1,0 +1,332 @@
+"""One process's connection to a Kafka cluster (``log/broker.py``), with confluent-kafka.
+
+Its calls block, so each client object has a thread: the group and the transactions one, plain writes one, and each of
+two readers one. Transactions alternate between two producers: the cluster still writes the marks of one while the next
+has begun, and a single producer would have to wait for it. One transaction is open at a time.
+"""
+
+import asyncio
+import itertools
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from steplog.log.broker import Assigned, BrokerError, Fenced, Fetched, Place, Produced
+from steplog.log.fetcher import Fetcher
+from steplog.log.topics import EVENTS, INBOX, Layout
+
+if TYPE_CHECKING:
+    from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
+
+T = TypeVar("T")
+SESSION_MS = 6_000  # a process that is silent for so long has lost its partitions
+TRANSACTION_MS = 10_000  # one that is open for so long is ended by the cluster
+CALL_S = 10.0
+ALTERNATING = 2  # producers
+LEAVES_S = 1.0
+
+
+class KafkaClient:
+    """The cluster, as one process sees it. Made on the loop that uses it; ``name`` is stable over restarts.
+
+    ``settings`` are those of the client library: ``bootstrap.servers`` and what security needs.
+    """
+
+    def __init__(self, settings: Mapping[str, Any], layout: Layout, name: str, *, message_bytes: int) -> None:
+        from confluent_kafka.admin import AdminClient
+
+        self._loop = asyncio.get_running_loop()
+        self._settings, self._layout, self._name = dict(settings), layout, name
+        self._message_bytes = message_bytes
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="steplog-kafka")
+        self._admin: AdminClient = AdminClient(self._settings)
+        self._callback: Callable[[], None] = lambda: None
+        self._inputs = Fetcher(self._settings, layout, self._tell)
+        self._others = Fetcher(self._settings, layout, lambda: None)
+        self._plain = _Plain(self._settings, layout, message_bytes)
+        self._group: Consumer | None = None
+        self._assigned: Assigned | None = None
+        self._producers: list[Producer] = []
+        self._turns = itertools.count()
+
+    def on_change(self, callback: Callable[[], None]) -> None:
+        self._callback = callback
+
+    async def poll(self) -> Assigned | None:
+        return await self._call(self._poll)
+
+    async def read(self, place: Place, offset: int, *, wait_s: float = 0) -> tuple[list[Fetched], int]:
+        fetcher = self._inputs if place.topic in (EVENTS, INBOX) else self._others
+        return await fetcher.read(place, offset, wait_s)
+
+    def forget(self, place: Place) -> None:
+        (self._inputs if place.topic in (EVENTS, INBOX) else self._others).forget(place)
+
+    async def ends(self, places: Sequence[Place]) -> dict[Place, int]:
+        from confluent_kafka import KafkaException
+        from confluent_kafka.admin import OffsetSpec
+
+        asked = {self._partition(place): place for place in places}
+        try:
+            answers = self._admin.list_offsets(dict.fromkeys(asked, OffsetSpec.latest()), request_timeout=CALL_S)
+            found = {asked[each]: await asyncio.wrap_future(answer) for each, answer in answers.items()}
+        except KafkaException as error:
+            raise _ours(error) from error
+        return {place: answer.offset for place, answer in found.items()}
+
+    async def transact(
+        self, records: Sequence[Produced], positions: dict[Place, int], token: object
+    ) -> dict[Place, int]:
+        return await self._call(self._transact, records, positions, token)
+
+    async def append(self, records: Sequence[Produced]) -> dict[Place, int]:
+        return await self._plain.append(records)
+
+    async def trim(self, until: dict[Place, int]) -> None:
+        from confluent_kafka import KafkaException
+
+        if not until:
+            return
+        asked = [self._partition(place, offset) for place, offset in until.items()]
+        try:
+            for answer in self._admin.delete_records(asked, request_timeout=CALL_S).values():
+                await asyncio.wrap_future(answer)
+        except KafkaException as error:
+            raise _ours(error) from error
+
+    async def renew(self) -> None:
+        await self._call(self._renew)
+
+    async def fence(self, name: str) -> None:
+        await self._call(self._fence, name)
+
+    async def close(self) -> None:
+        """Leave the group, so that others take over at once, and end every thread."""
+        await self._call(self._leave)
+        await self._call(self._drop_producers)
+        for close in (self._inputs.close, self._others.close, self._plain.close):
+            await self._loop.run_in_executor(self._executor, close)
+        self._executor.shutdown(wait=False)
+
+    # --- in the thread of the group and the transactions
+
+    async def _call(self, function: "Callable[..., T]", *arguments: object) -> T:
+        from confluent_kafka import KafkaException
+
+        try:
+            return await self._loop.run_in_executor(self._executor, function, *arguments)
+        except KafkaException as error:
+            raise _ours(error) from error
+
+    def _poll(self) -> Assigned | None:
+        if self._group is None:
+            self._group = self._join()
+        message = self._group.poll(0)
+        if message is not None and message.error() is not None and message.error().fatal():
+            self._group, group = None, self._group  # as when another process of this name has joined
+            group.close()
+            self._assigned = None
+            raise Fenced(message.error().str())
+        assigned, self._assigned = self._assigned, None
+        return assigned
+
+    def _join(self) -> "Consumer":
+        from confluent_kafka import Consumer
+
+        group = Consumer(
+            {
+                **self._settings, "group.id": f"{self._layout.prefix}.engine", "group.instance.id": self._name,
+                "partition.assignment.strategy": "range", "session.timeout.ms": SESSION_MS,
+                "heartbeat.interval.ms": SESSION_MS // 4, "max.poll.interval.ms": 300_000,
+                "enable.auto.commit": False, "auto.offset.reset": "error",
+            }
+        )  # fmt: skip
+        topics = [self._layout.name(topic) for topic in (EVENTS, INBOX)]
+        group.subscribe(topics, on_assign=self._assign, on_revoke=self._revoke, on_lost=self._revoke)
+        return group
+
+    def _assign(self, group: "Consumer", partitions: "list[TopicPartition]") -> None:
+        from confluent_kafka import TopicPartition
+
+        # The group says who owns what; others read, from the positions that the state has. So nothing is fetched here.
+        kept = [TopicPartition(each.topic, each.partition, 0) for each in partitions]
+        group.assign(kept)
+        group.pause(kept)
+        owned = tuple(sorted({each.partition for each in partitions}))
+        self._assigned = Assigned(owned, group.consumer_group_metadata())
+        self._loop.call_soon_threadsafe(self._tell)
+
+    def _revoke(self, group: "Consumer", _: "list[TopicPartition]") -> None:
+        group.unassign()
+        self._assigned = Assigned((), None)
+        self._loop.call_soon_threadsafe(self._tell)
+
+    def _leave(self) -> None:
+        group, self._group = self._group, None
+        if group is not None:
+            group.unsubscribe()  # a member of a stable name would keep its partitions until its session is over
+            group.poll(LEAVES_S)
+            group.close()
+
+    def _transact(self, records: Sequence[Produced], positions: dict[Place, int], token: object) -> dict[Place, int]:
+        if not self._producers:
+            raise BrokerError("the producer has failed, and a new one was not made yet")
+        producer = self._producers[next(self._turns) % ALTERNATING]
+        first: dict[Place, int] = {}
+        producer.begin_transaction()  # after an error it is not used again: ``renew`` makes another
+        produce, name, seen = producer.produce, self._layout.name, set[Place]()
+        for record in records:
+            place = record.place
+            options: dict[str, Any] = {}
+            if place not in seen:
+                seen.add(place)
+                options["on_delivery"] = _first_offset(first, place)
+            if place.partition >= 0:
+                options["partition"] = place.partition
+            if record.headers:
+                options["headers"] = list(record.headers)
+            produce(name(place.topic), record.value, record.key, **options)
+        if producer.flush(CALL_S):
+            raise BrokerError(f"records are not durable after {CALL_S:.0f} s")
+        # Only now: an owner that comes after has its assignment later than this, and finds these records.
+        offsets = [self._partition(place, offset) for place, offset in positions.items()]
+        producer.send_offsets_to_transaction(offsets, token, CALL_S)
+        producer.commit_transaction(CALL_S)
+        return first
+
+    def _renew(self) -> None:
+        self._drop_producers()
+        self._producers = [self._producer(f"{self._name}.{n}") for n in range(ALTERNATING)]
+
+    def _fence(self, name: str) -> None:
+        for number in range(ALTERNATING):
+            _drop(self._producer(f"{name}.{number}"))
+
+    def _producer(self, transactional_id: str) -> "Producer":
+        from confluent_kafka import Producer
+
+        producer = Producer(
+            {
+                **self._settings, "transactional.id": f"{self._layout.prefix}.{transactional_id}",
+                "transaction.timeout.ms": TRANSACTION_MS, "linger.ms": 0, "retry.backoff.ms": 2,
+                "retry.backoff.max.ms": 50, "message.max.bytes": self._message_bytes,
+                "queue.buffering.max.messages": 1_000_000, "queue.buffering.max.kbytes": 512 << 10,
+            }
+        )  # fmt: skip
+        producer.init_transactions(CALL_S)
+        return producer
+
+    def _drop_producers(self) -> None:
+        producers, self._producers = self._producers, []
+        for producer in producers:
+            _drop(producer)
+
+    def _partition(self, place: Place, *offset: int) -> "TopicPartition":
+        from confluent_kafka import TopicPartition
+
+        return TopicPartition(self._layout.name(place.topic), place.partition, *offset)
+
+    def _tell(self) -> None:
+        self._callback()
+
+
+class _Plain:
+    """Writes outside transactions, for many callers at once; its thread hears when they are durable."""
+
+    def __init__(self, settings: Mapping[str, Any], layout: Layout, message_bytes: int) -> None:
+        from confluent_kafka import Producer
+
+        self._loop, self._layout = asyncio.get_running_loop(), layout
+        self._producer = Producer(
+            {
+                **settings, "enable.idempotence": True, "acks": "all", "linger.ms": 0.5,
+                "delivery.timeout.ms": CALL_S * 1000, "message.max.bytes": message_bytes,
+                "queue.buffering.max.messages": 200_000, "queue.buffering.max.kbytes": 128 << 10,
+            }
+        )  # fmt: skip
+        self._is_closed = False
+        self._thread = threading.Thread(target=self._run, name="steplog-kafka-append", daemon=True)
+        self._thread.start()
+
+    async def append(self, records: Sequence[Produced]) -> dict[Place, int]:
+        """Write records; returns when all of them are durable (``Broker.append``)."""
+        from confluent_kafka import KafkaException
+
+        if not records:
+            return {}
+        group = _Group(self._loop, len(records))
+        try:
+            for record in records:
+                self._producer.produce(
+                    self._layout.name(record.place.topic), record.value, record.key, record.place.partition,
+                    on_delivery=group.delivered(record.place), headers=list(record.headers),
+                )  # fmt: skip
+        except BufferError as error:
+            raise BrokerError("too much waits to be written") from error
+        except KafkaException as error:
+            raise _ours(error) from error
+        return await group.done
+
+    def close(self) -> None:
+        self._producer.flush(CALL_S)
+        self._is_closed = True
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._is_closed:
+            self._producer.poll(0.1)
+
+
+class _Group:
+    """Records that are answered together."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, count: int) -> None:
+        self._loop, self._waiting = loop, count
+        self._ends: dict[Place, int] = {}
+        self._error: BrokerError | None = None
+        self.done: asyncio.Future[dict[Place, int]] = loop.create_future()
+
+    def delivered(self, place: Place) -> "Callable[[KafkaError | None, Any], None]":
+        """What the producer's thread is to call about a record."""
+
+        def note(error: "KafkaError | None", message: Any) -> None:
+            if error is not None:
+                self._error = BrokerError(error.str())
+            else:
+                self._ends[place] = max(self._ends.get(place, 0), message.offset() + 1)
+            self._waiting -= 1
+            if not self._waiting:
+                self._loop.call_soon_threadsafe(self._finish)
+
+        return note
+
+    def _finish(self) -> None:
+        if self.done.done():
+            return
+        if self._error is not None:
+            self.done.set_exception(self._error)
+        else:
+            self.done.set_result(self._ends)
+
+
+def _first_offset(first: dict[Place, int], place: Place) -> "Callable[[KafkaError | None, Any], None]":
+    def note(error: "KafkaError | None", message: Any) -> None:
+        if error is None:
+            first[place] = message.offset()
+
+    return note
+
+
+def _drop(producer: "Producer") -> None:
+    """Give a producer up, with what it has not sent."""
+    producer.purge()
+
+
+def _ours(error: Exception) -> BrokerError:
+    from confluent_kafka import KafkaError
+
+    cause = error.args[0]
+    fenced = (KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH,
+              KafkaError.ILLEGAL_GENERATION, KafkaError.UNKNOWN_MEMBER_ID, KafkaError.FENCED_INSTANCE_ID)  # fmt: skip
+    return (Fenced if cause.code() in fenced else BrokerError)(cause.str())

@@ -1,0 +1,106 @@
+"""How messages stand in Kafka's topics, and how they are read back.
+
+An event is its record, JSON that any consumer can read; what only the engine needs is in a header. Everything between
+partitions is msgpack, for this program alone.
+"""
+
+import msgspec
+
+from steplog.engine.functions import ENVIRONMENTS
+from steplog.engine.ids import SLOTS, decode_ulid
+from steplog.engine.messages import EventAccepted, Message, Unreadable
+from steplog.log.broker import Fetched, Headers, Place, Produced
+from steplog.log.topics import DEAD, EVENTS, INBOX, JOURNAL
+
+HEADER = "steplog"  # of an event
+_NUMBERS = {name: number for number, name in ENVIRONMENTS.items()}
+
+
+class _Event(msgspec.Struct, frozen=True):
+    """What the engine reads of an event's record."""
+
+    internal_id: str
+    id: str
+    name: str
+    ts: int
+    received_at: int
+    env: str
+    slot: int
+
+
+class _Rest(msgspec.Struct, frozen=True, array_like=True):
+    """What stands in the header of an event that is not a plain one."""
+
+    is_repeatable: bool
+    starts: str | None = None
+    origin: bytes | None = None
+    parent: tuple[bytes, bytes] | None = None
+
+
+class _Subject(msgspec.Struct, frozen=True):
+    """What a record of the journal is about."""
+
+    run: str = ""
+    event: str = ""
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_message = msgspec.msgpack.Decoder(Message).decode
+_decode_event = msgspec.json.Decoder(_Event).decode
+_decode_rest = msgspec.msgpack.Decoder(_Rest).decode
+_decode_subject = msgspec.json.Decoder(_Subject).decode
+
+
+def produced(partition: int, message: Message) -> Produced:
+    """Write a message for a partition to read: an event, or one between owners."""
+    if not isinstance(message, EventAccepted):
+        return Produced(Place(INBOX, partition), b"", _encode(message))
+    rest = _Rest(message.is_repeatable, message.starts, message.origin, message.parent)
+    is_plain = rest == _Rest(message.id != message.internal_text)
+    headers: Headers = () if is_plain else ((HEADER, _encode(rest)),)
+    return Produced(Place(EVENTS, partition), message.id.encode("utf8", "surrogatepass"), message.body, headers)
+
+
+def understood(fetched: Fetched, partitions: int) -> Message | None:
+    """Read a message; one that makes no sense is ``Unreadable``. None: there is nothing to read."""
+    if fetched.value is None:
+        return None
+    try:
+        if fetched.place.topic == INBOX:
+            return _decode_message(fetched.value)
+        return _event(fetched, fetched.value, partitions)
+    except (msgspec.MsgspecError, ValueError, LookupError, RecursionError) as error:
+        return Unreadable(
+            topic=fetched.place.topic, offset=fetched.offset, key=fetched.key, value=fetched.value,
+            headers=fetched.headers, reason=f"{type(error).__name__}: {error}",
+        )  # fmt: skip
+
+
+def _event(fetched: Fetched, value: bytes, partitions: int) -> EventAccepted:
+    event = _decode_event(value)
+    header = next((value for name, value in fetched.headers if name == HEADER), None)
+    rest = _Rest(event.id != event.internal_id) if header is None else _decode_rest(header)
+    if not 0 <= event.slot < SLOTS:
+        raise ValueError(f"slot is {event.slot}, it must be from 0 to {SLOTS - 1}")
+    if event.slot % partitions != fetched.place.partition:
+        raise ValueError(f"slot {event.slot} is not of partition {fetched.place.partition}")
+    return EventAccepted(
+        env=_NUMBERS[event.env], internal_id=decode_ulid(event.internal_id), internal_text=event.internal_id,
+        id=event.id, name=event.name, ts_ms=event.ts, received_ms=event.received_at, slot=event.slot, body=value,
+        is_repeatable=rest.is_repeatable, starts=rest.starts, origin=rest.origin, parent=rest.parent,
+    )  # fmt: skip
+
+
+def journal(partition: int, record: bytes) -> Produced:
+    """Write a record of the journal under its run, or the event that it is about."""
+    subject = _decode_subject(record)
+    return Produced(Place(JOURNAL, partition), (subject.run or subject.event).encode(), record)
+
+
+def dead(partition: int, unreadable: Unreadable) -> Produced:
+    """Put what could not be read where somebody can look at it: as it was, with where it stood and why."""
+    source = f"{unreadable.topic}/{partition}/{unreadable.offset}".encode()
+    return Produced(
+        Place(DEAD, partition), unreadable.key, unreadable.value,
+        (("source", source), ("reason", unreadable.reason.encode("utf8", "replace")), *unreadable.headers),
+    )  # fmt: skip
