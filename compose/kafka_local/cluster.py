@@ -33,10 +33,10 @@ class Cluster:
         jvm: Sequence[str] = (),
     ) -> None:  # fmt: skip
         assert len(proxies) in (0, brokers), "each broker has a proxy, or none has"
+        cluster_id = new_id() if data is None else _cluster_of(data, brokers)
+        ports = [_ports(port and port + n, proxies[n] if proxies else None) for n in range(brokers)]
         self.is_temporary = data is None
         self.data = Path(tempfile.mkdtemp(prefix="steplog-kafka-")) if data is None else data.absolute()
-        cluster_id = _cluster_of(self.data, brokers)
-        ports = [_ports(port and port + n, proxies[n] if proxies else None) for n in range(brokers)]
         compiler = ("-XX:TieredStopAtLevel=1",) if is_brief else ()
         self.brokers = [
             Broker(
@@ -117,15 +117,10 @@ def _ports(client: int, proxy: int | None) -> Ports:
 
 def _cluster_of(data: Path, brokers: int) -> str:
     """The id of the cluster that a folder holds, or a new one."""
-    held = sorted(data.glob("broker-*/meta.properties"))
-    if not held:
-        return new_id()
-    if max(int(path.parent.name.removeprefix("broker-")) for path in held) > brokers or len(held) < brokers == 1:
-        raise KafkaUnavailable(
-            f"{data} holds a cluster of {len(held)} brokers, not of {brokers}: "
-            f"give --brokers {len(held)} or another folder"
-        )
-    found = re.search(r"^cluster\.id=(.+)$", held[0].read_text(), re.MULTILINE)
-    if found is None:
-        raise KafkaUnavailable(f"{held[0]} names no cluster; give another folder")
-    return found[1].strip()
+    if size := sum(folder.is_dir() for folder in data.glob("broker-*")):
+        if size != brokers:
+            raise KafkaUnavailable(f"{data} holds a cluster of {size}: give --brokers {size}, or another folder")
+        for meta in data.glob("broker-*/meta.properties"):
+            if found := re.search(r"^cluster\.id=(.+)$", meta.read_text(), re.MULTILINE):
+                return found[1].strip()
+    return new_id()
