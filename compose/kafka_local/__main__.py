@@ -21,7 +21,7 @@ PORT = 9092
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Return the exit code: 0 where it was ended, 1 where Kafka is missing, did not start or ended by itself."""
-    given = _parser().parse_args(arguments)
+    given = parser().parse_args(arguments)
 
     def end(*_: object) -> NoReturn:
         raise KeyboardInterrupt
@@ -61,20 +61,21 @@ def _tell(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    options = argparse.ArgumentParser(
         prog="kafka-local", description="Run Apache Kafka on this machine, without Docker, until Ctrl-C."
     )
-    parser.add_argument("--brokers", type=int, choices=(1, 3), default=1, help="one, or three")
-    parser.add_argument("--port", type=int, default=PORT, help=f"the first broker's ({PORT}); 0 takes free ones")
-    parser.add_argument("--data", type=Path, metavar="DIR", help="keep topics there; without it they are removed")
-    parser.add_argument(
+    options.add_argument("--brokers", type=int, choices=(1, 3), default=1, help="one, or three")
+    options.add_argument("--port", type=int, default=PORT, help=f"the first broker's ({PORT}); 0 takes free ones")
+    options.add_argument("--data", type=Path, metavar="DIR", help="keep topics there; without it they are removed")
+    options.add_argument(
         "--set", action="append", default=[], dest="settings", metavar="KEY=VALUE", type=_setting,
         help="a property of the brokers, as in log.retention.ms=60000",
     )  # fmt: skip
-    parser.add_argument("--install", action="store_true", help="get what a start needs, and end")
-    parser.add_argument("--ready-fd", type=int, help="write a JSON line there when it is ready")
-    return parser
+    options.add_argument("--install", action="store_true", help="get what a start needs, and end")
+    options.add_argument("--ready-fd", type=int, help="write a JSON line there when it is ready")
+    return options
 
 
 def _setting(text: str) -> str:
