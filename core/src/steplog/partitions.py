@@ -149,9 +149,15 @@ class Partitions:
         """Read the partitions that are owned. ``are_ours``: what was in flight there was in flight here."""
         before = set(self._owned)
         self._drop(None)
-        loaded = await asyncio.gather(*[self._loaded(p, are_ours=are_ours or p in before) for p in self._wanted])
-        self._owned = dict(zip(self._wanted, loaded, strict=True))
-        if loaded:
+        try:
+            async with asyncio.TaskGroup() as tasks:  # where one fails, none of the others may go on
+                loading = {
+                    p: tasks.create_task(self._loaded(p, are_ours=are_ours or p in before)) for p in self._wanted
+                }
+        except* BrokerError as errors:
+            raise errors.exceptions[0] from None
+        self._owned = {partition: task.result() for partition, task in loading.items()}
+        if loading:
             self._on_found()
 
     async def _loaded(self, partition: int, *, are_ours: bool) -> _Owned:

@@ -19,8 +19,7 @@ from steplog.engine import keys
 from steplog.engine.effects import Answer, Effect, RunEnded
 from steplog.engine.functions import DEFAULT_ENV, EngineConfig, Registry
 from steplog.engine.ids import decode_ulid
-from steplog.engine.messages import Drain, EventAccepted, Message, OpReported, SignalSent
-from steplog.engine.operations import Sleep
+from steplog.engine.messages import Drain, EventAccepted, Message, SignalSent
 from steplog.engine.processor import LoadedState, Processor, Turn
 from steplog.errors import LogUnavailable, Overloaded
 from steplog.outage import Outage

@@ -8,7 +8,9 @@ from steplog.drivers.bodies import Bodies
 from steplog.drivers.config import LocalConfig, warned_at
 from steplog.drivers.live_run import CLOSE_S, LiveRun, now_ms
 from steplog.drivers.loop import UsersLoop
-from steplog.engine.effects import Answer, Backoff, Dispatch, Effect, MakeRoom, Resume, Retry, RunEnded
+from steplog.engine.effects import Answer, Backoff, Dispatch, Effect, MakeRoom, PartitionsLost, Resume, Retry, RunEnded
+from steplog.engine.ids import run_slot
+from steplog.engine.keys import run_id_of
 from steplog.engine.messages import Message
 from steplog.functions import Function
 
@@ -63,15 +65,18 @@ class LocalDriver:
                 self._dispatch(effect)
             elif isinstance(effect, MakeRoom):
                 self._make_room(effect.count)
+            elif isinstance(effect, PartitionsLost):
+                self.abandon(effect)
             elif not isinstance(effect, Answer):
                 run = live.get(effect.run)
                 if run is not None and run.generation == effect.generation:
                     _tell(run, effect)
 
-    def abandon(self) -> None:
-        """The node has lost its state and reads it back: what lives here is of no use to it any more."""
+    def abandon(self, lost: PartitionsLost | None = None) -> None:
+        """The node has lost its state, or a part of it: what lives here of that is of no use to it any more."""
         for run in list(self._live.values()):
-            run.close()
+            if lost is None or run_slot(run_id_of(run.key)) % lost.of in lost.partitions:
+                run.close()
 
     async def drain(self, grace_s: float) -> None:
         """Begin nothing, let the bodies that run end for a while, then close every run."""

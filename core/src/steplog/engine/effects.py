@@ -92,4 +92,11 @@ class RunEnded(msgspec.Struct, frozen=True, tag=True, array_like=True):
     error: ErrorInfo | None
 
 
-Effect = Dispatch | Resume | Retry | Backoff | MakeRoom | Answer | RunEnded
+class PartitionsLost(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Another process decides for some partitions, of ``of`` in all: what lives here of their runs is of no use."""
+
+    partitions: tuple[int, ...]
+    of: int
+
+
+Effect = Dispatch | Resume | Retry | Backoff | MakeRoom | Answer | RunEnded | PartitionsLost

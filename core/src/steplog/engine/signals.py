@@ -83,5 +83,10 @@ class Signals:
         self._draft.tell_run(run, WaitEnded(run=run, step=step, error=ErrorInfo(name="Error", message=why)))
 
 
+def slot_of_signal(env: int, signal: str) -> int:
+    """Where the owner of a signal decides."""
+    return _slot(keys.signal(env, signal))
+
+
 def _slot(key: bytes) -> int:
     return slot_of(keys.signal_hash(key))

@@ -6,6 +6,7 @@ marks of transactions. A tape that is full is paused, so memory is bounded howev
 
 import asyncio
 import threading
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from steplog.log.topics import Layout
 if TYPE_CHECKING:
     from confluent_kafka import Message
 
-POLL_S = 0.1
+POLL_S = 0.02  # what is asked of the thread waits so long
 BATCH = 2_000
 FULL_BYTES = 16 << 20  # of one place: reading pauses there
 
@@ -53,6 +54,7 @@ class Fetcher:
         self._tapes: dict[Place, _Tape] = {}
         self._places: dict[tuple[str, int], Place] = {}
         self._lock = threading.Lock()  # around the tapes
+        self._asked: deque[Callable[[], None]] = deque()  # of the thread: only that one calls the client
         self._is_closed = False
         self._changed = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="steplog-kafka-fetch", daemon=True)
@@ -77,7 +79,8 @@ class Fetcher:
         with self._lock:
             tape = self._tapes.pop(place, None)
         if tape is not None:
-            self._consumer.incremental_unassign([self._partition(place)])
+            gone = [self._partition(place)]
+            self._asked.append(lambda: self._consumer.incremental_unassign(gone))
 
     def close(self) -> None:
         """End the thread and the connection; blocks for a moment."""
@@ -99,14 +102,16 @@ class Fetcher:
             tape.taken, was_paused = tape.after, tape.is_paused
             tape.bytes, tape.is_paused = 0, False
         if was_paused:
-            self._consumer.resume([self._partition(place)])
+            resumed = [self._partition(place)]
+            self._asked.append(lambda: self._consumer.resume(resumed))
         return records, tape.taken
 
     def _begin(self, place: Place, offset: int) -> None:
         with self._lock:
             self._tapes[place] = _Tape(offset)
             self._places[self._layout.name(place.topic), place.partition] = place
-        self._consumer.incremental_assign([self._partition(place, offset)])
+        begun = [self._partition(place, offset)]
+        self._asked.append(lambda: self._consumer.incremental_assign(begun))
 
     def _partition(self, place: Place, *offset: int) -> Any:
         from confluent_kafka import TopicPartition
@@ -116,6 +121,8 @@ class Fetcher:
     def _run(self) -> None:
         consumer = self._consumer
         while not self._is_closed:
+            while self._asked:
+                self._asked.popleft()()
             message = consumer.poll(POLL_S)
             if message is None:
                 continue

@@ -1,5 +1,6 @@
 """The topics of a log on Kafka: what each holds and how long, made at the first start and checked at every other."""
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -116,6 +117,27 @@ def _make(admin: "AdminClient", layout: Layout, topics: Sequence[str], replicati
         except KafkaException as error:
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:  # by another node at the same moment
                 raise TopicsInvalid([f"{name} cannot be made: {error.args[0].str()}"]) from error
+    _wait_for_leaders(admin, layout, topics)
+
+
+def _wait_for_leaders(admin: "AdminClient", layout: Layout, topics: Sequence[str]) -> None:
+    """A topic that was just made answers a moment later."""
+    from confluent_kafka import KafkaException, TopicPartition
+    from confluent_kafka.admin import OffsetSpec
+
+    waited = [TopicPartition(layout.name(topic), p) for topic in topics for p in range(layout.count(topic))]
+    until_s = time.monotonic() + ADMIN_S
+    while waited:
+        answers = admin.list_offsets(dict.fromkeys(waited, OffsetSpec.latest()), request_timeout=ADMIN_S)
+        waited = []
+        for partition, answer in answers.items():
+            try:
+                answer.result()
+            except KafkaException:
+                if time.monotonic() > until_s:
+                    raise
+                waited.append(partition)
+        time.sleep(0.05 if waited else 0)
 
 
 def _settings(admin: "AdminClient", layout: Layout) -> dict[str, dict[str, str]]:

@@ -19,8 +19,9 @@ from steplog.errors import LogLocked, LogUnavailable, SteplogError
 from steplog.history.process import HistoryProcess
 from steplog.log.sqlite import SqliteLog
 from steplog.log.wal import WalWatch
+from steplog.member import ClusterConfig, Member
 from steplog.server.validation import Misfit
-from steplog.shells.engine import Service, engine_loop, only, run_engine
+from steplog.shells.engine import Deciding, Service, engine_loop, only, run_engine
 from steplog.shells.frames import (
     AnswerFit,
     AnswerOpen,
@@ -55,7 +56,7 @@ class Child:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
         self._open: asyncio.Future[Open] = self._loop.create_future()
-        self._turns: Turns | None = None
+        self._turns: Deciding | None = None
         self._stream: FrameStream[Down]
         self._tasks: set[asyncio.Task[None]] = set()
         self._questions: dict[int, asyncio.Future[Misfit | None]] = {}
@@ -84,13 +85,16 @@ class Child:
     async def _run(self, frame: Open) -> None:
         log_path, history_path = paths_of(frame)
         log_to_stderr(as_json=frame.server is not None and wants_json(is_dev=frame.server.is_dev))
+        if frame.cluster is not None:
+            await self._run_member(frame, frame.cluster)
+            return
         log = await self._open_log(frame)
         turns = Turns(
             log, Registry(frame.functions), frame.config, deliver=self._deliver, on_lost=self._unavailable,
             on_found=lambda: self._stream.send(Available()), watch_s=WATCH_S,
         )  # fmt: skip
         wal = WalWatch(log)
-        services: list[Service] = [lambda _turns, _ask: wal.run()]
+        services: list[Service[Turns]] = [lambda _turns, _ask: wal.run()]
         if history_path is not None and frame.server is not None:
             from steplog.service import HttpService  # for start-up time: uvicorn and starlette come with it
 
@@ -109,6 +113,15 @@ class Child:
         await run_engine(
             turns, services, ask=self._ask, on_open=lambda: self._stream.send(Opened()), stop=self._stop
         )  # fmt: skip
+
+    async def _run_member(self, frame: Open, cluster: ClusterConfig) -> None:
+        member = Member(
+            cluster, Registry(frame.functions), frame.config, deliver=self._deliver, on_lost=self._unavailable,
+            on_found=lambda: self._stream.send(Available()),
+        )  # fmt: skip
+        self._turns = member
+        tune_process()
+        await run_engine(member, [], ask=self._ask, on_open=lambda: self._stream.send(Opened()), stop=self._stop)
 
     async def _open_log(self, frame: Open) -> SqliteLog:
         deadline_s = self._loop.time() + LOCK_S

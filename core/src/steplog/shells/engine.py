@@ -2,16 +2,24 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
+from steplog.member import Member
 from steplog.server.validation import Ask
 from steplog.turns import Turns
 
-Service = Callable[[Turns, Ask], Coroutine[Any, Any, None]]
+Deciding = Turns | Member
+Decides = TypeVar("Decides", Turns, Member)
+Service = Callable[[Decides, Ask], Coroutine[Any, Any, None]]
 
 
 async def run_engine(
-    turns: Turns, services: Sequence[Service], *, ask: Ask, on_open: Callable[[], None], stop: asyncio.Event
+    turns: Decides,
+    services: "Sequence[Service[Decides]]",
+    *,
+    ask: Ask,
+    on_open: Callable[[], None],
+    stop: asyncio.Event,
 ) -> None:
     """Run until ``stop`` is set; the log is closed when this returns or raises.
 

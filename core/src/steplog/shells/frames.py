@@ -10,6 +10,7 @@ import msgspec
 from steplog.engine.effects import Effect
 from steplog.engine.functions import EngineConfig, FunctionSpec
 from steplog.engine.messages import EventAccepted, Message
+from steplog.member import ClusterConfig
 from steplog.server.config import ServerConfig
 from steplog.server.validation import Misfit
 
@@ -19,12 +20,13 @@ LENGTH_BYTES = 4
 class Open(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
     """The first frame: what the engine's process is to do. ``sockets`` are inherited file numbers to serve HTTP on."""
 
-    log_path: str
+    log_path: str  # of a SQLite log
     history_path: str | None
     functions: list[FunctionSpec]
     config: EngineConfig
     server: ServerConfig | None = None
     sockets: list[int] = []
+    cluster: ClusterConfig | None = None  # of a log on Kafka
 
 
 class Post(msgspec.Struct, frozen=True, tag=True, array_like=True):

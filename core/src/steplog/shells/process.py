@@ -16,6 +16,7 @@ from steplog.engine.effects import Effect
 from steplog.engine.functions import EngineConfig, FunctionSpec
 from steplog.engine.messages import Message
 from steplog.errors import EngineEnded, LogUnavailable, SteplogError, error_of
+from steplog.member import ClusterConfig
 from steplog.server.config import ServerConfig
 from steplog.server.validation import Check, nothing_to_say
 from steplog.shells.frames import (
@@ -45,7 +46,7 @@ WATCH_S = 0.000_4  # a commit, most of the time; to be woken takes half as long 
 
 
 class ProcessEngine:
-    """Turns over a SQLite log, with HTTP and history, in a child process.
+    """Turns over a log, with HTTP and history, in a child process.
 
     The child ends at once when this process dies: the connection between them tells it. ``connection`` leads to an
     engine's process that is another's child (shells/spawn.py), with ``sockets`` as that one has inherited them.
@@ -53,15 +54,15 @@ class ProcessEngine:
     """
 
     def __init__(
-        self, functions: Sequence[FunctionSpec], config: EngineConfig, *, log_path: Path,
-        history_path: Path | None = None, server: ServerConfig | None = None,
+        self, functions: Sequence[FunctionSpec], config: EngineConfig, *, log_path: Path = Path(),
+        cluster: ClusterConfig | None = None, history_path: Path | None = None, server: ServerConfig | None = None,
         sockets: "Sequence[socket.socket] | Sequence[int]" = (), on_serving: Callable[[], None] = lambda: None,
         connection: socket.socket | None = None, check: Check = nothing_to_say,
     ) -> None:  # fmt: skip
         self._sockets = [sock for sock in sockets if isinstance(sock, socket.socket)]
         self._open_frame = Open(
             log_path=str(log_path), history_path=None if history_path is None else str(history_path),
-            functions=list(functions), config=config, server=server,
+            functions=list(functions), config=config, server=server, cluster=cluster,
             sockets=[sock if isinstance(sock, int) else sock.fileno() for sock in sockets],
         )  # fmt: skip
         self._connection, self._on_serving, self._check = connection, on_serving, check
