@@ -25,8 +25,9 @@ from steplog.engine.retry import RetryPolicy
 from steplog.engine.run import StepState
 from steplog.errors import LogUnavailable
 from steplog.log.broker import BrokerError, Place, Produced
-from steplog.log.kafka import EVENTS, JOURNAL, STATE, KafkaLog
+from steplog.log.kafka import KafkaLog
 from steplog.log.memory import MemoryTable
+from steplog.log.topics import EVENTS, JOURNAL, STATE
 from steplog.partitions import Partitions
 
 from . import scripts

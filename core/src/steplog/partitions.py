@@ -87,9 +87,9 @@ class Partitions:
         self._wake.set()
         return True
 
-    def post_to_run(self, run: bytes, message: Message) -> bool:
+    def post_to_run(self, run: bytes, message: Message) -> None:
         """Give a run a message, by its key."""
-        return self.post(run_slot(run_id_of(run)), message)
+        self.post(run_slot(run_id_of(run)), message)
 
     def post_to_all(self, message: Message) -> None:
         """Give every partition that is here a message."""
@@ -127,7 +127,7 @@ class Partitions:
         for owned in self._owned.values():
             owned.processor.post(Drain())
         with suppress(BrokerError):  # then it is taken as lost, by whoever comes next
-            while any([each.processor.has_work(self._now_ms(each)) for each in self._owned.values()]):
+            while any(each.processor.has_work(self._now_ms(each)) for each in self._owned.values()):
                 await self._decide()
                 await self._log.commit(self._seal())
                 self._release()

@@ -13,8 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from steplog.log.broker import Assigned, BrokerError, Fenced, Fetched, Place, Produced
-from steplog.log.fetcher import Fetcher
-from steplog.log.topics import EVENTS, INBOX, Layout
+from steplog.log.fetcher import NO_OFFSET, Fetcher
+from steplog.log.topics import EVENTS, INBOX, Layout, watermarks
 
 if TYPE_CHECKING:
     from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
@@ -65,11 +65,10 @@ class KafkaClient:
 
     async def ends(self, places: Sequence[Place]) -> dict[Place, int]:
         from confluent_kafka import KafkaException
-        from confluent_kafka.admin import OffsetSpec
 
         asked = {self._partition(place): place for place in places}
         try:
-            answers = self._admin.list_offsets(dict.fromkeys(asked, OffsetSpec.latest()), request_timeout=CALL_S)
+            answers = watermarks(self._admin, list(asked))
             found = {asked[each]: await asyncio.wrap_future(answer) for each, answer in answers.items()}
         except KafkaException as error:
             raise _ours(error) from error
@@ -123,11 +122,11 @@ class KafkaClient:
         if self._group is None:
             self._group = self._join()
         message = self._group.poll(0)
-        if message is not None and message.error() is not None and message.error().fatal():
-            self._group, group = None, self._group  # as when another process of this name has joined
-            group.close()
-            self._assigned = None
-            raise Fenced(message.error().str())
+        error = None if message is None else message.error()
+        if error is not None and error.fatal():  # as when another process of this name has joined
+            self._group.close()
+            self._group = self._assigned = None
+            raise Fenced(error.str())
         assigned, self._assigned = self._assigned, None
         return assigned
 
@@ -222,10 +221,10 @@ class KafkaClient:
         for producer in producers:
             _drop(producer)
 
-    def _partition(self, place: Place, *offset: int) -> "TopicPartition":
+    def _partition(self, place: Place, offset: int = NO_OFFSET) -> "TopicPartition":
         from confluent_kafka import TopicPartition
 
-        return TopicPartition(self._layout.name(place.topic), place.partition, *offset)
+        return TopicPartition(self._layout.name(place.topic), place.partition, offset)
 
     def _tell(self) -> None:
         self._callback()

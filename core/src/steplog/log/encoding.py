@@ -4,6 +4,8 @@ An event is its record, JSON that any consumer can read; what only the engine ne
 partitions is msgpack, for this program alone.
 """
 
+from collections.abc import Callable
+
 import msgspec
 
 from steplog.engine.functions import ENVIRONMENTS
@@ -45,7 +47,7 @@ class _Subject(msgspec.Struct, frozen=True):
 
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode_message = msgspec.msgpack.Decoder(Message).decode
+_decode_message: Callable[[bytes], Message] = msgspec.msgpack.Decoder(Message).decode
 _decode_event = msgspec.json.Decoder(_Event).decode
 _decode_rest = msgspec.msgpack.Decoder(_Rest).decode
 _decode_subject = msgspec.json.Decoder(_Subject).decode

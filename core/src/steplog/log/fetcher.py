@@ -8,29 +8,33 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from steplog.log.broker import BrokerError, Fetched, OffsetOutOfRange, Place
+from steplog.log.broker import BrokerError, Fetched, Headers, OffsetOutOfRange, Place
 from steplog.log.topics import Layout
 
 if TYPE_CHECKING:
-    from confluent_kafka import Message
+    from confluent_kafka import Message, TopicPartition
 
+NO_OFFSET = -1001  # of the client library
 POLL_S = 0.02  # what is asked of the thread waits so long
 BATCH = 2_000
+FIRST_ANSWER_S = 10.0
 FULL_BYTES = 16 << 20  # of one place: reading pauses there
 
 
 class _Tape:
     """What was read of one place."""
 
-    __slots__ = ("after", "bytes", "error", "is_paused", "records", "taken")
+    __slots__ = ("after", "bytes", "error", "is_answered", "is_paused", "records", "taken")
 
     def __init__(self, offset: int) -> None:
         self.taken = offset  # everything before was taken
         self.after = offset  # and was read
         self.records: list[Fetched] = []
         self.bytes = 0
+        self.is_answered = False  # the cluster has said something about it
         self.is_paused = False
         self.error: BrokerError | None = None
 
@@ -61,18 +65,21 @@ class Fetcher:
         self._thread.start()
 
     async def read(self, place: Place, offset: int, wait_s: float) -> tuple[list[Fetched], int]:
-        """Take what was read from an offset on (``Broker.read``)."""
-        deadline_s = self._loop.time() + wait_s
+        """Take what was read from an offset on (``Broker.read``).
+
+        Whoever waits does so until the cluster has said at least that there is nothing, however long a new connection
+        takes: that nothing came is then known, and not only that it has not come yet.
+        """
+        began_s = self._loop.time()
         while True:
             self._changed.clear()
             found = self._take(place, offset)
-            rest_s = deadline_s - self._loop.time()
+            limit_s = wait_s if self._tapes[place].is_answered or not wait_s else FIRST_ANSWER_S
+            rest_s = began_s + limit_s - self._loop.time()
             if found[0] or found[1] > offset or rest_s <= 0:
                 return found
-            try:
+            with suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), rest_s)
-            except TimeoutError:
-                return self._take(place, offset)
 
     def forget(self, place: Place) -> None:
         """Stop reading a place."""
@@ -113,10 +120,10 @@ class Fetcher:
         begun = [self._partition(place, offset)]
         self._asked.append(lambda: self._consumer.incremental_assign(begun))
 
-    def _partition(self, place: Place, *offset: int) -> Any:
+    def _partition(self, place: Place, offset: int = NO_OFFSET) -> "TopicPartition":
         from confluent_kafka import TopicPartition
 
-        return TopicPartition(self._layout.name(place.topic), place.partition, *offset)
+        return TopicPartition(self._layout.name(place.topic), place.partition, offset)
 
     def _run(self) -> None:
         consumer = self._consumer
@@ -141,6 +148,7 @@ class Fetcher:
                 tape = None if place is None else self._tapes.get(place)
                 if place is None or tape is None:
                     continue
+                tape.is_answered = True
                 error, offset = message.error(), message.offset() or 0
                 if error is not None:
                     self._note(tape, place, error, offset)
@@ -150,7 +158,7 @@ class Fetcher:
                     tape.records.append(
                         Fetched(
                             place, offset, _bytes(message.key()) or b"", _bytes(value),
-                            () if headers is None else tuple([(name, _bytes(v) or b"") for name, v in headers]),
+                            _headers(headers),
                         )
                     )  # fmt: skip
                     tape.after = offset + 1
@@ -170,6 +178,10 @@ class Fetcher:
             tape.error = OffsetOutOfRange(f"{self._layout.name(place.topic)} [{place.partition}]: {error.str()}")
         elif error.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.TOPIC_AUTHORIZATION_FAILED):
             tape.error = BrokerError(f"{self._layout.name(place.topic)} [{place.partition}]: {error.str()}")
+
+
+def _headers(headers: Any) -> Headers:
+    return () if not headers else tuple([(name, _bytes(value) or b"") for name, value in headers])
 
 
 def _bytes(value: str | bytes | None) -> bytes | None:

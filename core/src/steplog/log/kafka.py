@@ -45,7 +45,7 @@ class Cache(Protocol):
         """What it has."""
 
     def write(self, pairs: list[tuple[bytes, bytes | None]], offset: int, as_of_ms: int) -> None:
-        """Bring the table up to date."""
+        """Bring the table up to date. No key comes twice."""
 
     def clear(self) -> None:
         """Forget everything."""
@@ -209,7 +209,7 @@ class KafkaLog:
             began_s = loop.time()
             fetched, after = await self._broker.read(place, cache.offset, wait_s=READ_S)
             if after > cache.offset:
-                cache.write([(f.key, f.value) for f in fetched], after, 0)
+                cache.write(list({f.key: f.value for f in fetched}.items()), after, 0)  # the last of each key
                 stuck_s = 0.0
                 self._on_progress(place.partition, cache.offset - first, end - first)
                 continue

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -10,7 +10,10 @@ from steplog.engine.ids import SLOTS
 from steplog.errors import LogUnavailable, TopicsInvalid
 
 if TYPE_CHECKING:
-    from confluent_kafka.admin import AdminClient
+    from concurrent.futures import Future
+
+    from confluent_kafka import TopicPartition
+    from confluent_kafka.admin import AdminClient, ListOffsetsResultInfo
 
 EVENTS, INBOX, STATE, JOURNAL, REGISTRY, DEAD = "events", "inbox", "state", "journal", "registry", "dead"
 OUTSIDE = "/"  # before the name of a topic that is not the log's
@@ -123,12 +126,11 @@ def _make(admin: "AdminClient", layout: Layout, topics: Sequence[str], replicati
 def _wait_for_leaders(admin: "AdminClient", layout: Layout, topics: Sequence[str]) -> None:
     """A topic that was just made answers a moment later."""
     from confluent_kafka import KafkaException, TopicPartition
-    from confluent_kafka.admin import OffsetSpec
 
     waited = [TopicPartition(layout.name(topic), p) for topic in topics for p in range(layout.count(topic))]
     until_s = time.monotonic() + ADMIN_S
     while waited:
-        answers = admin.list_offsets(dict.fromkeys(waited, OffsetSpec.latest()), request_timeout=ADMIN_S)
+        answers = watermarks(admin, waited)
         waited = []
         for partition, answer in answers.items():
             try:
@@ -138,6 +140,16 @@ def _wait_for_leaders(admin: "AdminClient", layout: Layout, topics: Sequence[str
                     raise
                 waited.append(partition)
         time.sleep(0.05 if waited else 0)
+
+
+def watermarks(
+    admin: "AdminClient", partitions: "Sequence[TopicPartition]"
+) -> "dict[TopicPartition, Future[ListOffsetsResultInfo]]":
+    """Ask where partitions end: behind everything that was written, committed or not."""
+    from confluent_kafka.admin import OffsetSpec
+
+    latest: Any = OffsetSpec
+    return admin.list_offsets(dict.fromkeys(partitions, latest.latest()), request_timeout=ADMIN_S)
 
 
 def _settings(admin: "AdminClient", layout: Layout) -> dict[str, dict[str, str]]:
