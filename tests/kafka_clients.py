@@ -7,28 +7,28 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 DEADLINE_S = 30
-_QUICK = {"log_level": 0, "retry.backoff.ms": 10, "reconnect.backoff.ms": 10, "reconnect.backoff.max.ms": 100}
+QUICK = {"log_level": 0, "retry.backoff.ms": 10, "reconnect.backoff.ms": 10, "reconnect.backoff.max.ms": 100}
 
 
 def create_topic(
     bootstrap: str, name: str, *, partitions: int = 1, replicas: int = 1, settings: Mapping[str, str] | None = None
 ) -> None:
     """Create a topic, and wait until it is there."""
-    admin = AdminClient({"bootstrap.servers": bootstrap, **_QUICK})
+    admin = AdminClient({"bootstrap.servers": bootstrap, **QUICK})
     (created,) = admin.create_topics([NewTopic(name, partitions, replicas, config=dict(settings or {}))]).values()
     created.result(DEADLINE_S)
 
 
 def transactional(bootstrap: str, name: str) -> Producer:
     """A producer with a transactional id, ready to begin."""
-    producer = Producer({"bootstrap.servers": bootstrap, "transactional.id": name, **_QUICK})
+    producer = Producer({"bootstrap.servers": bootstrap, "transactional.id": name, **QUICK})
     producer.init_transactions(DEADLINE_S)
     return producer
 
 
 def produce(bootstrap: str, topic: str, *values: bytes) -> None:
     """Append values to partition 0; all replicas have them when it returns."""
-    producer = Producer({"bootstrap.servers": bootstrap, "acks": "all", "enable.idempotence": True, **_QUICK})
+    producer = Producer({"bootstrap.servers": bootstrap, "acks": "all", "enable.idempotence": True, **QUICK})
     for value in values:
         producer.produce(topic, value, partition=0)
     assert producer.flush(DEADLINE_S) == 0, "the broker took too long"
@@ -36,7 +36,7 @@ def produce(bootstrap: str, topic: str, *values: bytes) -> None:
 
 def committed(bootstrap: str, topic: str, partition: int = 0) -> list[bytes | None]:
     """The values that a read-committed consumer finds in a partition now, from its beginning."""
-    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": topic, "enable.partition.eof": True, **_QUICK})
+    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": topic, "enable.partition.eof": True, **QUICK})
     consumer.assign([TopicPartition(topic, partition, 0)])
     values: list[bytes | None] = []
     try:

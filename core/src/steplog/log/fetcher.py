@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 NO_OFFSET = -1001  # of the client library
 POLL_S = 0.02  # what is asked of the thread waits so long
+FETCH_MS = 50  # a request that waits holds up the places that are new
 BATCH = 2_000
 FIRST_ANSWER_S = 10.0
 FULL_BYTES = 16 << 20  # of one place: reading pauses there
@@ -52,7 +53,7 @@ class Fetcher:
                 **settings, "group.id": f"{layout.prefix}.reader", "enable.auto.commit": False,
                 "auto.offset.reset": "error", "isolation.level": "read_committed", "enable.partition.eof": True,
                 "fetch.message.max.bytes": 16 << 20, "queued.max.messages.kbytes": 64 << 10,
-                "fetch.wait.max.ms": 500, "fetch.error.backoff.ms": 50, "fetch.queue.backoff.ms": 20,
+                "fetch.wait.max.ms": FETCH_MS, "fetch.error.backoff.ms": 50, "fetch.queue.backoff.ms": 20,
             }
         )  # fmt: skip
         self._tapes: dict[Place, _Tape] = {}

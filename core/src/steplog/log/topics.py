@@ -130,6 +130,7 @@ def _wait_for_leaders(admin: "AdminClient", layout: Layout, topics: Sequence[str
     waited = [TopicPartition(layout.name(topic), p) for topic in topics for p in range(layout.count(topic))]
     until_s = time.monotonic() + ADMIN_S
     while waited:
+        admin.list_topics(timeout=ADMIN_S)  # or it goes on asking whom it has asked before
         answers = watermarks(admin, waited)
         waited = []
         for partition, answer in answers.items():
