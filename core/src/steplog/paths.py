@@ -1,5 +1,6 @@
-"""Where files are: logs as they are named by ``--log``, and what lies beside them."""
+"""Where logs and histories are: as ``--log`` and ``--history`` name them, and what lies beside a log's file."""
 
+import re
 from pathlib import Path
 
 from steplog.errors import ConfigInvalid
@@ -32,3 +33,28 @@ def log_path(url: str) -> Path:
 def history_path(log: Path) -> Path:
     """The history beside a log: ``steplog.history.db`` for ``steplog.db``."""
     return log.with_suffix(".history.db")
+
+
+HIDDEN = "***"
+POSTGRES = ("postgresql://", "postgres://")
+_PASSWORD = re.compile(r"(//[^/?#@:]*:)[^@/?#]*(?=@)|([?&][^=&#]*(?:password|secret)=)[^&#]*", re.IGNORECASE)
+
+
+def file_url(path: Path) -> str:
+    """Name a file: ``sqlite:PATH``."""
+    return f"sqlite:{path}"
+
+
+def file_path(url: str) -> Path:
+    """Read ``sqlite:PATH``."""
+    return Path(url.removeprefix("sqlite:"))
+
+
+def is_postgres(url: str) -> bool:
+    """Whether a history is in PostgreSQL."""
+    return url.startswith(POSTGRES)
+
+
+def masked(url: str) -> str:
+    """An address to print: without its passwords."""
+    return _PASSWORD.sub(lambda found: f"{found[1] or found[2]}{HIDDEN}", url)

@@ -1,0 +1,316 @@
+"""The journal and the events of a log on Kafka, read by a consumer: each partition in order, committed records alone.
+
+Where to go on is said by the history, never by the group, whose offsets are for tools that show the lag. Invariant: a
+portion holds every committed record between its start and its position, or says which are gone.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Self, TypeVar
+from urllib.parse import parse_qsl, urlsplit
+
+import msgspec
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicCollection,
+    TopicPartition,
+)
+from confluent_kafka.admin import AdminClient
+
+from steplog.engine.records import Record, StoredEvent
+from steplog.errors import ConfigInvalid, LogUnavailable
+from steplog.history import journal
+from steplog.history.journal import TurnRecords, Unreadable, unreadable_record
+from steplog.history.position import Position
+from steplog.history.source import Portion
+from steplog.paths import masked
+
+TOPICS: tuple[journal.Source, ...] = ("journal", "events")
+PREFIX = "steplog"
+ASKING_S = 10.0  # for what the cluster knows
+RECORDS, RECORDS_AT_FIRST = 8192, 512  # read at once
+BATCH_BYTES = 4 << 20  # aimed at; decoded it takes several times as much
+HELD_MS = 50  # a request for records that are not there yet, by the broker: the end of a partition is seen this late
+PREFETCHED_KBYTES = 16 << 10
+UNREACHABLE = (KafkaError._ALL_BROKERS_DOWN, KafkaError._AUTHENTICATION)  # what is told once, by no message
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+_decode_record = msgspec.json.Decoder[Record](Record).decode
+_decode_records = msgspec.json.Decoder(list[Record]).decode
+_decode_stored = msgspec.json.Decoder(StoredEvent).decode
+_decode_all_stored = msgspec.json.Decoder(list[StoredEvent]).decode
+
+
+class KafkaAddress(msgspec.Struct, frozen=True, kw_only=True):
+    """A log on Kafka: ``kafka://HOST:PORT,HOST:PORT?prefix=shop``. Other parameters are the client's own settings."""
+
+    servers: str
+    prefix: str = PREFIX
+    settings: dict[str, str] = {}
+
+    @classmethod
+    def parse(cls, url: str) -> Self:
+        """Read an address. Raises ``ConfigInvalid``."""
+        parts = urlsplit(url)
+        if parts.scheme != "kafka" or not parts.netloc or parts.path not in ("", "/"):
+            raise ConfigInvalid("--log", [f"{masked(url)!r} is no log on Kafka; write kafka://HOST:PORT?prefix=NAME"])
+        settings = dict(parse_qsl(parts.query))
+        return cls(servers=parts.netloc, prefix=settings.pop("prefix", PREFIX), settings=settings)
+
+    def topic(self, name: str) -> str:
+        """The topic's name on the cluster."""
+        return f"{self.prefix}.{name}"
+
+
+def decode_event(value: bytes) -> StoredEvent:
+    """Read a record of ``events``. Raises ``ValueError``."""
+    return _decode_stored(value)
+
+
+def decode_events(values: Sequence[bytes]) -> list[StoredEvent]:
+    """Read many records of ``events`` at once. Raises ``ValueError``."""
+    return _decode_all_stored(_joined(values))
+
+
+class KafkaSource:
+    """The log's partitions: all of them, or with ``is_shared`` those that the group of projectors leaves to this one."""
+
+    def __init__(self, address: KafkaAddress, *, is_shared: bool = False) -> None:
+        self._address, self._is_shared = address, is_shared
+        self._topics = {address.topic(name): name for name in TOPICS}
+        self._count = RECORDS_AT_FIRST
+        self._after = Position()  # as it was asked for last
+        self._at: dict[str, int] = {}  # where the next record of each place comes from
+        self._assigned: list[tuple[str, int]] = []
+        self._is_new, self._is_lost = False, True
+        self._failure = ""
+        self.log_id, self._places = self._describe()
+        self._consumer = Consumer(self._settings())
+        if is_shared:
+            self._consumer.subscribe(list(self._topics), on_assign=self._on_assign, on_revoke=self._on_revoke)
+        else:
+            self._assigned = self._places
+
+    def read(self, after: Position) -> Portion | None:
+        """Read what has come. Where partitions have come too, the portion is empty: the history says how far they are."""
+        self._show_lag(after)
+        self._after = after
+        if self._is_lost or any([after.number(place) != number for place, number in self._at.items()]):
+            self._begin()
+        messages = self._call(lambda: self._consumer.consume(self._count, 0))
+        if self._is_new:
+            self._is_new = False
+            here = Position.of({place: after.number(place) for place in self._at})
+            return Portion(start=here, position=here, turns=[], is_full=True)
+        if not messages:
+            self._raise_failure()
+            return None
+        return self._portion(messages)
+
+    def end(self) -> Position:
+        ends = {}
+        for topic, partition in self._places:
+            place = TopicPartition(topic, partition)
+            _, ends[self._place(topic, partition)] = self._call(
+                lambda place=place: self._consumer.get_watermark_offsets(place, timeout=ASKING_S)  # type: ignore[misc]  # a loop's variable
+            )
+        return Position.of(ends)
+
+    def has_come_to(self, position: Position) -> bool:
+        """Always: another topic has another id, and a partition that was cut back is told of when it is read."""
+        return True
+
+    def close(self) -> None:
+        self._consumer.close()
+
+    # --- the group
+
+    def _on_assign(self, _: Consumer, partitions: Iterable[TopicPartition]) -> None:
+        self._assigned = [(each.topic, each.partition) for each in partitions]
+        self._is_new = True
+        self._begin()
+
+    def _on_revoke(self, consumer: Consumer, _: Iterable[TopicPartition]) -> None:
+        self._assigned, self._at = [], {}
+        consumer.unassign()
+
+    def _begin(self) -> None:
+        """Go on reading where the history is."""
+        self._at = {self._place(*each): self._after.number(self._place(*each)) for each in self._assigned}
+        places = [
+            TopicPartition(topic, partition, self._at[self._place(topic, partition)] or OFFSET_BEGINNING)
+            for topic, partition in self._assigned
+        ]
+        self._call(lambda: self._consumer.assign(places))
+        self._is_lost = False
+
+    def _show_lag(self, after: Position) -> None:
+        """Tell the group what is in the history, for tools that show its lag."""
+        if not self._is_shared:
+            return
+        moved = [
+            TopicPartition(topic, partition, after.number(self._place(topic, partition)))
+            for topic, partition in self._assigned
+            if after.number(self._place(topic, partition)) > self._after.number(self._place(topic, partition))
+        ]
+        if moved:
+            self._call(lambda: self._consumer.commit(offsets=moved, asynchronous=True))
+
+    # --- records
+
+    def _portion(self, messages: Sequence[Message]) -> Portion | None:
+        found: dict[tuple[str, int], tuple[list[int], list[bytes]]] = {}
+        reached: dict[str, int] = {}
+        turns: list[TurnRecords] = []
+        size = 0
+        for message in messages:
+            topic, partition, offset = message.topic(), message.partition(), message.offset()
+            error = message.error()
+            if error is not None:
+                if topic is None or partition is None or offset is None:
+                    self._is_lost = True
+                    raise LogUnavailable(f"{self._address.servers}: {error.str()}")
+                place = self._place(topic, partition)
+                if error.code() == KafkaError._PARTITION_EOF:
+                    reached[place] = offset
+                else:
+                    turn = self._gap(topic, partition, error)
+                    turns.append(turn)
+                    reached[place] = turn.position
+                continue
+            assert topic is not None and partition is not None and offset is not None, "a record is somewhere"
+            offsets, values = found.setdefault((topic, partition), ([], []))
+            value = message.value() or b""
+            offsets.append(offset)
+            values.append(value)
+            size += len(value)
+        is_full = len(messages) >= self._count
+        self._count = max(1, min(BATCH_BYTES * self._count // max(size, 1), 2 * self._count, RECORDS))
+        for (topic, partition), (offsets, values) in found.items():
+            place = self._place(topic, partition)
+            reached[place] = max(reached.get(place, 0), offsets[-1] + 1)
+            turns.append(_turn(self._topics[topic], partition, offsets, values))
+        start = {place: self._at[place] for place in reached}
+        if start == reached:
+            return None
+        self._at.update(reached)
+        return Portion(start=Position.of(start), position=Position.of(reached), turns=turns, is_full=is_full)
+
+    def _gap(self, topic: str, partition: int, error: KafkaError) -> TurnRecords:
+        """Go on after records that are gone, and say which; any other error is raised."""
+        self._is_lost = True
+        if error.code() not in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
+            raise LogUnavailable(f"{topic}, partition {partition}: {error.str()}")
+        first, end = self._call(
+            lambda: self._consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=ASKING_S)
+        )
+        at = self._at[self._place(topic, partition)]
+        if at < first:
+            reason = f"records {at} to {first - 1} were deleted, by the topic's retention, before they were projected"
+            onward = first
+        else:
+            reason, onward = f"the partition ends at {end}, and was projected up to {at}: the cluster has lost records", end
+        logger.warning("%s, partition %d: %s", topic, partition, reason)
+        gone = Unreadable(position=at, partition=partition, source=self._topics[topic], reason=reason)
+        return TurnRecords(position=onward, partition=partition, unreadable=[gone])
+
+    # --- the cluster
+
+    def _describe(self) -> tuple[str, list[tuple[str, int]]]:
+        """Ask which topics these are: their ids, and partitions."""
+        admin = AdminClient(self._shared_settings())
+        found = admin.describe_topics(TopicCollection(list(self._topics)), request_timeout=ASKING_S)
+        ids, places = [], []
+        for topic in self._topics:
+            described = self._call(found[topic].result)
+            ids.append(str(described.topic_id))
+            places += [(topic, each.id) for each in described.partitions]
+        return "/".join(ids), places
+
+    def _settings(self) -> dict[str, Any]:
+        name = "history" if self._is_shared else "history.reader"
+        return {
+            **self._shared_settings(),
+            "group.id": self._address.topic(name),
+            "isolation.level": "read_committed",
+            "enable.auto.commit": False,
+            "enable.auto.offset.store": False,
+            "auto.offset.reset": "error",
+            "enable.partition.eof": True,
+            "fetch.wait.max.ms": HELD_MS,
+            "queued.max.messages.kbytes": PREFETCHED_KBYTES,
+            "partition.assignment.strategy": "range",
+            "error_cb": self._on_error,
+        }
+
+    def _shared_settings(self) -> dict[str, Any]:
+        return {
+            "bootstrap.servers": self._address.servers, "client.id": self._address.topic("history"), "log_level": 0,
+            **self._address.settings,
+        }  # fmt: skip
+
+    def _on_error(self, error: KafkaError) -> None:
+        if error.code() in UNREACHABLE or error.fatal():
+            self._failure = error.str()
+
+    def _raise_failure(self) -> None:
+        if self._failure:
+            reason, self._failure = self._failure, ""
+            raise LogUnavailable(f"{self._address.servers}: {reason}")
+
+    def _call(self, call: Callable[[], Any]) -> Any:
+        """Call the client. Its errors become ours."""
+        try:
+            return call()
+        except KafkaException as error:
+            self._is_lost = True
+            raise LogUnavailable(f"{self._address.servers}: {error.args[0].str()}") from error
+
+    def _place(self, topic: str, partition: int) -> str:
+        return f"{self._topics[topic]}/{partition}"
+
+
+def _turn(source: journal.Source, partition: int, offsets: list[int], values: list[bytes]) -> TurnRecords:
+    """Decode some records of a partition."""
+    turn = TurnRecords(position=offsets[0], partition=partition, offsets=offsets)
+    if source == "journal":
+        turn.records = _decoded(turn, source, values, lambda all_: _decode_records(_joined(all_)), _decode_record)
+    else:
+        turn.events = _decoded(turn, source, values, decode_events, decode_event)
+    return turn
+
+
+def _decoded(
+    turn: TurnRecords, source: journal.Source, values: list[bytes], decode_all: Callable[[Sequence[bytes]], list[T]],
+    decode: Callable[[bytes], T],
+) -> list[T]:  # fmt: skip
+    """Decode values at once, or what can be read of them one by one."""
+    try:
+        found = decode_all(values)
+        if len(found) == len(values):
+            return found
+    except ValueError:
+        pass
+    offsets, found = [], []
+    for offset, value in zip(turn.offsets, values, strict=True):
+        try:
+            found.append(decode(value))
+            offsets.append(offset)
+        except ValueError as error:
+            turn.unreadable.append(
+                unreadable_record(
+                    value, position=offset, partition=turn.partition, source=source, reason=str(error)
+                )
+            )
+    turn.offsets = offsets
+    return found
+
+
+def _joined(values: Sequence[bytes]) -> bytes:
+    return b"[" + b",".join(values) + b"]"
