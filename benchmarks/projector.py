@@ -25,8 +25,9 @@ from steplog.engine.operations import EventOut, StepRun
 from steplog.engine.processor import Processor
 from steplog.history import journal
 from steplog.history.projection import fold
-from steplog.history.projector import Projector
+from steplog.history.projector import open_projector
 from steplog.log.sqlite import JournalReader, SqliteLog
+from steplog.paths import file_url
 
 T = TypeVar("T")
 STEPS = ("charge", "pack", "notify")
@@ -114,7 +115,7 @@ def measure(name: str, log: Path, history: Path, *, rows: int, runs: int) -> Non
     with JournalReader(log) as reader:
         read_us, batches = _cpu_us(lambda: sum(1 for _ in _batches(reader)))
         folded_us, _ = _cpu_us(lambda: [None for batch in _batches(reader) if fold(batch.turns) is None])
-    with Projector(log, history) as projector:
+    with open_projector(file_url(log), file_url(history)) as projector:
         all_us, _ = _cpu_us(projector.catch_up)
     print(
         f"{name:9}{batches:4} batches: {all_us / runs:5.1f} µs CPU a run: read and decode {read_us / runs:4.1f}, "

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steplog.config.load import Configured, Sources, examine, load, secret_values
+from steplog.config.load import SECRETS, Configured, Sources, examine, load, secret_values
 from steplog.config.schema import DEV, Config, json_schema, keys, tables
 from steplog.drivers.config import LocalConfig
 from steplog.engine.functions import EngineConfig
@@ -302,7 +302,7 @@ url = "redis://db"
     [
         ("[servr]\nport = 1", '1  servr  unknown table; did you mean "server"?'),
         ("port = 1", '1  port  unknown key; did you mean "server.port"?'),
-        ("[xyz]", "1  xyz  unknown table; there are app, log, server, auth, limits, events, engine"),
+        ("[xyz]", "1  xyz  unknown table; there are app, log, history, server, auth, limits, events, engine"),
         ("[server]\nload = []", '2  server.load  unknown key; did you mean "app.load"?'),
         ("[log]\nx = 1", "2  log.x  unknown key; there are url"),
         ('log = "sqlite:x"', "1  log  a table is expected: [log]"),
@@ -360,7 +360,11 @@ def test_a_file_that_cannot_be_read_is_a_problem(tmp_path: Path) -> None:
         ("inngest.json", '{"sdk-url": ["http://h"]}', "sdk-url  apps over HTTP will come in a later version"),
         ("inngest.yaml", "urls:\n - http://h", "urls  apps over HTTP will come in a later version"),
         ("inngest.json", '{"redis-uri": "redis://h"}', "redis-uri  steplog needs no Redis"),
-        ("inngest.json", '{"postgres-uri": "x"}', "postgres-uri  history in PostgreSQL will come"),
+        (
+            "inngest.json",
+            '{"postgres-uri": "x"}',
+            'history.url = "x"  is no history; write sqlite:PATH',
+        ),
         ("inngest.json", '{"port": "x"}', 'server.port = "x"  expected a whole number'),
     ],
 )
@@ -485,7 +489,7 @@ def test_every_default_is_written_as_it_may_be_written(tmp_path: Path) -> None:
             lines.setdefault(table, []).append(f"{rest} = {json.dumps(shown)}")
     text = "\n".join(f"[{table}]\n" + "\n".join(values) for table, values in lines.items())
     (tmp_path / "steplog.toml").write_text(text)
-    found, wrong = examine(Sources(is_dev=False, directory=tmp_path), reads_secrets=True)
+    found, wrong = examine(Sources(is_dev=False, directory=tmp_path), reads=SECRETS)
     assert wrong == []
     assert [value.key.show(value.value) for value in found.values.values() if value.key.name != "log.url"] == [
         key.show(key.default) for name, key in keys().items() if name != "log.url"

@@ -1,6 +1,6 @@
 """What a run's records become in the history."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,11 +10,10 @@ from steplog.engine.functions import DEFAULT_ENV, EngineConfig
 from steplog.engine.messages import SignalSent
 from steplog.engine.operations import EventOut, InvokeFunction, SendEvent, WaitForEvent, WaitForSignal
 from steplog.engine.records import RunRef, RunScheduled, Skip, StepRef
-from steplog.history.projector import Projector
 from steplog.history.queries import History
 from steplog.history.views import RunView, WaitsFor
 
-from .history_log import RecordedPartition
+from .history_log import RecordedPartition, open_history, open_projector
 from .partition import (
     DAY,
     MINUTE,
@@ -34,11 +33,11 @@ from .partition import (
 class World:
     """A log that grows, and its history."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, address: str) -> None:
         self.folder = folder
         self.log = RecordedPartition(folder / "log.db", function("f", retries=1), function("g", "f"), function("h"))
-        self.projector = Projector(folder / "log.db", folder / "history.db")
-        self.history = History(folder / "history.db")
+        self.projector = open_projector(folder / "log.db", address)
+        self.history = open_history(address)
 
     def project(self) -> History:
         self.projector.catch_up()
@@ -54,8 +53,8 @@ class World:
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    world = World(tmp_path)
+def world(tmp_path: Path, new_history: Callable[[], str]) -> Iterator[World]:
+    world = World(tmp_path, new_history())
     yield world
     world.close()
 
@@ -223,14 +222,17 @@ def test_late_answers_are_kept_and_change_nothing(world: World) -> None:
     assert [bytes(a.output or b"") for a in late.attempts] == [b"3"]
 
 
-def test_future_run_is_scheduled_and_a_run_without_a_place_is_queued(tmp_path: Path) -> None:
+def test_future_run_is_scheduled_and_a_run_without_a_place_is_queued(
+    tmp_path: Path, new_history: Callable[[], str]
+) -> None:
+    address = new_history()
     log = RecordedPartition(tmp_path / "log.db", config=EngineConfig(live_runs=1))
     log.send("f", ts_ms=NOON + DAY)
     log.now_ms += 1
     first = log.start("f")
     log.now_ms += 1
     log.send("f")
-    with Projector(log.path, tmp_path / "h.db") as projector, History(tmp_path / "h.db") as history:
+    with open_projector(log.path, address) as projector, open_history(address) as history:
         projector.catch_up()
         queued, running, scheduled = history.runs().runs
         assert (scheduled.state, scheduled.due_ms, scheduled.started_ms) == ("scheduled", NOON + DAY, None)

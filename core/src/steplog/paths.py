@@ -55,6 +55,19 @@ def is_postgres(url: str) -> bool:
     return url.startswith(POSTGRES)
 
 
+def has_password(url: str) -> bool:
+    """Whether an address holds a secret itself."""
+    return _PASSWORD.search(url) is not None
+
+
+def history_problem(url: str) -> str | None:
+    """Why an address names no history: neither ``sqlite:PATH`` nor ``postgresql://…``."""
+    scheme, _, rest = url.partition(":")
+    if (scheme == "sqlite" and rest) or (is_postgres(url) and rest != "//"):
+        return None
+    return "is no history; write sqlite:PATH, or postgresql://USER@HOST/DATABASE"
+
+
 def masked(url: str) -> str:
     """An address to print: without its passwords."""
     return _PASSWORD.sub(lambda found: f"{found[1] or found[2]}{HIDDEN}", url)

@@ -18,6 +18,11 @@ _OPTIONS = (
     click.option(
         "--log", help="Where everything is kept. Default: sqlite:.steplog/dev.db in dev, else sqlite:steplog.db"
     ),
+    click.option(
+        "--history",
+        metavar="URL",
+        help="Where reads are answered from. Default: a file beside the log; else postgresql://…",
+    ),
     click.option("--host", help="Address to listen on; ::1 comes along. Default: 127.0.0.1"),
     click.option("--port", "-p", type=click.IntRange(0, 65_535), help="0 takes a free one. Default: 8288"),
     click.option("--allow-host", multiple=True, metavar="NAME", help="Another name that dev may be addressed by."),

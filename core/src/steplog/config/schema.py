@@ -13,16 +13,16 @@ from msgspec import inspect as types
 
 from steplog.config.secrets import Secret
 from steplog.config.units import DURATION_PATTERN, SIZE_PATTERN, format_duration, format_size
-from steplog.paths import DEV_LOG, START_LOG
+from steplog.paths import DEV_LOG, START_LOG, masked
 
-Form = Literal["count", "text", "word", "duration", "size", "log", "targets", "texts", "secrets"]
+Form = Literal["count", "text", "word", "duration", "size", "log", "history", "targets", "texts", "secrets"]
 
 DEV = {"log.url": DEV_LOG, "limits.event_size": 3 << 20}
 """The defaults of ``dev`` where they differ from those of ``start``."""
 
 LATER = {
     "ai": "models", "connectors": "connectors", "env": "further environments",
-    "history": "history in another place", "http": "calls by HTTP", "kafka": "Kafka",
+    "http": "calls by HTTP", "kafka": "Kafka",
     "plugins": "plugins", "retention": "retention",
     "app.urls": "apps over HTTP", "server.public_url": "links for others", "server.roles": "roles of a server",
     "auth.dashboard": "the dashboard",
@@ -55,6 +55,16 @@ class LogTable(_Table, frozen=True, kw_only=True):
         str, _form("log"),
         Meta(description="`sqlite:PATH`; in `dev` also `memory:`, which is gone when it ends."),
     ] = START_LOG  # fmt: skip
+
+
+class HistoryTable(_Table, frozen=True, kw_only=True):
+    """Where the history is kept: what the API and `steplog runs` show. It is made from the log."""
+
+    url: Annotated[
+        Secret | None, _form("history"),
+        Meta(description="`sqlite:PATH`, by default a file beside the log, or `postgresql://…`; with a password rather "
+                         "`env:NAME` or `file:PATH`, which has it."),
+    ] = None  # fmt: skip
 
 
 class ServerTable(_Table, frozen=True, kw_only=True):
@@ -131,6 +141,7 @@ class Config(_Table, frozen=True, kw_only=True):
 
     app: AppTable = AppTable()
     log: LogTable = LogTable()
+    history: HistoryTable = HistoryTable()
     server: ServerTable = ServerTable()
     auth: AuthTable = AuthTable()
     limits: LimitsTable = LimitsTable()
@@ -163,6 +174,8 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
                 return format_duration(value)
             case "size":
                 return format_size(value)
+            case "history":
+                return masked(value.reference)
             case _ if self.is_list:
                 return [str(item) for item in value]
         shown: str | int = value
@@ -228,6 +241,7 @@ def _described(key: Key) -> dict[str, Any]:
         "duration": text | {"pattern": DURATION_PATTERN},
         "size": text | {"pattern": SIZE_PATTERN},
         "log": text | {"pattern": "^(sqlite:.+|memory:)$"},
+        "history": text | {"pattern": "^(sqlite:.+|postgres(ql)?://.+|env:.+|file:.+)$"},
     }
     shape = shapes.get(key.form) or {"type": "array", "items": text | {"minLength": 1}}
     bounds = {"minimum": key.least, "maximum": key.most, "default": key.show(key.default)}

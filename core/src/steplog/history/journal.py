@@ -165,9 +165,7 @@ def _decoded(
         try:
             found.append(decode(raw))
         except ValueError as error:
-            unreadable.append(
-                unreadable_record(bytes(raw), position=row.position, source=source, reason=str(error))
-            )
+            unreadable.append(unreadable_record(bytes(raw), position=row.position, source=source, reason=str(error)))
     return found
 
 

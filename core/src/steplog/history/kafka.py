@@ -79,7 +79,7 @@ def decode_events(values: Sequence[bytes]) -> list[StoredEvent]:
 
 
 class KafkaSource:
-    """The log's partitions: all of them, or with ``is_shared`` those that the group of projectors leaves to this one."""
+    """The log's partitions: all of them; with ``is_shared`` those that the group of projectors leaves to this one."""
 
     def __init__(self, address: KafkaAddress, *, is_shared: bool = False) -> None:
         self._address, self._is_shared = address, is_shared
@@ -98,10 +98,10 @@ class KafkaSource:
             self._assigned = self._places
 
     def read(self, after: Position) -> Portion | None:
-        """Read what has come. Where partitions have come too, the portion is empty: the history says how far they are."""
+        """Read what has come. Where that is partitions, the portion is empty: the history says how far they are."""
         self._show_lag(after)
         self._after = after
-        if self._is_lost or any([after.number(place) != number for place, number in self._at.items()]):
+        if self._is_lost or any(after.number(place) != number for place, number in self._at.items()):
             self._begin()
         messages = self._call(lambda: self._consumer.consume(self._count, 0))
         if self._is_new:
@@ -184,7 +184,9 @@ class KafkaSource:
                     turns.append(turn)
                     reached[place] = turn.position
                 continue
-            assert topic is not None and partition is not None and offset is not None, "a record is somewhere"
+            assert topic is not None, "a record is in a topic"
+            assert partition is not None, "a record is in a partition"
+            assert offset is not None, "a record has an offset"
             offsets, values = found.setdefault((topic, partition), ([], []))
             value = message.value() or b""
             offsets.append(offset)
@@ -215,7 +217,10 @@ class KafkaSource:
             reason = f"records {at} to {first - 1} were deleted, by the topic's retention, before they were projected"
             onward = first
         else:
-            reason, onward = f"the partition ends at {end}, and was projected up to {at}: the cluster has lost records", end
+            reason, onward = (
+                f"the partition ends at {end}, and was projected up to {at}: the cluster has lost records",
+                end,
+            )
         logger.warning("%s, partition %d: %s", topic, partition, reason)
         gone = Unreadable(position=at, partition=partition, source=self._topics[topic], reason=reason)
         return TurnRecords(position=onward, partition=partition, unreadable=[gone])
@@ -304,9 +309,7 @@ def _decoded(
             offsets.append(offset)
         except ValueError as error:
             turn.unreadable.append(
-                unreadable_record(
-                    value, position=offset, partition=turn.partition, source=source, reason=str(error)
-                )
+                unreadable_record(value, position=offset, partition=turn.partition, source=source, reason=str(error))
             )
     turn.offsets = offsets
     return found

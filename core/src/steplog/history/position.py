@@ -42,9 +42,14 @@ class Position(msgspec.Struct, frozen=True):
         """How far a place is."""
         return self.numbers.get(place, 0)
 
+    @property
+    def total(self) -> int:
+        """All numbers together, to show how much there is."""
+        return sum(self.numbers.values())
+
     def covers(self, other: "Position") -> bool:
         """Whether every place is as far as there."""
-        return all([self.number(place) >= number for place, number in other.numbers.items()])
+        return all(self.number(place) >= number for place, number in other.numbers.items())
 
     def joined(self, other: "Position") -> "Position":
         """The farther of the two, in each place."""

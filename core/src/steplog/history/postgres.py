@@ -38,11 +38,13 @@ AWAY_S = 1.0  # after a failure, reads fail for so long without trying
 FEW = 16  # rows that are quicker sent one by one than copied
 LOCK = 0x73_74_65_70_6C_6F_67  # "steplog": held while the tables are made
 
+ESCAPE = "\x1a"
+
 T = TypeVar("T")
 
 
 class Database:
-    """Where a history is: ``postgresql://…``, with ``schema=NAME`` among its parameters for another than ``steplog``."""
+    """Where a history is: ``postgresql://…``, in the schema that the parameter ``schema`` names, else ``steplog``."""
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
@@ -107,7 +109,7 @@ class PostgresStore:
             self._check(connection)
             connection.execute(_NEW_POSITIONS, (places,))
             locked = _positions(connection.execute(_LOCKED_POSITIONS, (places,)).fetchall())
-            if all([locked.number(place) == portion.start.number(place) for place in places]):
+            if all(locked.number(place) == portion.start.number(place) for place in places):
                 project(PostgresWriter(connection), portion.turns)
                 connection.execute(_MOVE_POSITIONS, (places, [portion.position.numbers[place] for place in places]))
             return _positions(connection.execute(_POSITIONS).fetchall())
@@ -167,8 +169,8 @@ class PostgresWriter:
         return self._connection.execute(statement)
 
     def write(self, statement: Statement, rows: Sequence[Row]) -> None:
-        if any(["\0" in value for row in rows for value in row if isinstance(value, str)]):
-            rows = [_without_nul(row) for row in rows]
+        if any("\0" in value or ESCAPE in value for row in rows for value in row if isinstance(value, str)):
+            rows = [_escaped(row) for row in rows]
         with self._connection.cursor() as cursor:
             if len(rows) <= FEW or statement.name in self._staged:
                 cursor.executemany(statement.postgres, rows)
@@ -230,14 +232,23 @@ def _reading_of(connection: "psycopg.Connection[Values]") -> Read:
     def read(query: str, values: Sequence[str | int] = ()) -> list[Values]:
         first, *parts = query.split("?")
         numbered = first + "".join([f"${n}{part}" for n, part in enumerate(parts, 1)])
-        return connection.execute(numbered, _without_nul(values)).fetchall()
+        rows = connection.execute(numbered, _escaped(values)).fetchall()
+        for row in rows:
+            for column, value in row.items():
+                if isinstance(value, str) and ESCAPE in value:
+                    row[column] = value.replace(f"{ESCAPE}0", "\0").replace(f"{ESCAPE}1", ESCAPE)
+        return rows
 
     return read
 
 
-def _without_nul(row: Sequence[Any]) -> Sequence[Any]:
-    """PostgreSQL has no text with the character U+0000; its picture stands for it."""
-    return [value.replace("\0", "␀") if isinstance(value, str) and "\0" in value else value for value in row]
+def _escaped(row: Sequence[str | int | None]) -> Row:
+    """Write U+0000, which PostgreSQL has in no text, with another character before it that nobody uses."""
+    return tuple([_escaped_text(value) if isinstance(value, str) else value for value in row])
+
+
+def _escaped_text(text: str) -> str:
+    return text.replace(ESCAPE, f"{ESCAPE}1").replace("\0", f"{ESCAPE}0")
 
 
 def _positions(rows: list[Values]) -> Position:

@@ -112,9 +112,10 @@ class HistoryProcess:
             process.wait()
 
 
-def start_projector(task: Task) -> "subprocess.Popen[bytes]":
+def start_projector(task: Task, *, stderr: int | None = None) -> "subprocess.Popen[bytes]":
     """Start a projector. It ends when its standard input is closed."""
-    process = subprocess.Popen([sys.executable, "-m", "steplog.history.projector"], stdin=subprocess.PIPE)
+    command = [sys.executable, "-m", "steplog.history.projector"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=stderr)
     assert process.stdin is not None, "it was started with a pipe"
     with suppress(BrokenPipeError):
         process.stdin.write(msgspec.json.encode(task) + b"\n")

@@ -83,7 +83,7 @@ class Projector:
 
 
 def open_projector(log: str, history: str) -> Projector:
-    """Open log and history by their addresses. Projectors of one history in PostgreSQL share the partitions of a log."""
+    """Open log and history by their addresses. Those of one history in PostgreSQL share the partitions of a log."""
     source = open_source(log, is_shared=is_postgres(history))
     try:
         store = open_store(history)

@@ -355,7 +355,7 @@ _SELECT_RUN = f"""
         {_NEXT_STEP.format("coalesce(until_ms, steps.retry_at_ms)")} AS next_ms,
         {_NEXT_STEP.format("steps.state")} AS next_state
     FROM runs"""  # noqa: S608 - ours
-_SELECT_RUNS = f"{_SELECT_RUN} WHERE id IN ({{}})"  # noqa: S608 - ours
+_SELECT_RUNS = f"{_SELECT_RUN} WHERE id IN ({{}})"
 _SELECT_EVENT = """
     SELECT internal_id, events.env, id, name, ts_ms, received_ms, source, v, "user", data,
         coalesce(routings.is_duplicate, events.is_duplicate) AS is_duplicate,

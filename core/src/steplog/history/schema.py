@@ -1,8 +1,8 @@
 """The tables of the history, the same in SQLite and PostgreSQL.
 
 Every row carries its environment, and every time is in milliseconds UTC. ``positions`` move in the transaction that
-writes the rows of the records up to them. Ids are text as printed, and JSON is text as it was recorded (``jsonb`` has no
-``\\u0000``), so that plain SQL over the tables is readable and no value changes on its way.
+writes the rows of the records up to them. Ids are text as printed, and JSON is text as it was recorded, of which
+``jsonb`` cannot hold all: so plain SQL over the tables is readable, and no value changes on its way.
 """
 
 VERSION = 5  # of the tables and of what is projected into them; raised with either, and the history is made again

@@ -57,7 +57,7 @@ class SqliteStore:
             if found is None or found.log_id != self._log_id:
                 raise HistoryUnavailable(f"{self.path} has become the history of another log")
             stored = read_position(self._connection)
-            if any([stored.number(place) != portion.start.number(place) for place in portion.position.numbers]):
+            if any(stored.number(place) != portion.start.number(place) for place in portion.position.numbers):
                 return stored
             project(self._writer, portion.turns)
             write_position(self._connection, portion.position)

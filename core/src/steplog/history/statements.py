@@ -92,7 +92,7 @@ UPDATE_RUN = Statement(
         started_ms = coalesce(started_ms, nullif(?3, 0)), ended_ms = nullif(?4, 0),
         generation = greatest(generation, ?5), retry_at_ms = {_RETRY_AT}, output = nullif(?7, ''),
         error = nullif(?8, ''), steps = ?9
-    [where] id = ?1""",
+    [where] id = ?1""",  # noqa: S608 - ours
 )  # fmt: skip
 COUNT_RUNS = Statement(
     "functions", "ttt i", """

@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from steplog.diagnostics import log_to_stderr, wants_json
 from steplog.engine.effects import Effect
@@ -19,6 +20,7 @@ from steplog.errors import LogLocked, LogUnavailable, SteplogError
 from steplog.history.process import HistoryProcess
 from steplog.log.sqlite import SqliteLog
 from steplog.log.wal import WalWatch
+from steplog.paths import file_url
 from steplog.server.validation import Misfit
 from steplog.shells.engine import Service, engine_loop, only, run_engine
 from steplog.shells.frames import (
@@ -39,7 +41,6 @@ from steplog.shells.frames import (
     Stop,
     Unavailable,
     decode_down,
-    paths_of,
 )
 from steplog.tuning import tune_process
 from steplog.turns import Turns
@@ -82,27 +83,26 @@ class Child:
             await asyncio.sleep(0)
 
     async def _run(self, frame: Open) -> None:
-        log_path, history_path = paths_of(frame)
         log_to_stderr(as_json=frame.server is not None and wants_json(is_dev=frame.server.is_dev))
         log = await self._open_log(frame)
         turns = Turns(
             log, Registry(frame.functions), frame.config, deliver=self._deliver, on_lost=self._unavailable,
             on_found=lambda: self._stream.send(Available()), watch_s=WATCH_S,
         )  # fmt: skip
-        wal = WalWatch(log)
+        wal, log_url = WalWatch(log), file_url(Path(frame.log_path))
         services: list[Service] = [lambda _turns, _ask: wal.run()]
-        if history_path is not None and frame.server is not None:
+        if frame.history is not None and frame.server is not None:
             from steplog.service import HttpService  # for start-up time: uvicorn and starlette come with it
 
             sockets = [socket.socket(fileno=number) for number in frame.sockets]
             services.append(
                 HttpService(
-                    sockets, frame.server, log_path=log_path, history_path=history_path,
+                    sockets, frame.server, log=log_url, history=frame.history,
                     on_serving=lambda: self._stream.send(Serving()),
                 )
             )  # fmt: skip
-        elif history_path is not None:
-            history = HistoryProcess(log_path, history_path)
+        elif frame.history is not None:
+            history = HistoryProcess(log_url, frame.history)
             services.append(lambda _, __: history.run())
         self._turns = turns
         tune_process()
@@ -114,7 +114,7 @@ class Child:
         deadline_s = self._loop.time() + LOCK_S
         while True:
             try:
-                return SqliteLog(paths_of(frame)[0])
+                return SqliteLog(Path(frame.log_path))
             except LogLocked:
                 if self._loop.time() > deadline_s:
                     raise

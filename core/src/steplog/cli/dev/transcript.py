@@ -14,9 +14,9 @@ from steplog.cli.lines import KnownRun, Lines, at
 from steplog.cli.output import styled
 from steplog.engine.records import EventRouted, Record, StoredEvent
 from steplog.errors import LogUnavailable, NotFound, SteplogError
-from steplog.history.queries import History
+from steplog.history.queries import History, open_history
 from steplog.log.sqlite import JournalReader, Row
-from steplog.paths import history_path
+from steplog.paths import file_url, history_path
 
 POLL_S = 0.1
 LINES_PER_S = 50  # more are counted: "412 events, …"
@@ -129,7 +129,7 @@ class Transcript:
         """Ask the history for a run that began before."""
         try:
             if self._history is None:
-                self._history = History(history_path(self._log_path))
+                self._history = open_history(file_url(history_path(self._log_path)))
             run = self._history.run(run_id)
         except (NotFound, LogUnavailable):
             return None
@@ -144,7 +144,7 @@ def open_runs(log_path: Path) -> tuple[int, int]:
     except SteplogError:
         return 0, 0
     try:
-        with History(history_path(log_path)) as history:
+        with open_history(file_url(history_path(log_path))) as history:
             counts = history.counts()
     except SteplogError:
         return 0, position
