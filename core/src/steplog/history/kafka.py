@@ -36,6 +36,7 @@ RECORDS, RECORDS_AT_FIRST = 8192, 512  # read at once
 BATCH_BYTES = 4 << 20  # aimed at; decoded it takes several times as much
 HELD_MS = 50  # a request for records that are not there yet, by the broker: the end of a partition is seen this late
 PREFETCHED_KBYTES = 16 << 10
+SESSION_MS = 6_000  # as that of the engine's group: a projector that has died is missed so late
 UNREACHABLE = (KafkaError._ALL_BROKERS_DOWN, KafkaError._AUTHENTICATION)  # what is told once, by no message
 
 logger = logging.getLogger(__name__)
@@ -79,10 +80,14 @@ def decode_events(values: Sequence[bytes]) -> list[StoredEvent]:
 
 
 class KafkaSource:
-    """The log's partitions: all of them; with ``is_shared`` those that the group of projectors leaves to this one."""
+    """The log's partitions: all of them; with ``is_shared`` those that the group of projectors leaves to this one.
 
-    def __init__(self, address: KafkaAddress, *, is_shared: bool = False) -> None:
-        self._address, self._is_shared = address, is_shared
+    ``member`` is a name in the group that stays over restarts: whoever starts with it again has its partitions at once,
+    also after a crash. Without one they wait until the group misses the old process.
+    """
+
+    def __init__(self, address: KafkaAddress, *, is_shared: bool = False, member: str = "") -> None:
+        self._address, self._is_shared, self._member = address, is_shared, member
         self._topics = {address.topic(name): name for name in TOPICS}
         self._count = RECORDS_AT_FIRST
         self._after = Position()  # as it was asked for last
@@ -251,6 +256,9 @@ class KafkaSource:
             "fetch.wait.max.ms": HELD_MS,
             "queued.max.messages.kbytes": PREFETCHED_KBYTES,
             "partition.assignment.strategy": "range",
+            "session.timeout.ms": SESSION_MS,
+            "heartbeat.interval.ms": SESSION_MS // 3,
+            **({"group.instance.id": self._address.topic(self._member)} if self._is_shared and self._member else {}),
             "error_cb": self._on_error,
         }
 

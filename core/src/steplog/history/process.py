@@ -33,10 +33,11 @@ class HistoryProcess:
     """Keeps the projector running, and reads what it writes in threads. Used on the node's loop.
 
     ``log`` and ``history`` are addresses. They go to the projector by its standard input: they may hold passwords.
+    ``member`` is the node's name, stable over restarts, where several nodes project into one history.
     """
 
-    def __init__(self, log: str, history: str, *, logs_json: bool = False) -> None:
-        self._task = Task(log=log, history=history, logs_json=logs_json)
+    def __init__(self, log: str, history: str, *, member: str = "", logs_json: bool = False) -> None:
+        self._task = Task(log=log, history=history, member=member, logs_json=logs_json)
         readers = POSTGRES_READERS if is_postgres(history) else READERS
         self._threads = ThreadPoolExecutor(readers, thread_name_prefix="steplog-history")
         self._opening = threading.Lock()

@@ -35,10 +35,14 @@ logger = logging.getLogger(__name__)
 
 
 class Task(msgspec.Struct, frozen=True, kw_only=True):
-    """What a projector is to do: addresses of a log and of a history, and how it is to tell about itself."""
+    """What a projector is to do: addresses of a log and of a history, and how it is to tell about itself.
+
+    ``member`` is the node's name, stable over restarts, where several nodes project into one history.
+    """
 
     log: str
     history: str
+    member: str = ""
     logs_json: bool = False
 
 
@@ -82,9 +86,9 @@ class Projector:
         self.close()
 
 
-def open_projector(log: str, history: str) -> Projector:
+def open_projector(log: str, history: str, *, member: str = "") -> Projector:
     """Open log and history by their addresses. Those of one history in PostgreSQL share the partitions of a log."""
-    source = open_source(log, is_shared=is_postgres(history))
+    source = open_source(log, is_shared=is_postgres(history), member=member)
     try:
         store = open_store(history)
         try:
@@ -117,23 +121,23 @@ class _Away:
     """Log or history are away: says so once, and how long to wait before each further try."""
 
     def __init__(self) -> None:
-        self._reason = ""
         self._wait_s = UNAVAILABLE_S
+        self._is_told = False
 
     def told(self, error: LogUnavailable) -> float:
-        """Tell why, unless that is known, and return how long to wait."""
-        if str(error) != self._reason:
-            self._reason = str(error)
-            logger.warning("history is not written; trying again: %s", self._reason)
+        """Tell why, unless it was told, and return how long to wait."""
+        if not self._is_told:
+            self._is_told = True
+            logger.warning("history is not written; trying again: %s", error)
         wait_s = self._wait_s
         self._wait_s = min(2 * wait_s, MOST_UNAVAILABLE_S)
         return wait_s
 
     def over(self) -> None:
         """It works again."""
-        if self._reason:
+        if self._is_told:
             logger.warning("history is written again")
-        self._reason, self._wait_s = "", UNAVAILABLE_S
+        self._is_told, self._wait_s = False, UNAVAILABLE_S
 
 
 def _opened(task: Task) -> Projector | None:
@@ -141,7 +145,7 @@ def _opened(task: Task) -> Projector | None:
     away = _Away()
     while True:
         try:
-            projector = open_projector(task.log, task.history)
+            projector = open_projector(task.log, task.history, member=task.member)
         except LogUnavailable as error:
             if not isinstance(error, HistoryUnavailable) or not is_postgres(task.history):
                 raise

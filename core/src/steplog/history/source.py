@@ -75,13 +75,14 @@ class FileSource:
         self._reader.close()
 
 
-def open_source(log: str, *, is_shared: bool = False) -> Source:
+def open_source(log: str, *, is_shared: bool = False, member: str = "") -> Source:
     """Open a log by its address: ``sqlite:PATH``, or ``kafka://SERVERS?prefix=…``.
 
-    With ``is_shared``, its partitions are shared with the other projectors of the same history.
+    With ``is_shared``, its partitions are shared with the other projectors of the same history, among whom this one is
+    ``member``.
     """
     if not log.startswith("kafka:"):
         return FileSource(file_path(log))
     from steplog.history.kafka import KafkaAddress, KafkaSource  # for start-up time, and it needs the client
 
-    return KafkaSource(KafkaAddress.parse(log), is_shared=is_shared)
+    return KafkaSource(KafkaAddress.parse(log), is_shared=is_shared, member=member)
