@@ -239,7 +239,7 @@ def test_a_server_that_does_not_answer_blocks_nobody(tmp_path: Path, monkeypatch
 
     async def story() -> None:
         history = HistoryProcess(file_url(tmp_path / "log.db"), f"postgresql://127.0.0.1:{silent.getsockname()[1]}/d")
-        with pytest.raises(HistoryUnavailable, match="has not answered within 0.1 s"):
+        with pytest.raises(HistoryUnavailable, match=r"has not answered within 0\.1 s"):
             await history.read(lambda one: one.counts(), at_least=Position())
 
     asyncio.run(story())
