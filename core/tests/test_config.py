@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from steplog.cli.parts import history_of
 from steplog.config.load import SECRETS, Configured, Sources, examine, load, secret_values
 from steplog.config.schema import DEV, Config, json_schema, keys, tables
 from steplog.drivers.config import LocalConfig
@@ -464,6 +465,54 @@ def test_plain_secrets_come_by_flags_and_variables(tmp_path: Path) -> None:
 
 def test_a_secret_of_a_wrong_form_is_not_printed(tmp_path: Path) -> None:
     assert "tell-nobody" not in str(problems(tmp_path, '[auth]\nevent_keys = "tell-nobody"\n'))
+
+
+@pytest.mark.parametrize("where", ["variable", "file", "flag"])
+def test_a_history_is_where_its_reference_says_and_its_password_is_not_printed(tmp_path: Path, where: str) -> None:
+    url = "postgresql://steplog:tell-nobody@db/steplog?schema=shop"
+    (tmp_path / "url").write_text(f"{url}\n")
+    text = {"variable": "env:HISTORY_URL", "file": "file:url", "flag": None}[where]
+    (tmp_path / "steplog.toml").write_text(f'[history]\nurl = "{text}"\n' if text else "")
+    for is_dev in (True, False):
+        given = Sources(
+            is_dev=is_dev, directory=tmp_path, environment={"HISTORY_URL": url},
+            flags={"event-key": ("e",), "signing-key": ("s",)} | ({} if text else {"postgres-uri": url}),
+        )  # fmt: skip
+        found = load(given)
+        assert history_of(found.config, tmp_path / "log.db") == url
+        shown = keys()["history.url"].show(found.values["history.url"].value)
+        assert shown == (text or "postgresql://steplog:***@db/steplog?schema=shop")
+        assert "tell-nobody" not in repr(found.config)
+
+
+def test_a_history_is_beside_the_log_or_the_file_that_is_named(tmp_path: Path) -> None:
+    log = tmp_path / "log.db"
+    assert history_of(configured(tmp_path).config, log) == f"sqlite:{tmp_path / 'log.history.db'}"
+    (tmp_path / "steplog.toml").write_text('[history]\nurl = "sqlite:h.db"\n')
+    found = configured(tmp_path).config
+    assert Path(history_of(found, log).removeprefix("sqlite:")).absolute() == tmp_path / "h.db"
+
+
+@pytest.mark.parametrize(
+    ("url", "environment", "said"),
+    [
+        ("mysql://u:tell-nobody@h/d", {}, "is no history; write sqlite:PATH, or postgresql://"),
+        ("postgres:/u:tell-nobody@h/d", {}, "is no history"),
+        ("env:GONE", {}, "the environment variable GONE is not set"),
+        ("env:BAD", {"BAD": "mysql://u:tell-nobody@h/d"}, "what is there is no history"),
+        ("postgresql://u:tell-nobody@h/d", {}, 'a secret in plain; write "env:NAME"'),
+        ("postgresql://h/d?password=tell-nobody", {}, 'a secret in plain; write "env:NAME"'),
+    ],
+)
+def test_a_history_that_cannot_be_is_refused_without_its_password(
+    tmp_path: Path, url: str, environment: dict[str, str], said: str
+) -> None:
+    (tmp_path / "steplog.toml").write_text(f'[history]\nurl = "{url}"\n')
+    flags = {"event-key": ("e",), "signing-key": ("s",)}
+    with pytest.raises(ConfigInvalid) as refused:
+        load(Sources(is_dev=False, directory=tmp_path, environment=environment, flags=flags))
+    assert said in str(refused.value)
+    assert "tell-nobody" not in str(refused.value)
 
 
 # --- schema

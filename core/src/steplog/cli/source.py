@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+import click
 import msgspec
 
 from steplog.cli.client import Server
@@ -129,7 +130,7 @@ class FileRuns:
 def open_source(url: str | None, log: str | None, history: str | None = None) -> Source:
     """Open the history or log that is named, else the server, else the log's file that is here, which stderr says."""
     if history is not None:
-        return FileRuns(open_history(history))
+        return _runs_of(open_history(history))
     if log is not None:
         return _open_file(log_path(log))
     server = Server(url)
@@ -157,7 +158,13 @@ def local_log() -> Path | None:
 
 
 def _open_file(path: Path) -> FileRuns:
-    return FileRuns(open_offline(file_url(path), file_url(history_path(path))))
+    return _runs_of(open_offline(file_url(path), file_url(history_path(path))))
+
+
+def _runs_of(history: History) -> FileRuns:
+    """The runs of a history, which is closed when the command ends."""
+    click.get_current_context().call_on_close(history.close)
+    return FileRuns(history)
 
 
 def _decoded(answer: object, type_: type[T]) -> T:

@@ -209,7 +209,7 @@ def _problem(setting: Setting, text: str) -> Problem:
         case "secrets", _:
             value = ""
         case "history", str(url):
-            value = brief(masked(url))
+            value = "" if "@" in url and history_problem(url) is not None else brief(masked(url))
         case _, given:
             value = brief(given)
     return Problem(place=setting.place, key=setting.key.name, value=value, problem=text)
