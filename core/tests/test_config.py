@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steplog.cli.parts import history_of
 from steplog.config.load import SECRETS, Configured, Sources, examine, load, secret_values
 from steplog.config.schema import DEV, Config, json_schema, keys, tables
 from steplog.drivers.config import LocalConfig
@@ -479,7 +478,7 @@ def test_a_history_is_where_its_reference_says_and_its_password_is_not_printed(t
             flags={"event-key": ("e",), "signing-key": ("s",)} | ({} if text else {"postgres-uri": url}),
         )  # fmt: skip
         found = load(given)
-        assert history_of(found.config, tmp_path / "log.db") == url
+        assert found.config.history.address(tmp_path / "log.db") == url
         shown = keys()["history.url"].show(found.values["history.url"].value)
         assert shown == (text or "postgresql://steplog:***@db/steplog?schema=shop")
         assert "tell-nobody" not in repr(found.config)
@@ -487,10 +486,10 @@ def test_a_history_is_where_its_reference_says_and_its_password_is_not_printed(t
 
 def test_a_history_is_beside_the_log_or_the_file_that_is_named(tmp_path: Path) -> None:
     log = tmp_path / "log.db"
-    assert history_of(configured(tmp_path).config, log) == f"sqlite:{tmp_path / 'log.history.db'}"
+    assert configured(tmp_path).config.history.address(log) == f"sqlite:{tmp_path / 'log.history.db'}"
     (tmp_path / "steplog.toml").write_text('[history]\nurl = "sqlite:h.db"\n')
     found = configured(tmp_path).config
-    assert Path(history_of(found, log).removeprefix("sqlite:")).absolute() == tmp_path / "h.db"
+    assert Path(found.history.address(log).removeprefix("sqlite:")).absolute() == tmp_path / "h.db"
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,11 @@ def file_path(url: str) -> Path:
     return Path(url.removeprefix("sqlite:"))
 
 
+def is_kafka(url: str) -> bool:
+    """Whether a log is on Kafka."""
+    return url.startswith("kafka:")
+
+
 def is_postgres(url: str) -> bool:
     """Whether a history is in PostgreSQL."""
     return url.startswith(POSTGRES)

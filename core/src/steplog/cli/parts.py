@@ -12,7 +12,6 @@ from steplog.engine.functions import EngineConfig
 from steplog.engine.retry import RetryPolicy
 from steplog.event_types import EventTypes
 from steplog.node import NodeConfig, functions_of
-from steplog.paths import file_url, history_path
 from steplog.server.config import INTAKE_BYTES, ServerConfig
 from steplog.shells.process import ProcessEngine
 
@@ -33,7 +32,8 @@ def engine_of(
             live_runs=config.engine.live_runs, steps_per_run=limits.steps, run_state_bytes=limits.run_size_bytes,
             retry=RetryPolicy(interval_ms=config.engine.retry_interval_ms),
         ),
-        log_path=path, history=history_of(config, path), sockets=sockets, on_serving=on_serving, connection=connection,
+        log_path=path, history=config.history.address(path), sockets=sockets, on_serving=on_serving,
+        connection=connection,
         check=types.misfit,
         server=ServerConfig(
             is_dev=is_dev, event_keys=secret_values(config.auth.event_keys),
@@ -44,12 +44,6 @@ def engine_of(
             intake_bytes=max(INTAKE_BYTES, 4 * limits.request_size_bytes),
         ),
     )  # fmt: skip
-
-
-def history_of(config: Config, path: Path) -> str:
-    """The address of the history: the configured one, else that beside the log."""
-    configured = config.history.url
-    return file_url(history_path(path)) if configured is None else configured.value or configured.reference
 
 
 def node_config(config: Config) -> NodeConfig:

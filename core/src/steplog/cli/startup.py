@@ -44,18 +44,18 @@ class Pending(msgspec.Struct, frozen=True):
     position: int
 
     @classmethod
-    def of(cls, path: Path, *, is_fresh: bool) -> "Pending":
+    def of(cls, path: Path, options: Options) -> "Pending":
         """Look into a log. One that is to be fresh is put aside first."""
         if not path.exists():
             return cls(0, 0)
-        if is_fresh:
+        if options.is_fresh:
             from steplog.cli.dev.fresh import put_aside
 
             put_aside(path)
             return cls(0, 0)
         from steplog.cli.dev.transcript import open_runs
 
-        return cls(*open_runs(path))
+        return cls(*open_runs(path, options.config.history.address(path)))
 
 
 @contextmanager

@@ -5,6 +5,7 @@ Only what this version can do has a key here; what is to come is in ``LATER``, s
 
 from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -13,7 +14,7 @@ from msgspec import inspect as types
 
 from steplog.config.secrets import Secret
 from steplog.config.units import DURATION_PATTERN, SIZE_PATTERN, format_duration, format_size
-from steplog.paths import DEV_LOG, START_LOG, masked
+from steplog.paths import DEV_LOG, START_LOG, file_url, history_path, masked
 
 Form = Literal["count", "text", "word", "duration", "size", "log", "history", "targets", "texts", "secrets"]
 
@@ -65,6 +66,10 @@ class HistoryTable(_Table, frozen=True, kw_only=True):
         Meta(description="`sqlite:PATH`, by default a file beside the log, or `postgresql://…`; with a password rather "
                          "`env:NAME` or `file:PATH`, which has it."),
     ] = None  # fmt: skip
+
+    def address(self, log: Path) -> str:
+        """Where the history of a log's file is, once secrets are read."""
+        return file_url(history_path(log)) if self.url is None else self.url.value or self.url.reference
 
 
 class ServerTable(_Table, frozen=True, kw_only=True):

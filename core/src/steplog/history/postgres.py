@@ -31,7 +31,8 @@ except ImportError as error:
 
 SCHEMA = "steplog"
 CONNECT_S = 5
-ANSWER_S = 10  # of one statement
+ANSWER_S = 10  # of one statement that reads
+WRITE_S = 60  # of one that writes: a portion may be megabytes
 SILENT_MS = 10_000  # a server that does not even acknowledge is gone
 POLL_S = 0.02
 AWAY_S = 1.0  # after a failure, reads fail for so long without trying
@@ -138,6 +139,7 @@ class PostgresStore:
     def _connected(self) -> "psycopg.Connection[Values]":
         if self._connection is None:
             self._connection = connection = self._database.connect()
+            connection.execute(f"SET statement_timeout = '{WRITE_S}s'")
             # rows and positions are lost together, where the server crashes, and then written again
             connection.execute("SET synchronous_commit = off")
             connection.execute("SET enable_hashjoin = off")  # nothing is known of what was just copied: by index always

@@ -17,11 +17,11 @@ from typing import Self
 import msgspec
 
 from steplog.diagnostics import log_to_stderr
-from steplog.errors import HistoryUnavailable, LogUnavailable, SteplogError
+from steplog.errors import LogUnavailable, SteplogError
 from steplog.history.position import Position
 from steplog.history.source import Portion, Source, open_source
 from steplog.history.store import Store, open_store
-from steplog.paths import is_postgres
+from steplog.paths import is_kafka, is_postgres
 
 POLL_S = 0.02  # while something happens: what was written is seen this much later
 IDLE_POLL_S = 0.1  # when nothing happens
@@ -141,13 +141,13 @@ class _Away:
 
 
 def _opened(task: Task) -> Projector | None:
-    """Open log and history; where those of others are away, wait for them. None: the parent has ended."""
+    """Open log and history; where one is on a server that is away, wait for it. None: the parent has ended."""
     away = _Away()
     while True:
         try:
             projector = open_projector(task.log, task.history, member=task.member)
         except LogUnavailable as error:
-            if not isinstance(error, HistoryUnavailable) or not is_postgres(task.history):
+            if not (is_postgres(task.history) or is_kafka(task.log)):
                 raise
             if _parent_ended(away.told(error)):
                 return None

@@ -8,7 +8,7 @@ import msgspec
 from steplog.history.journal import Tape, TurnRecords
 from steplog.history.position import COMMITS, Position
 from steplog.log.sqlite import JournalReader
-from steplog.paths import file_path
+from steplog.paths import file_path, is_kafka
 
 
 class Portion(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,7 +81,7 @@ def open_source(log: str, *, is_shared: bool = False, member: str = "") -> Sourc
     With ``is_shared``, its partitions are shared with the other projectors of the same history, among whom this one is
     ``member``.
     """
-    if not log.startswith("kafka:"):
+    if not is_kafka(log):
         return FileSource(file_path(log))
     from steplog.history.kafka import KafkaAddress, KafkaSource  # for start-up time, and it needs the client
 
