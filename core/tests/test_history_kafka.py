@@ -4,13 +4,14 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 
-from steplog.errors import ConfigInvalid, LogUnavailable
+from steplog.errors import ConfigInvalid, HistoryUnavailable, LogUnavailable
 from steplog.history import kafka as kafka_source
 from steplog.history.audit import audit, audit_source
 from steplog.history.kafka import KafkaAddress, KafkaSource
@@ -327,7 +328,7 @@ def test_killed_at_any_moment_the_history_is_that_of_one_that_was_not(
     task = Task(log=journal.log, history=history, member="node-1")
     turns = list(log.log.journal)
     events = [event for _, some in log.log.events for event in some]
-    kills = 0
+    kills, reached = 0, Position()
     process = start_projector(task)
     while turns:
         count = random.randint(1, 60)
@@ -336,7 +337,11 @@ def test_killed_at_any_moment_the_history_is_that_of_one_that_was_not(
             journal.write(records)
         journal.write(events=events[: len(now)])
         events = events[len(now) :]
-        time.sleep(random.random() * 0.8)  # at any moment: also while it starts
+        if kills % 3 == 2:
+            time.sleep(random.random())  # also while it starts
+        else:
+            reached = _moved(history, reached)
+            time.sleep(random.random() / 10)
         process.send_signal(signal.SIGKILL)
         assert process.wait(DEADLINE_S) == -signal.SIGKILL
         _close(process)
@@ -349,6 +354,17 @@ def test_killed_at_any_moment_the_history_is_that_of_one_that_was_not(
     assert process.wait(DEADLINE_S) == 0
     assert kills > 3
     assert rows(history) == whole
+
+
+def _moved(history: str, before: Position) -> Position:
+    """Wait until a projector has written something, and return the history's position."""
+    deadline_s = time.monotonic() + DEADLINE_S
+    while True:
+        with suppress(HistoryUnavailable), open_history(history) as reader:  # there are no tables yet
+            if (position := reader.position()) != before:
+                return position
+        assert time.monotonic() < deadline_s, "nothing was written"
+        time.sleep(0.01)
 
 
 def _close(process: "subprocess.Popen[bytes]") -> None:

@@ -106,11 +106,12 @@ class KafkaSource:
         """Read what has come. Where that is partitions, the portion is empty: the history says how far they are."""
         self._show_lag(after)
         self._after = after
-        if self._is_lost or any(after.number(place) != number for place, number in self._at.items()):
+        is_elsewhere = any(after.number(place) != number for place, number in self._at.items())
+        if self._assigned and (self._is_lost or is_elsewhere):
             self._begin()
         messages = self._call(lambda: self._consumer.consume(self._count, 0))
         if self._is_new:
-            self._is_new = False
+            self._is_new, self._is_lost = False, True  # what came with the partitions is read again
             here = Position.of({place: after.number(place) for place in self._at})
             return Portion(start=here, position=here, turns=[], is_full=True)
         if not messages:
@@ -173,44 +174,46 @@ class KafkaSource:
         found: dict[tuple[str, int], tuple[list[int], list[bytes]]] = {}
         reached: dict[str, int] = {}
         turns: list[TurnRecords] = []
-        size = 0
         for message in messages:
-            topic, partition, offset = message.topic(), message.partition(), message.offset()
-            error = message.error()
-            if error is not None:
-                if topic is None or partition is None or offset is None:
-                    self._is_lost = True
-                    raise LogUnavailable(f"{self._address.servers}: {error.str()}")
-                place = self._place(topic, partition)
-                if error.code() == KafkaError._PARTITION_EOF:
-                    reached[place] = offset
-                else:
-                    turn = self._gap(topic, partition, error)
-                    turns.append(turn)
-                    reached[place] = turn.position
+            topic, partition, offset = self._where(message)
+            place, error = self._place(topic, partition), message.error()
+            if place not in self._at:  # it was taken away meanwhile
                 continue
-            assert topic is not None, "a record is in a topic"
-            assert partition is not None, "a record is in a partition"
-            assert offset is not None, "a record has an offset"
-            offsets, values = found.setdefault((topic, partition), ([], []))
-            value = message.value() or b""
-            offsets.append(offset)
-            values.append(value)
-            size += len(value)
-        is_full = len(messages) >= self._count
-        self._count = max(1, min(BATCH_BYTES * self._count // max(size, 1), 2 * self._count, RECORDS))
+            if error is None:
+                offsets, values = found.setdefault((topic, partition), ([], []))
+                offsets.append(offset)
+                values.append(message.value() or b"")
+            elif error.code() == KafkaError._PARTITION_EOF:
+                reached[place] = offset
+            elif (gap := self._gap(topic, partition, error)) is not None:
+                turns.append(gap)
+                reached[place] = gap.position
         for (topic, partition), (offsets, values) in found.items():
             place = self._place(topic, partition)
             reached[place] = max(reached.get(place, 0), offsets[-1] + 1)
             turns.append(_turn(self._topics[topic], partition, offsets, values))
+        is_full = len(messages) >= self._count
+        size = sum([len(value) for _, values in found.values() for value in values])
+        self._count = max(1, min(BATCH_BYTES * self._count // max(size, 1), 2 * self._count, RECORDS))
         start = {place: self._at[place] for place in reached}
         if start == reached:
             return None
         self._at.update(reached)
         return Portion(start=Position.of(start), position=Position.of(reached), turns=turns, is_full=is_full)
 
-    def _gap(self, topic: str, partition: int, error: KafkaError) -> TurnRecords:
-        """Go on after records that are gone, and say which; any other error is raised."""
+    def _where(self, message: Message) -> tuple[str, int, int]:
+        topic, partition, offset, error = message.topic(), message.partition(), message.offset(), message.error()
+        if topic is None or partition is None or offset is None:
+            assert error is not None, "a record is somewhere"
+            self._is_lost = True
+            raise LogUnavailable(f"{self._address.servers}: {error.str()}")
+        return topic, partition, offset
+
+    def _gap(self, topic: str, partition: int, error: KafkaError) -> TurnRecords | None:
+        """Go on after records that are gone, and say which; any other error is raised.
+
+        None: nothing is gone, the client complains of where it was to begin before.
+        """
         self._is_lost = True
         if error.code() not in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
             raise LogUnavailable(f"{topic}, partition {partition}: {error.str()}")
@@ -218,14 +221,14 @@ class KafkaSource:
             lambda: self._consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=ASKING_S)
         )
         at = self._at[self._place(topic, partition)]
+        if first <= at <= end:
+            return None
         if at < first:
             reason = f"records {at} to {first - 1} were deleted, by the topic's retention, before they were projected"
             onward = first
         else:
-            reason, onward = (
-                f"the partition ends at {end}, and was projected up to {at}: the cluster has lost records",
-                end,
-            )
+            reason = f"the partition ends at {end}, and was projected up to {at}: the cluster has lost records"
+            onward = end
         logger.warning("%s, partition %d: %s", topic, partition, reason)
         gone = Unreadable(position=at, partition=partition, source=self._topics[topic], reason=reason)
         return TurnRecords(position=onward, partition=partition, unreadable=[gone])

@@ -58,6 +58,8 @@ class HistoryProcess:
             if process is not None:
                 self._stop(process)
             self._threads.shutdown(wait=False, cancel_futures=True)
+            if self._history is not None:
+                self._history.close()
 
     async def read(self, query: Callable[[History], T], *, at_least: Position) -> tuple[T, bool]:
         """Answer a query, and whether the answer may be stale: the projection was not at ``at_least`` within 2 s.
