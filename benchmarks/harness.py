@@ -20,7 +20,7 @@ from steplog.engine.functions import EngineConfig
 from steplog.engine.processor import Turn
 from steplog.log.sqlite import SqliteLog
 from steplog.node import Node, NodeConfig
-from steplog.paths import history_path
+from steplog.paths import file_url, history_path
 from steplog.shells.process import ProcessEngine
 from steplog.tuning import tune_process
 
@@ -78,8 +78,8 @@ async def node(
 ) -> AsyncIterator[Node]:  # fmt: skip
     """Run a node as ``start`` does, without HTTP: the engine in a process of its own."""
     specs = [function.spec for function in app.functions.values()]
-    history = history_path(path) if with_history else None
-    hosted = ProcessEngine(specs, engine, log_path=path, history_path=history)
+    history = file_url(history_path(path)) if with_history else None
+    hosted = ProcessEngine(specs, engine, log_path=path, history=history)
     async with Node([app], hosted, NodeConfig(local=local)) as running:
         yield running
 

@@ -1,8 +1,9 @@
-"""What the projection of a run costs: ``python -m benchmarks.projector [--runs 10000] [--concurrency 100]``.
+"""What the projection of a run costs: ``python -m benchmarks.projector [--runs 10000] [--history postgresql://…]``.
 
 Writes a log of three-step runs with the real engine, as a loop under load does: a turn holds what about half of the
 live runs report. Then projects it, with as many turns in a batch as pile up between two polls under load (``live``) and
-as many as fit (``catch-up``), and prints the CPU time of a run. A machine with other work varies: take the least.
+as many as fit (``catch-up``), and prints the CPU time of a run, and the rows a second, of which a run has two. With
+``--history`` the same is written there too. A machine with other work varies: take the least.
 """
 
 import argparse
@@ -25,8 +26,9 @@ from steplog.engine.operations import EventOut, StepRun
 from steplog.engine.processor import Processor
 from steplog.history import journal
 from steplog.history.projection import fold
-from steplog.history.projector import Projector
+from steplog.history.projector import open_projector
 from steplog.log.sqlite import JournalReader, SqliteLog
+from steplog.paths import file_url
 
 T = TypeVar("T")
 STEPS = ("charge", "pack", "notify")
@@ -97,6 +99,7 @@ def main() -> None:
     parser.add_argument("--concurrency", type=int, default=100)
     parser.add_argument("--live-rows", type=int, default=35, help="turns between two polls")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--history", help="besides SQLite; its schema bench_history is dropped")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log.db"
@@ -105,22 +108,35 @@ def main() -> None:
         for name, rows in (("live", arguments.live_rows), ("catch-up", journal.ROWS)):
             for number in range(arguments.rounds):
                 history = Path(folder) / f"{name}-{number}.db"
-                measure(name, log, history, rows=rows, runs=arguments.runs)
+                measure(name, log, file_url(history), rows=rows, runs=arguments.runs)
+                if arguments.history:
+                    measure(name, log, _emptied(arguments.history), rows=rows, runs=arguments.runs)
 
 
-def measure(name: str, log: Path, history: Path, *, rows: int, runs: int) -> None:
-    """Project once, and print µs of CPU time a run."""
+def measure(name: str, log: Path, history: str, *, rows: int, runs: int) -> None:
+    """Project once, and print µs of CPU time a run, this process's alone."""
     journal.ROWS = journal.ROWS_AT_FIRST = rows
     with JournalReader(log) as reader:
         read_us, batches = _cpu_us(lambda: sum(1 for _ in _batches(reader)))
         folded_us, _ = _cpu_us(lambda: [None for batch in _batches(reader) if fold(batch.turns) is None])
-    with Projector(log, history) as projector:
+    with open_projector(file_url(log), history) as projector:
+        began_s = time.perf_counter()
         all_us, _ = _cpu_us(projector.catch_up)
+        took_s = time.perf_counter() - began_s
     print(
-        f"{name:9}{batches:4} batches: {all_us / runs:5.1f} µs CPU a run: read and decode {read_us / runs:4.1f}, "
-        f"fold {(folded_us - read_us) / runs:4.1f}, write {(all_us - folded_us) / runs:5.1f}; "
-        f"{history.stat().st_size / runs:5.0f} B on disk a run"
+        f"{name:9}{history.partition(':')[0]:11}{batches:4} batches: {all_us / runs:5.1f} µs CPU a run: "
+        f"read and decode {read_us / runs:4.1f}, fold {(folded_us - read_us) / runs:4.1f}, "
+        f"write {(all_us - folded_us) / runs:5.1f}; {2 * runs / took_s:7,.0f} rows/s"
     )
+
+
+def _emptied(database: str) -> str:
+    """The address of a history in a schema of the benchmark's own."""
+    import psycopg
+
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute("DROP SCHEMA IF EXISTS bench_history CASCADE")
+    return f"{database}{'&' if '?' in database else '?'}schema=bench_history"
 
 
 def _batches(reader: JournalReader) -> Iterator[journal.Batch]:

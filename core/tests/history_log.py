@@ -11,7 +11,15 @@ import msgspec
 from steplog.engine.effects import Dispatch
 from steplog.engine.functions import EngineConfig, FunctionSpec
 from steplog.engine.processor import Turn
+from steplog.history import schema
+from steplog.history.position import Position
+from steplog.history.projector import Projector
+from steplog.history.projector import open_projector as open_projector_at
+from steplog.history.queries import History, WholeStep
+from steplog.history.queries import open_history as open_history_at
+from steplog.history.store import open_reader
 from steplog.log.sqlite import SqliteLog
+from steplog.paths import file_url
 
 from .partition import Partition, broke, function, ran, returned, slept
 
@@ -34,6 +42,11 @@ class RecordedPartition(Partition):
     def close(self) -> None:
         self._file.close()
 
+    @property
+    def position(self) -> Position:
+        """Of the newest commit."""
+        return Position.commit(self.commits)
+
     def finish(self, name: str = "f", *, steps: int = 3) -> str:
         """One run from its event to its end; returns its id."""
         at = self.start(name)
@@ -47,6 +60,20 @@ class RecordedPartition(Partition):
         at = self.start(name)
         self.post(ran(at, "done"), broke(at, "broken"), slept(at, "nap", self.now_ms + 60_000))
         return at
+
+
+def open_projector(log: Path, history: Path | str) -> Projector:
+    """A projector of a log's file into a history, which is a file too or has an address."""
+    return open_projector_at(file_url(log), _address(history))
+
+
+def open_history(history: Path | str) -> History:
+    """A history, to read it."""
+    return open_history_at(_address(history))
+
+
+def _address(history: Path | str) -> str:
+    return history if isinstance(history, str) else file_url(history)
 
 
 def copy_log(source: Path, target: Path) -> Path:
@@ -77,20 +104,22 @@ def flip(log: Path, position: int, *, table: str = "journal") -> None:
     connection.close()
 
 
-def rows(history: Path) -> dict[str, list[tuple[object, ...]]]:
-    """Every row of a history but its meta, to compare two of them. Where a run's steps stand depends on the batches."""
-    connection = sqlite3.connect(history)
-    connection.execute(_STEPS)
-    connection.execute("UPDATE runs SET steps = '[]'")
-    tables = ("runs", "steps", "attempts", "events", "functions", "dead")
-    found = {table: sorted(connection.execute(f"SELECT * FROM {table}").fetchall(), key=repr) for table in tables}
-    connection.rollback()
-    connection.close()
-    return found
-
-
-_STEPS = """
-    INSERT INTO steps (run, id, env, name, op, state, attempt, seq, started_ms, ended_ms, output)
-    SELECT runs.id, value ->> 0, env, value ->> 1, value ->> 2, 'completed', value ->> 3, value ->> 4, value ->> 5,
-        value ->> 6, value -> 7
-    FROM runs, json_each(runs.steps)"""
+def rows(history: Path | str) -> dict[str, list[tuple[object, ...]]]:
+    """Every row of a history but its meta, to compare two of them. Where a run's steps stand depends on the batches,
+    and whether an event's runs stand beside it on the log."""
+    reader = open_reader(_address(history))
+    with reader.reading() as read:
+        found = {table: read(f"SELECT * FROM {table}") for table in (*schema.TABLES, "dead")}
+    reader.close()
+    absent = {"until_ms": None, "retry_at_ms": None, "error": None, "waits_for": None}
+    for run in found["runs"]:
+        for whole in msgspec.json.decode(run["steps"], type=list[WholeStep]):
+            step = msgspec.structs.asdict(whole) | {"output": str(whole.output, "utf8"), "state": "completed"}
+            found["steps"].append({"run": run["id"], "env": run["env"], **step, **absent})
+        run["steps"] = "[]"
+    routings = {routing.pop("event"): routing for routing in found.pop("routings")}
+    for event in found["events"]:
+        if event["runs"] is None:
+            event |= routings.get(event["internal_id"], {})
+    found["steps"] = [dict(sorted(step.items())) for step in found["steps"]]
+    return {table: sorted([tuple(row.values()) for row in values], key=repr) for table, values in found.items()}

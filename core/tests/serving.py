@@ -17,16 +17,20 @@ from steplog.engine.effects import Effect
 from steplog.engine.functions import EngineConfig, FunctionSpec, Registry
 from steplog.engine.messages import EventAccepted
 from steplog.errors import LogUnavailable
+from steplog.history.position import Position
 from steplog.history.projector import Projector
 from steplog.history.queries import History
 from steplog.log.memory import MemoryLog
 from steplog.log.sqlite import SqliteLog
+from steplog.paths import file_url, history_path
 from steplog.server.app import Application
 from steplog.server.config import DEV_EVENT_BYTES, ServerConfig
 from steplog.server.listen import serve
 from steplog.server.sockets import bind
 from steplog.server.validation import Check, Misfit, nothing_to_say
 from steplog.turns import Log, Turns
+
+from .history_log import open_history, open_projector
 
 T = TypeVar("T")
 DEV = ServerConfig(is_dev=True, event_size_bytes=DEV_EVENT_BYTES)
@@ -94,7 +98,7 @@ class TurnsBackend:
     The history, if there is one, is projected when it is read, unless ``is_behind``.
     """
 
-    def __init__(self, turns: Turns, log_path: Path | None) -> None:
+    def __init__(self, turns: Turns, log_path: Path | None, history: str | None) -> None:
         self.turns = turns
         self.fail_with: Exception | None = None
         self.is_behind = False
@@ -103,18 +107,19 @@ class TurnsBackend:
         self.is_away = False
         self._projector: Projector | None = None
         if log_path is not None:
-            self._projector = Projector(log_path, log_path.with_name("history.db"))
-            self._history = History(self._projector.path)
+            address = history or file_url(history_path(log_path))
+            self._projector = open_projector(log_path, address)
+            self._history = open_history(address)
         self.groups: list[list[EventAccepted]] = []
 
     def now_ms(self) -> int:
         return self.turns.now_ms()
 
-    async def submit(self, events: list[EventAccepted]) -> int:
+    async def submit(self, events: list[EventAccepted]) -> None:
         if self.fail_with is not None:
             raise self.fail_with
         self.groups.append(events)
-        return await self.turns.submit(events)
+        await self.turns.submit(events)
 
     def ask(self, events: list[EventAccepted]) -> "asyncio.Future[Misfit | None]":
         self.asked.append(events)
@@ -129,21 +134,21 @@ class TurnsBackend:
     def is_function(self, function: str) -> bool:
         return self.turns.is_function(function)
 
-    def position(self) -> int:
-        return self.turns.position
+    def position(self) -> Position:
+        return Position.commit(self.turns.position)
 
     async def wait_ended(self, run_id: str, timeout_s: float) -> None:
         await self.turns.wait_ended(run_id, timeout_s)
 
-    async def read(self, query: Callable[[History], T], *, at_least: int) -> tuple[T, bool]:
+    async def read(self, query: Callable[[History], T], *, at_least: Position) -> tuple[T, bool]:
         return await asyncio.to_thread(self._read, query, at_least)
 
-    def _read(self, query: Callable[[History], T], at_least: int) -> tuple[T, bool]:
+    def _read(self, query: Callable[[History], T], at_least: Position) -> tuple[T, bool]:
         if self._projector is None:
             raise LogUnavailable("no history here")
         if not self.is_behind:
             self._projector.catch_up()
-        return query(self._history), self._history.position() < at_least
+        return query(self._history), not self._history.position().covers(at_least)
 
     def close(self) -> None:
         if self._projector is not None:
@@ -154,12 +159,12 @@ class TurnsBackend:
 @contextmanager
 def served(
     config: ServerConfig = DEV, functions: tuple[FunctionSpec, ...] = (), log: Callable[[], Log] = MemoryLog,
-    log_path: Path | None = None,
+    log_path: Path | None = None, history: str | None = None,
     deliver: Callable[[list[Effect]], None] = lambda _: None,
 ) -> Iterator[tuple[Served, TurnsBackend]]:  # fmt: skip
     """Serve until the block ends. ``deliver`` gets the committed effects, on the server's loop.
 
-    With ``log_path`` the log is that file, and has a history.
+    With ``log_path`` the log is that file, and has a history, at that address or beside it.
     """
     ready: Future[tuple[Served, TurnsBackend]] = Future()
     stop = asyncio.Event()
@@ -168,7 +173,7 @@ def served(
         opened = log() if log_path is None else SqliteLog(log_path)
         turns = Turns(opened, Registry(functions), EngineConfig(), deliver=deliver, on_lost=lambda _: None)
         await turns.open()
-        backend = TurnsBackend(turns, log_path)
+        backend = TurnsBackend(turns, log_path, history)
         app = Application(backend, config)
         sockets = bind(0)
         async with asyncio.TaskGroup() as tasks:

@@ -133,7 +133,10 @@ def test_the_schema_is_json() -> None:
     ("flag", "said"),
     [
         (("--redis-uri", "redis://h"), "--redis-uri    steplog needs no Redis: queue and state are in its log"),
-        (("--postgres-uri", "x"), "--postgres-uri    history in PostgreSQL will come in a later version"),
+        (
+            ("--postgres-uri", "x"),
+            '--postgres-uri  history.url = "x"  is no history; write sqlite:PATH, or postgresql://',
+        ),
         (("-u", "http://h"), "--sdk-url    apps over HTTP will come in a later version; name Python files"),
         (("--log", "kafka://h"), '--log  log.url = "kafka://h"  needs Kafka, which will come in a later version'),
         (("--config", "gone.toml"), "--config    there is no file gone.toml"),

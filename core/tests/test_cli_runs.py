@@ -7,7 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from unittest.mock import patch
 
@@ -19,6 +19,7 @@ from steplog.server import answers
 
 from .command_line import clean_environment, steplog, steplog_process
 from .dev_server import until
+from .history_log import RecordedPartition, open_projector
 from .place import Place, placed
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "orders.py"
@@ -311,3 +312,19 @@ def test_damage_to_the_log_is_found_by_the_audit(place: Place) -> None:
     assert "✗" in audit.stdout
     assert "unaccounted  ✗" in audit.stdout
     assert re.search(r"^    [0-9A-Z]{26}  is accepted, but ", audit.stdout, re.MULTILINE)
+
+
+def test_a_history_is_read_where_no_server_runs(tmp_path: Path, new_history: Callable[[], str]) -> None:
+    log, history = RecordedPartition(tmp_path / "log.db"), new_history()
+    run = log.finish()
+    log.live()
+    with open_projector(log.path, history) as projector:
+        projector.catch_up()
+    log.close()
+    listed = steplog("runs", "list", "--history", history, "--json", cwd=tmp_path)
+    assert {found["state"] for found in json.loads(listed.stdout)["runs"]} == {"waiting", "completed"}
+    shown = steplog("runs", "show", run[-8:], "--history", history, "--json", cwd=tmp_path)
+    assert [step["name"] for step in json.loads(shown.stdout)["steps"]] == ["step-0", "step-1", "step-2"]
+    refused = steplog("runs", "list", "--history", "mysql://h", cwd=tmp_path)
+    assert refused.code == 2
+    assert "--history is no history; write sqlite:PATH, or postgresql://" in refused.stderr

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steplog.config.load import Configured, Sources, examine, load, secret_values
+from steplog.config.load import SECRETS, Configured, Sources, examine, load, secret_values
 from steplog.config.schema import DEV, Config, json_schema, keys, tables
 from steplog.drivers.config import LocalConfig
 from steplog.engine.functions import EngineConfig
@@ -302,7 +302,7 @@ url = "redis://db"
     [
         ("[servr]\nport = 1", '1  servr  unknown table; did you mean "server"?'),
         ("port = 1", '1  port  unknown key; did you mean "server.port"?'),
-        ("[xyz]", "1  xyz  unknown table; there are app, log, server, auth, limits, events, engine"),
+        ("[xyz]", "1  xyz  unknown table; there are app, log, history, server, auth, limits, events, engine"),
         ("[server]\nload = []", '2  server.load  unknown key; did you mean "app.load"?'),
         ("[log]\nx = 1", "2  log.x  unknown key; there are url"),
         ('log = "sqlite:x"', "1  log  a table is expected: [log]"),
@@ -360,7 +360,11 @@ def test_a_file_that_cannot_be_read_is_a_problem(tmp_path: Path) -> None:
         ("inngest.json", '{"sdk-url": ["http://h"]}', "sdk-url  apps over HTTP will come in a later version"),
         ("inngest.yaml", "urls:\n - http://h", "urls  apps over HTTP will come in a later version"),
         ("inngest.json", '{"redis-uri": "redis://h"}', "redis-uri  steplog needs no Redis"),
-        ("inngest.json", '{"postgres-uri": "x"}', "postgres-uri  history in PostgreSQL will come"),
+        (
+            "inngest.json",
+            '{"postgres-uri": "x"}',
+            'history.url = "x"  is no history; write sqlite:PATH',
+        ),
         ("inngest.json", '{"port": "x"}', 'server.port = "x"  expected a whole number'),
     ],
 )
@@ -462,6 +466,54 @@ def test_a_secret_of_a_wrong_form_is_not_printed(tmp_path: Path) -> None:
     assert "tell-nobody" not in str(problems(tmp_path, '[auth]\nevent_keys = "tell-nobody"\n'))
 
 
+@pytest.mark.parametrize("where", ["variable", "file", "flag"])
+def test_a_history_is_where_its_reference_says_and_its_password_is_not_printed(tmp_path: Path, where: str) -> None:
+    url = "postgresql://steplog:tell-nobody@db/steplog?schema=shop"
+    (tmp_path / "url").write_text(f"{url}\n")
+    text = {"variable": "env:HISTORY_URL", "file": "file:url", "flag": None}[where]
+    (tmp_path / "steplog.toml").write_text(f'[history]\nurl = "{text}"\n' if text else "")
+    for is_dev in (True, False):
+        given = Sources(
+            is_dev=is_dev, directory=tmp_path, environment={"HISTORY_URL": url},
+            flags={"event-key": ("e",), "signing-key": ("s",)} | ({} if text else {"postgres-uri": url}),
+        )  # fmt: skip
+        found = load(given)
+        assert found.config.history.address(tmp_path / "log.db") == url
+        shown = keys()["history.url"].show(found.values["history.url"].value)
+        assert shown == (text or "postgresql://steplog:***@db/steplog?schema=shop")
+        assert "tell-nobody" not in repr(found.config)
+
+
+def test_a_history_is_beside_the_log_or_the_file_that_is_named(tmp_path: Path) -> None:
+    log = tmp_path / "log.db"
+    assert configured(tmp_path).config.history.address(log) == f"sqlite:{tmp_path / 'log.history.db'}"
+    (tmp_path / "steplog.toml").write_text('[history]\nurl = "sqlite:h.db"\n')
+    found = configured(tmp_path).config
+    assert Path(found.history.address(log).removeprefix("sqlite:")).absolute() == tmp_path / "h.db"
+
+
+@pytest.mark.parametrize(
+    ("url", "environment", "said"),
+    [
+        ("mysql://u:tell-nobody@h/d", {}, "is no history; write sqlite:PATH, or postgresql://"),
+        ("postgres:/u:tell-nobody@h/d", {}, "is no history"),
+        ("env:GONE", {}, "the environment variable GONE is not set"),
+        ("env:BAD", {"BAD": "mysql://u:tell-nobody@h/d"}, "what is there is no history"),
+        ("postgresql://u:tell-nobody@h/d", {}, 'a secret in plain; write "env:NAME"'),
+        ("postgresql://h/d?password=tell-nobody", {}, 'a secret in plain; write "env:NAME"'),
+    ],
+)
+def test_a_history_that_cannot_be_is_refused_without_its_password(
+    tmp_path: Path, url: str, environment: dict[str, str], said: str
+) -> None:
+    (tmp_path / "steplog.toml").write_text(f'[history]\nurl = "{url}"\n')
+    flags = {"event-key": ("e",), "signing-key": ("s",)}
+    with pytest.raises(ConfigInvalid) as refused:
+        load(Sources(is_dev=False, directory=tmp_path, environment=environment, flags=flags))
+    assert said in str(refused.value)
+    assert "tell-nobody" not in str(refused.value)
+
+
 # --- schema
 
 
@@ -485,7 +537,7 @@ def test_every_default_is_written_as_it_may_be_written(tmp_path: Path) -> None:
             lines.setdefault(table, []).append(f"{rest} = {json.dumps(shown)}")
     text = "\n".join(f"[{table}]\n" + "\n".join(values) for table, values in lines.items())
     (tmp_path / "steplog.toml").write_text(text)
-    found, wrong = examine(Sources(is_dev=False, directory=tmp_path), reads_secrets=True)
+    found, wrong = examine(Sources(is_dev=False, directory=tmp_path), reads=SECRETS)
     assert wrong == []
     assert [value.key.show(value.value) for value in found.values.values() if value.key.name != "log.url"] == [
         key.show(key.default) for name, key in keys().items() if name != "log.url"

@@ -9,11 +9,12 @@ import pytest
 from steplog.errors import LogUnavailable
 from steplog.history import journal
 from steplog.history.offline import open_offline
-from steplog.history.projector import Projector
+from steplog.history.position import Position
 from steplog.history.queries import History
 from steplog.history.views import RunFilter
+from steplog.paths import file_url
 
-from .history_log import RecordedPartition, copy_log, flip
+from .history_log import RecordedPartition, copy_log, flip, open_history, open_projector
 from .partition import MINUTE, broke, function, raised, ran, returned, slept
 
 
@@ -83,44 +84,47 @@ def test_tail_of_any_length_is_read_as_if_it_had_been_projected(log: RecordedPar
                 source.backup(target)
             source.close()
             target.close()
-        with Projector(log.path, lengths[-1]) as projector:
+        with open_projector(log.path, lengths[-1]) as projector:
             projector.catch_up()
 
     tell(log, project)
-    with History(lengths[-1]) as history:
+    with open_history(lengths[-1]) as history:
         expected = answers(history)
-    assert expected["position"] == log.commits
+    assert expected["position"] == log.position
     for length in lengths:
         before = length.read_bytes()
-        with open_offline(log.path, length) as offline:
+        with open_offline(file_url(log.path), file_url(length)) as offline:
             assert answers(offline) == expected
-            assert offline.wait_for(log.commits, 0)
-            assert not offline.wait_for(log.commits + 1, 0)
+            assert offline.wait_for(log.position, 0)
+            assert not offline.wait_for(Position.commit(log.commits + 1), 0)
         assert length.read_bytes() == before
 
 
 def test_without_a_file_the_whole_journal_is_the_tail(log: RecordedPartition, tmp_path: Path) -> None:
     tell(log, lambda: None)
-    with Projector(log.path, tmp_path / "history.db") as projector:
+    with open_projector(log.path, tmp_path / "history.db") as projector:
         projector.catch_up()
-    with open_offline(log.path, tmp_path / "missing.db") as offline, History(tmp_path / "history.db") as history:
+    with (
+        open_offline(file_url(log.path), file_url(tmp_path / "missing.db")) as offline,
+        open_history(tmp_path / "history.db") as history,
+    ):
         assert answers(offline) == answers(history)
     assert not (tmp_path / "missing.db").exists()
 
 
 @pytest.mark.parametrize("change", ["UPDATE meta SET log_id = 'another'", "UPDATE meta SET schema = schema + 1",
-                                    "UPDATE meta SET position = position + 1000", "DROP TABLE meta"])  # fmt: skip
+                                    "UPDATE positions SET position = position + 1000", "DROP TABLE meta"])  # fmt: skip
 def test_file_of_another_log_or_version_is_left_aside(log: RecordedPartition, tmp_path: Path, change: str) -> None:
     tell(log, lambda: None)
     path = tmp_path / "history.db"
-    with Projector(log.path, path) as projector:
+    with open_projector(log.path, path) as projector:
         projector.catch_up()
-    with History(path) as history:
+    with open_history(path) as history:
         expected = answers(history)
     connection = sqlite3.connect(path)
     connection.executescript(f"DELETE FROM runs; {change}")
     connection.close()
-    with open_offline(log.path, path) as offline:
+    with open_offline(file_url(log.path), file_url(path)) as offline:
         assert answers(offline) == expected
 
 
@@ -129,16 +133,16 @@ def test_what_is_written_meanwhile_changes_nothing(
 ) -> None:
     monkeypatch.setattr(journal, "ROWS", 1)
     monkeypatch.setattr(journal, "ROWS_AT_FIRST", 1)
-    with Projector(log.path, tmp_path / "history.db") as projector:
+    with open_projector(log.path, tmp_path / "history.db") as projector:
         at = log.live()
         projector.step()
-        with open_offline(log.path, tmp_path / "history.db") as offline:
+        with open_offline(file_url(log.path), file_url(tmp_path / "history.db")) as offline:
             seen = answers(offline)
             log.post(returned(at))
             log.finish()
             projector.catch_up()
             assert answers(offline) == seen
-        with open_offline(log.path, tmp_path / "history.db") as offline:
+        with open_offline(file_url(log.path), file_url(tmp_path / "history.db")) as offline:
             assert offline.run(at.run_id).state == "completed"
 
 
@@ -146,12 +150,12 @@ def test_large_history_is_not_copied(log: RecordedPartition, tmp_path: Path) -> 
     for _ in range(20):
         log.finish()
     at = log.live()
-    with Projector(log.path, tmp_path / "history.db") as projector:
+    with open_projector(log.path, tmp_path / "history.db") as projector:
         projector.catch_up()
     log.post(ran(at, "more"))
-    with open_offline(log.path, tmp_path / "history.db") as offline:
-        (copied,) = offline._connection.execute("SELECT count(*) FROM main.runs").fetchone()
-        assert copied == 1
+    with open_offline(file_url(log.path), file_url(tmp_path / "history.db")) as offline:
+        with offline._reading() as read:
+            assert read("SELECT count(*) AS copied FROM main.runs") == [{"copied": 1}]
         assert len(offline.runs(limit=100).runs) == 21
         assert [step.name for step in offline.steps(at.run_id)] == ["done", "broken", "more", "nap"]
 
@@ -160,17 +164,17 @@ def test_damage_in_the_tail_is_dead(log: RecordedPartition, tmp_path: Path) -> N
     log.finish()
     copy = copy_log(log.path, tmp_path / "copy.db")
     flip(copy, 2)
-    with open_offline(copy, tmp_path / "history.db") as offline:
+    with open_offline(file_url(copy), file_url(tmp_path / "history.db")) as offline:
         assert [dead.position for dead in offline.dead()] == [2]
         assert len(offline.runs().runs) == 1
 
 
 def test_missing_log_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(LogUnavailable, match="does not exist"):
-        open_offline(tmp_path / "log.db", tmp_path / "history.db")
+        open_offline(file_url(tmp_path / "log.db"), file_url(tmp_path / "history.db"))
 
 
 def test_file_that_is_no_history_is_an_error(log: RecordedPartition, tmp_path: Path) -> None:
     (tmp_path / "history.db").write_text("notes " * 1000)
     with pytest.raises(LogUnavailable, match="not a history"):
-        open_offline(log.path, tmp_path / "history.db")
+        open_offline(file_url(log.path), file_url(tmp_path / "history.db"))

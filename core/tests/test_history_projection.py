@@ -1,20 +1,27 @@
 """What a run's records become in the history."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import msgspec
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from steplog.engine.effects import Dispatch
 from steplog.engine.functions import DEFAULT_ENV, EngineConfig
 from steplog.engine.messages import SignalSent
 from steplog.engine.operations import EventOut, InvokeFunction, SendEvent, WaitForEvent, WaitForSignal
-from steplog.engine.records import RunRef, RunScheduled, Skip, StepRef
+from steplog.engine.records import EventRouted, Record, RunRef, RunScheduled, Skip, StepRef, StoredEvent
+from steplog.history.journal import TurnRecords
+from steplog.history.position import Position
 from steplog.history.projector import Projector
 from steplog.history.queries import History
+from steplog.history.source import Portion
+from steplog.history.store import open_store
 from steplog.history.views import RunView, WaitsFor
 
-from .history_log import RecordedPartition
+from .history_log import RecordedPartition, open_history, open_projector, rows
 from .partition import (
     DAY,
     MINUTE,
@@ -34,11 +41,11 @@ from .partition import (
 class World:
     """A log that grows, and its history."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, address: str) -> None:
         self.folder = folder
         self.log = RecordedPartition(folder / "log.db", function("f", retries=1), function("g", "f"), function("h"))
-        self.projector = Projector(folder / "log.db", folder / "history.db")
-        self.history = History(folder / "history.db")
+        self.projector = open_projector(folder / "log.db", address)
+        self.history = open_history(address)
 
     def project(self) -> History:
         self.projector.catch_up()
@@ -54,8 +61,8 @@ class World:
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    world = World(tmp_path)
+def world(tmp_path: Path, new_history: Callable[[], str]) -> Iterator[World]:
+    world = World(tmp_path, new_history())
     yield world
     world.close()
 
@@ -223,14 +230,17 @@ def test_late_answers_are_kept_and_change_nothing(world: World) -> None:
     assert [bytes(a.output or b"") for a in late.attempts] == [b"3"]
 
 
-def test_future_run_is_scheduled_and_a_run_without_a_place_is_queued(tmp_path: Path) -> None:
+def test_future_run_is_scheduled_and_a_run_without_a_place_is_queued(
+    tmp_path: Path, new_history: Callable[[], str]
+) -> None:
+    address = new_history()
     log = RecordedPartition(tmp_path / "log.db", config=EngineConfig(live_runs=1))
     log.send("f", ts_ms=NOON + DAY)
     log.now_ms += 1
     first = log.start("f")
     log.now_ms += 1
     log.send("f")
-    with Projector(log.path, tmp_path / "h.db") as projector, History(tmp_path / "h.db") as history:
+    with open_projector(log.path, address) as projector, open_history(address) as history:
         projector.catch_up()
         queued, running, scheduled = history.runs().runs
         assert (scheduled.state, scheduled.due_ms, scheduled.started_ms) == ("scheduled", NOON + DAY, None)
@@ -290,3 +300,91 @@ def test_a_run_keeps_the_version_of_its_function_that_it_began_with(world: World
     world.log.crash(function("h", retries=0))
     second = world.log.start("h")
     assert (world.run(first).function_version, world.run(second).function_version) == (1, 2)
+
+
+# --- partitions
+
+
+class Listed:
+    """A log whose portions are listed."""
+
+    log_id = "listed"
+
+    def __init__(self, portions: Sequence[Portion]) -> None:
+        self._portions = portions
+
+    def read(self, after: Position) -> Portion | None:
+        return next((each for each in self._portions if not after.covers(each.position)), None)
+
+    def end(self) -> Position:
+        numbers: dict[str, int] = {}
+        for portion in self._portions:
+            numbers |= dict(portion.position.numbers)
+        return Position.of(numbers)
+
+    def has_come_to(self, position: Position) -> bool:
+        return self.end().covers(position)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def told(tmp_path: Path) -> RecordedPartition:
+    """A log with events that start two runs, one, or none; a step that is tried again; a late answer."""
+    log = RecordedPartition(tmp_path / "told.db", function("f", retries=1), function("g", "f"), function("h"))
+    for effect in log.send("f", id="e1"):
+        if isinstance(effect, Dispatch):
+            log.post(ran(effect, "a"), returned(effect))
+    log.send("f", id="e1")
+    log.send("nobody")
+    at = log.start("h")
+    log.post(ran(at, "a"), broke(at, "b", retry_after_ms=SECOND), slept(at, "nap", log.now_ms + MINUTE))
+    log.post(raised(log.start("h")), raised(log.start("h"), final=True))
+    log.advance(SECOND)
+    log.post(broke(at, "b", attempt=1, final=True), returned(at, executing=["c"]), ran(at, "c"))
+    return log
+
+
+@given(data=st.data())
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+def test_partitions_in_any_order_and_portions_make_the_same_history(
+    tmp_path_factory: pytest.TempPathFactory, new_history: Callable[[], str], data: st.DataObject
+) -> None:
+    folder = tmp_path_factory.mktemp("order")
+    log = told(folder)
+    with open_projector(log.path, folder / "history.db") as projector:
+        projector.catch_up()
+    log.close()
+    waiting: dict[str, list[TurnRecords]] = {}
+    for _, records in log.log.journal:
+        for record in map(_decode_record, records):
+            of = record.event if isinstance(record, EventRouted) else record.run
+            waiting.setdefault(f"journal/{of[-1] < 'G'}", []).append(TurnRecords(position=0, records=[record]))
+    for _, events in log.log.events:
+        for event in map(_decode_event, events):
+            turn = TurnRecords(position=0, events=[event])
+            waiting.setdefault(f"events/{event.internal_id[-1] < '3'}", []).append(turn)
+    portions, reached = list[Portion](), Position()
+    while waiting:
+        start, turns, numbers = reached, list[TurnRecords](), dict[str, int]()
+        for place in data.draw(st.lists(st.sampled_from(sorted(waiting)), min_size=1, unique=True)):
+            count = data.draw(st.integers(1, len(waiting[place])))
+            turns += waiting[place][:count]
+            numbers[place] = reached.number(place) + count
+            waiting[place] = waiting[place][count:]
+        reached = reached.joined(Position.of(numbers))
+        portions.append(Portion(start=start, position=Position.of(numbers), turns=turns, is_full=False))
+        waiting = {place: left for place, left in waiting.items() if left}
+    history = new_history()
+    with Projector(Listed(portions), open_store(history)) as projector:
+        assert projector.catch_up() == reached
+    assert rows(history) == rows(folder / "history.db")
+    with open_history(history) as one, open_history(folder / "history.db") as other:
+        assert one.events() == other.events()
+        assert [one.runs_of_event(e.internal_id) for e in one.events().events] == [
+            other.runs_of_event(e.internal_id) for e in other.events().events
+        ]
+
+
+_decode_record = msgspec.json.Decoder[Record](Record).decode
+_decode_event = msgspec.json.Decoder(StoredEvent).decode

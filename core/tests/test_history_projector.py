@@ -1,5 +1,6 @@
 """The projector: where it stops and goes on, what it makes again, and what it does with what it cannot read."""
 
+import re
 import sqlite3
 import subprocess
 import sys
@@ -11,10 +12,12 @@ import pytest
 
 from steplog.errors import LogUnavailable
 from steplog.history import journal, projection, schema
-from steplog.history.projector import Projector
-from steplog.history.queries import History
+from steplog.history.position import Position
+from steplog.history.process import start_projector
+from steplog.history.projector import Task
+from steplog.paths import file_url
 
-from .history_log import Json, RecordedPartition, copy_log, damage, flip, rows
+from .history_log import Json, RecordedPartition, copy_log, damage, flip, open_history, open_projector, rows
 from .partition import MINUTE, broke, function, raised, ran, returned, slept
 
 DEADLINE_S = 10.0
@@ -37,9 +40,9 @@ def log(tmp_path: Path) -> Iterator[RecordedPartition]:
     log.close()
 
 
-def projected(log: Path, history: Path) -> dict[str, list[tuple[object, ...]]]:
+def projected(log: Path, history: Path | str) -> dict[str, list[tuple[object, ...]]]:
     """Project a log at once and read the history."""
-    with Projector(log, history) as projector:
+    with open_projector(log, history) as projector:
         projector.catch_up()
     return rows(history)
 
@@ -54,21 +57,25 @@ class Killed(BaseException):
 
 
 def test_killed_in_any_batch_it_goes_on_without_loss_or_repeat(
-    log: RecordedPartition, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    log: RecordedPartition, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, new_history: Callable[[], str]
 ) -> None:
     whole = projected(log.path, tmp_path / "whole.db")
     small_batches(monkeypatch)
     project = projection.project
 
-    def killed_after_writing(connection: sqlite3.Connection, turns: list[journal.TurnRecords]) -> None:
-        project(connection, turns)
+    def set_project(function: Callable[[projection.Writer, list[journal.TurnRecords]], None]) -> None:
+        for store in ("sqlite", "postgres"):
+            monkeypatch.setattr(f"steplog.history.{store}.project", function)
+
+    def killed_after_writing(writer: projection.Writer, turns: list[journal.TurnRecords]) -> None:
+        project(writer, turns)
         raise Killed
 
-    history, kills = tmp_path / "history.db", 0
+    history, kills = new_history(), 0
     while True:
-        with Projector(log.path, history) as projector:
+        with open_projector(log.path, history) as projector:
             before = rows(history), projector.position
-            monkeypatch.setattr("steplog.history.projector.project", killed_after_writing)
+            set_project(killed_after_writing)
             try:
                 is_done = projector.step() is None
             except Killed:
@@ -77,40 +84,40 @@ def test_killed_in_any_batch_it_goes_on_without_loss_or_repeat(
             assert (rows(history), projector.position) == before
             if is_done:
                 break
-            monkeypatch.setattr("steplog.history.projector.project", project)
+            set_project(project)
             projector.step()
     assert kills >= len(log.log.journal)
     assert rows(history) == whole
 
 
 def test_history_is_the_same_whatever_the_batches(
-    log: RecordedPartition, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    log: RecordedPartition, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, new_history: Callable[[], str]
 ) -> None:
     whole = projected(log.path, tmp_path / "whole.db")
     for size in (1, 2, 3, 7):
         small_batches(monkeypatch, size)
-        assert projected(log.path, tmp_path / f"{size}.db") == whole
+        assert projected(log.path, new_history()) == whole
     assert whole["dead"] == []
     assert len(whole["runs"]) == 6
 
 
 def test_two_projectors_of_one_history_do_no_harm(
-    log: RecordedPartition, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    log: RecordedPartition, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, new_history: Callable[[], str]
 ) -> None:
     whole = projected(log.path, tmp_path / "whole.db")
     small_batches(monkeypatch)
-    history = tmp_path / "history.db"
-    with Projector(log.path, history) as one, Projector(log.path, history) as other:
+    history = new_history()
+    with open_projector(log.path, history) as one, open_projector(log.path, history) as other:
         while one.step() is not None:
             other.step()  # the batch that the first one has written, then the next
-        assert one.position == other.catch_up() == log.commits
+        assert one.position == other.catch_up() == log.position
     assert rows(history) == whole
 
 
-def test_position_reaches_commits_without_records(log: RecordedPartition, tmp_path: Path) -> None:
+def test_position_reaches_commits_without_records(log: RecordedPartition, new_history: Callable[[], str]) -> None:
     log.crash()  # its recovery writes state alone
-    with Projector(log.path, tmp_path / "history.db") as projector:
-        assert projector.catch_up() == projector.position == log.commits
+    with open_projector(log.path, new_history()) as projector:
+        assert projector.catch_up() == projector.position == log.position
         assert projector.step() is None
 
 
@@ -119,22 +126,22 @@ def test_position_reaches_commits_without_records(log: RecordedPartition, tmp_pa
     [
         "UPDATE meta SET log_id = 'another'",
         "UPDATE meta SET schema = schema - 1",
-        "UPDATE meta SET position = 1000000",
-        "DROP TABLE steps; DROP TABLE meta",
+        "UPDATE positions SET position = 1000000",
+        "DROP TABLE steps; DROP TABLE meta; DROP TABLE positions",
     ],
 )
 def test_history_of_another_log_or_version_is_made_again(log: RecordedPartition, tmp_path: Path, change: str) -> None:
     history = tmp_path / "history.db"
     whole = projected(log.path, history)
     connection = sqlite3.connect(history)
-    connection.executescript(f"INSERT INTO dead VALUES (1, 'journal', '', 'old', ''); {change}")
+    connection.executescript(f"INSERT INTO dead VALUES (1, 'journal', '', 'old', '', 0); {change}")
     connection.close()
-    with History(history) as reader:  # a reader that has it open sees the new one
+    with open_history(history) as reader:  # a reader that has it open sees the new one
         if "DROP" in change:
             with pytest.raises(LogUnavailable):
                 reader.position()
         assert projected(log.path, history) == whole
-        assert reader.position() == log.commits
+        assert reader.position() == log.position
 
 
 def test_file_that_is_no_history_is_refused_and_left_alone(log: RecordedPartition, tmp_path: Path) -> None:
@@ -142,13 +149,13 @@ def test_file_that_is_no_history_is_refused_and_left_alone(log: RecordedPartitio
     other.write_text("something of the user's, longer than a header of SQLite's would be; " * 20)
     text = other.read_text()
     with pytest.raises(LogUnavailable, match="not a history, or is damaged"):
-        Projector(log.path, other)
+        open_projector(log.path, other)
     assert other.read_text() == text
 
 
 def test_log_that_is_missing_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(LogUnavailable, match="does not exist"):
-        Projector(tmp_path / "log.db", tmp_path / "history.db")
+        open_projector(tmp_path / "log.db", tmp_path / "history.db")
     assert not (tmp_path / "history.db").exists()
 
 
@@ -189,23 +196,28 @@ class RepeatedRun:
     [
         (unknown_kind, "Invalid value 'run.teleported'"),
         (without_function, "missing required field `function`"),
-        (huge_time, "OverflowError"),
-        (RepeatedRun(), "UNIQUE constraint failed: runs.id"),
+        (huge_time, "OverflowError|out of range"),
+        (RepeatedRun, "UNIQUE constraint failed: runs.id|UniqueViolation"),
     ],
 )
 def test_record_that_does_not_fit_is_dead_and_its_neighbours_are_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[list[Json]], list[Json]], reason: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    new_history: Callable[[], str],
+    change: Callable[[list[Json]], list[Json]] | type[RepeatedRun],
+    reason: str,
 ) -> None:
     log = RecordedPartition(tmp_path / "log.db")
     log.finish()
-    damage(log.path, change)
+    damage(log.path, change() if isinstance(change, type) else change)
     log.now_ms += 1
     log.finish()  # what comes after it
     small_batches(monkeypatch)
-    with Projector(log.path, tmp_path / "h.db") as projector, History(tmp_path / "h.db") as history:
-        assert projector.catch_up() == log.commits
+    address = new_history()
+    with open_projector(log.path, address) as projector, open_history(address) as history:
+        assert projector.catch_up() == log.position
         (dead,) = history.dead()
-        assert reason in dead.reason
+        assert re.search(reason, dead.reason)
         assert (dead.source, dead.env) == ("journal", "default")
         assert 0 < dead.position < log.commits
         page = history.events()
@@ -251,7 +263,7 @@ def test_batches_are_smaller_where_rows_are_large(tmp_path: Path, monkeypatch: p
     at = log.start("f")
     for index in range(100):
         log.post(ran(at, f"s{index}", b'"%s"' % (b"x" * 5_000)))
-    with Projector(log.path, tmp_path / "history.db") as projector:
+    with open_projector(log.path, tmp_path / "history.db") as projector:
         sizes = []
         while (batch := projector.step()) is not None:
             sizes.append(len(batch.turns))
@@ -264,19 +276,18 @@ def test_batches_are_smaller_where_rows_are_large(tmp_path: Path, monkeypatch: p
 
 
 def start(log: Path, history: Path) -> "subprocess.Popen[bytes]":
-    command = [sys.executable, "-m", "steplog.history.projector", str(log), str(history)]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+    return start_projector(Task(log=file_url(log), history=file_url(history)), stderr=subprocess.PIPE)
 
 
 def test_process_follows_the_log_and_ends_with_its_parent(log: RecordedPartition, tmp_path: Path) -> None:
     history = tmp_path / "history.db"
-    with Projector(log.path, history):
+    with open_projector(log.path, history):
         pass  # makes the file
     process = start(log.path, history)
-    with History(history) as reader:
-        assert reader.wait_for(log.commits, DEADLINE_S)
+    with open_history(history) as reader:
+        assert reader.wait_for(log.position, DEADLINE_S)
         log.finish()
-        assert reader.wait_for(log.commits, DEADLINE_S)
+        assert reader.wait_for(log.position, DEADLINE_S)
         run = log.finish()
         assert process.stdin is not None
         process.stdin.close()
@@ -301,12 +312,12 @@ def test_process_starts_light() -> None:
 
 
 def test_wait_for_says_when_it_is_in_vain(log: RecordedPartition, tmp_path: Path) -> None:
-    with Projector(log.path, tmp_path / "h.db") as projector, History(tmp_path / "h.db") as history:
+    with open_projector(log.path, tmp_path / "h.db") as projector, open_history(tmp_path / "h.db") as history:
         started_s = time.monotonic()
-        assert not history.wait_for(1, 0.02)
+        assert not history.wait_for(Position.commit(1), 0.02)
         assert time.monotonic() - started_s >= 0.02
         projector.catch_up()
-        assert history.wait_for(log.commits, 0)
+        assert history.wait_for(log.position, 0)
 
 
 def test_tables_have_an_environment() -> None:

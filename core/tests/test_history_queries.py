@@ -1,7 +1,7 @@
 """Questions to the history: lists with filters and cursors, ids by their last characters, counts."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -9,11 +9,10 @@ import pytest
 from steplog.engine.effects import Dispatch
 from steplog.engine.functions import EngineConfig
 from steplog.errors import LogUnavailable, NotFound
-from steplog.history.projector import Projector
 from steplog.history.queries import History
 from steplog.history.views import EventFilter, RunCount, RunFilter, RunPage, RunState
 
-from .history_log import RecordedPartition
+from .history_log import RecordedPartition, open_history, open_projector
 from .partition import DAY, MINUTE, NOON, function, raised, the
 
 STATES: tuple[RunState, ...] = ("scheduled", "queued", "running", "waiting", "completed", "failed")
@@ -42,11 +41,11 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RecordedPartition]
 
 
 @pytest.fixture(scope="module")
-def history(log: RecordedPartition) -> Iterator[History]:
-    path = log.path.with_name("history.db")
-    with Projector(log.path, path) as projector:
+def history(log: RecordedPartition, new_history: Callable[[], str]) -> Iterator[History]:
+    address = new_history()
+    with open_projector(log.path, address) as projector:
         projector.catch_up()
-    with History(path) as history:
+    with open_history(address) as history:
         yield history
 
 
@@ -184,19 +183,24 @@ def test_history_answers_from_any_thread(history: History) -> None:
 
 def test_missing_history_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(LogUnavailable, match="does not exist"):
-        History(tmp_path / "history.db")
+        open_history(tmp_path / "history.db")
 
 
 @pytest.mark.parametrize("where", [RunFilter(), RunFilter(function="a-g"), RunFilter(states=("failed",)),
                                    RunFilter(states=("waiting",)), RunFilter(since_ms=NOON)])  # fmt: skip
-def test_list_is_read_in_order_of_an_index(history: History, where: RunFilter) -> None:
+def test_list_is_read_in_order_of_an_index(log: RecordedPartition, tmp_path: Path, where: RunFilter) -> None:
+    with open_projector(log.path, tmp_path / "history.db") as projector:
+        projector.catch_up()
+    history = open_history(tmp_path / "history.db")
     seen: list[str] = []
-    history._connection.set_trace_callback(seen.append)
+    connection = history._reader._connection  # type: ignore[attr-defined]  # it is a file
+    connection.set_trace_callback(seen.append)
     history.runs(where)
-    history._connection.set_trace_callback(None)
+    connection.set_trace_callback(None)
     query = next(statement for statement in seen if "SELECT" in statement)
-    plan = [row[3] for row in history._connection.execute(f"EXPLAIN QUERY PLAN {query}")]
+    plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {query}")]
     own = [line for line in plan if "runs" in line]
     assert len(own) == 1
     assert not [line for line in plan[: plan.index(own[0]) + 1] if "TEMP B-TREE" in line]
     assert "SCAN" not in own[0] or where == RunFilter()
+    history.close()

@@ -3,7 +3,7 @@
 import asyncio
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -89,8 +89,8 @@ class Shop:
 
 
 @pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
-    with shop(tmp_path_factory.mktemp("rest"), DEV) as one:
+def node(tmp_path_factory: pytest.TempPathFactory, new_history: Callable[[], str]) -> Iterator[Shop]:
+    with shop(tmp_path_factory.mktemp("rest"), DEV, new_history()) as one:
         yield one
 
 
@@ -101,7 +101,7 @@ def at(node: Shop) -> Iterator[Shop]:
 
 
 @contextmanager
-def shop(directory: Path, config: ServerConfig) -> Iterator[Shop]:
+def shop(directory: Path, config: ServerConfig, history: str | None = None) -> Iterator[Shop]:
     """Open a shop in a directory."""
     effects: SimpleQueue[Effect] = SimpleQueue()
 
@@ -109,7 +109,8 @@ def shop(directory: Path, config: ServerConfig) -> Iterator[Shop]:
         for effect in some:
             effects.put(effect)
 
-    with served(config, FUNCTIONS, deliver=deliver, log_path=directory / "log.db") as (server, backend):
+    log = directory / "log.db"
+    with served(config, FUNCTIONS, deliver=deliver, log_path=log, history=history) as (server, backend):
         yield Shop(server, backend, effects)
 
 
@@ -437,7 +438,7 @@ def test_a_node_over_http(tmp_path: Path) -> None:
         loop, sockets = asyncio.get_running_loop(), bind(0)
         engine = ProcessEngine(
             [function.spec for function in shop_app.functions.values()], EngineConfig(), log_path=tmp_path / "log.db",
-            history_path=tmp_path / "history.db", server=DEV, sockets=sockets, on_serving=serving.set,
+            history=f"sqlite:{tmp_path / 'history.db'}", server=DEV, sockets=sockets, on_serving=serving.set,
         )  # fmt: skip
         client = Served(sockets[0].getsockname()[1], loop)
         async with Node([shop_app], engine):

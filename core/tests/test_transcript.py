@@ -23,6 +23,7 @@ from steplog.cli.output import clock
 from steplog.engine import records
 from steplog.engine.functions import EventTrigger, FunctionSpec
 from steplog.engine.operations import ErrorInfo
+from steplog.paths import file_url
 from steplog.server.sockets import bind
 
 from .command_line import clean_environment, steplog, steplog_process
@@ -403,7 +404,11 @@ def test_what_is_too_much_to_show_is_counted(tmp_path: Path) -> None:
     said, now_s = list[str](), 0.0
     with served(functions=functions, log_path=tmp_path / "log.db") as (server, _):
         transcript = Transcript(
-            tmp_path / "log.db", lambda line: said.append(click.unstyle(line)), position=0, clock_s=lambda: now_s
+            tmp_path / "log.db",
+            file_url(tmp_path / "log.history.db"),
+            lambda line: said.append(click.unstyle(line)),
+            position=0,
+            clock_s=lambda: now_s,
         )
         server.send({"name": "a/b", "data": {}})
         transcript.poll()

@@ -180,7 +180,7 @@ def test_what_nobody_answered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> Non
 def in_process(path: Path, sockets: list[socket.socket], on_serving: Callable[[], None]) -> Engine:
     return ProcessEngine(
         [function.spec for function in app.functions.values()], EngineConfig(), log_path=path,
-        history_path=path.with_name("history.db"), server=REFUSING, sockets=sockets, on_serving=on_serving,
+        history=f"sqlite:{path.with_name('history.db')}", server=REFUSING, sockets=sockets, on_serving=on_serving,
         check=TYPES.misfit,
     )  # fmt: skip
 
@@ -192,7 +192,7 @@ def in_thread(path: Path, sockets: list[socket.socket], on_serving: Callable[[],
         loop.call_soon_threadsafe(on_serving)
 
     http = HttpService(
-        sockets, REFUSING, log_path=path, history_path=path.with_name("history.db"), on_serving=tell
+        sockets, REFUSING, log=f"sqlite:{path}", history=f"sqlite:{path.with_name('history.db')}", on_serving=tell
     )  # fmt: skip
     registry = Registry(function.spec for function in app.functions.values())
     return ThreadEngine(lambda: SqliteLog(path), registry, EngineConfig(), [http], check=TYPES.misfit)

@@ -18,6 +18,7 @@ from steplog.drivers.loop import UsersLoop
 from steplog.history.offline import open_offline
 from steplog.log.sqlite import SqliteLog
 from steplog.node import Node, NodeConfig
+from steplog.paths import file_url
 
 HERE = Path(__file__).parent
 OPEN = {"golden-wait-for-event", "golden-wait-for-signal", "golden-sleep"}
@@ -45,7 +46,7 @@ async def until_only_open(running: Node, log_path: Path) -> None:
 
 def folded(log_path: Path) -> dict[str, list[dict[str, Any]]]:
     """What the journal of a log says, in the words of the history: runs, their steps with attempts, events."""
-    with open_offline(log_path, log_path.with_name("none.history.db")) as history:
+    with open_offline(file_url(log_path), file_url(log_path.with_name("none.history.db"))) as history:
         runs = sorted(history.runs(limit=100).runs, key=lambda run: (run.function, run.id))
         steps = [step for run in runs for step in history.steps(run.id)]
         events = sorted(history.events(limit=100).events, key=lambda event: event.internal_id)

@@ -2,9 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import pytest
 from confluent_kafka import KafkaException
@@ -32,6 +32,7 @@ from tests.kafka_clients import QUICK, committed, create_topic, produce, transac
 
 T = TypeVar("T")
 SOON_S = 30.0
+CLIENT = {name: str(value) for name, value in QUICK.items()}
 ENGINE = (Registry([]), EngineConfig())
 HERE, THERE = Place(STATE, 0), Place(JOURNAL, 0)
 
@@ -49,7 +50,7 @@ def layout(kafka: Cluster, kafka_prefix: str) -> Layout:
 
 
 @asynccontextmanager
-async def client(kafka: Cluster, layout: Layout, name: str = "node") -> Any:
+async def client(kafka: Cluster, layout: Layout, name: str = "node") -> AsyncIterator[KafkaClient]:
     made = KafkaClient({"bootstrap.servers": kafka.bootstrap, **QUICK}, layout, name, message_bytes=MESSAGE_BYTES)
     try:
         yield made
@@ -158,7 +159,7 @@ def test_only_what_the_log_rests_on_is_compared() -> None:
 
 async def test_a_cluster_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("steplog.log.topics.ADMIN_S", 0.5)
-    config = ClusterConfig(brokers="127.0.0.1:9", prefix="p", partitions=1, node="n", data="/nowhere", client=QUICK)
+    config = ClusterConfig(brokers="127.0.0.1:9", prefix="p", partitions=1, node="n", data="/nowhere", client=CLIENT)
     member = Member(config, *ENGINE, deliver=lambda _: None, on_lost=lambda _: None)
     with pytest.raises(LogUnavailable, match=r"no Kafka broker answers at 127\.0\.0\.1:9"):
         await member.open()
@@ -372,6 +373,6 @@ def member_of(kafka: Cluster, layout: Layout, name: str = "node") -> Member:
         partitions=layout.partitions,
         node=name,
         data="/tmp",
-        client=QUICK,
+        client=CLIENT,
     )
     return Member(config, *ENGINE, deliver=lambda _: None, on_lost=lambda _: None)

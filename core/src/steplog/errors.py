@@ -98,6 +98,12 @@ class LogUnavailable(SteplogError):
     exit_code = 3
 
 
+class HistoryUnavailable(LogUnavailable):
+    """The history cannot be read or written at the moment. Runs go on, and nothing is lost: it is made from the log."""
+
+    code = "history_unavailable"
+
+
 class EngineEnded(SteplogError):
     """The engine's process ended by itself."""
 

@@ -19,12 +19,14 @@ from steplog.engine.messages import EventAccepted, Message, RetryNow, SignalSent
 from steplog.engine.signals import slot_of_signal
 from steplog.engine.state import Limits
 from steplog.errors import LogUnavailable, Overloaded
+from steplog.history.position import Position
 from steplog.log.broker import BrokerError
 from steplog.log.cache import FileCache
 from steplog.log.client import KafkaClient
 from steplog.log.kafka import KafkaLog
 from steplog.log.topics import STATE, TOMBSTONES_MS, Found, Layout, checked_ids, prepare
 from steplog.partitions import Partitions
+from steplog.paths import KafkaAddress
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +47,11 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True):
     client: Mapping[str, str] = {}  # further settings of the client library
     is_engine: bool = True
     address: str = ""  # where other nodes reach this one
+
+    @property
+    def url(self) -> str:
+        """The log's address."""
+        return KafkaAddress(self.brokers, self.prefix, tuple(self.client.items())).url
 
 
 class Node(msgspec.Struct, frozen=True, array_like=True):
@@ -194,6 +201,15 @@ class Member:
     async def are_open(self, run_keys: Sequence[bytes]) -> list[bool]:
         """Whether each of some runs is open here."""
         return [bool(self._partitions.is_open(key)) for key in run_keys]
+
+    @property
+    def reached(self) -> Position:
+        """How far what was written here reaches in the topics that the history is made from."""
+        return Position.of({f"{place.topic}/{place.partition}": end for place, end in self._log.reached.items()})
+
+    @property
+    def is_available(self) -> bool:
+        return self._client is not None
 
     @property
     def owned(self) -> Sequence[int]:

@@ -3,13 +3,14 @@
 import asyncio
 import socket
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TypeVar
 
 from steplog.diagnostics import wants_json
 from steplog.engine.messages import EventAccepted
+from steplog.history.position import Position
 from steplog.history.process import HistoryProcess
 from steplog.history.queries import History
+from steplog.member import Member
 from steplog.server.app import Application
 from steplog.server.config import ServerConfig
 from steplog.server.listen import serve
@@ -23,14 +24,14 @@ HISTORY_OPENS_S = 10.0
 class NodeBackend:
     """A node, as the server sees it."""
 
-    def __init__(self, turns: Turns, history: HistoryProcess, ask: Ask) -> None:
+    def __init__(self, turns: Turns | Member, history: HistoryProcess, ask: Ask) -> None:
         self._turns, self._history, self._ask = turns, history, ask
 
     def now_ms(self) -> int:
         return self._turns.now_ms()
 
-    async def submit(self, events: list[EventAccepted]) -> int:
-        return await self._turns.submit(events)
+    async def submit(self, events: list[EventAccepted]) -> None:
+        await self._turns.submit(events)
 
     def ask(self, events: list[EventAccepted]) -> "asyncio.Future[Misfit | None]":
         return self._ask(events)
@@ -41,31 +42,34 @@ class NodeBackend:
     def is_function(self, function: str) -> bool:
         return self._turns.is_function(function)
 
-    def position(self) -> int:
-        return self._turns.position
+    def position(self) -> Position:
+        return self._turns.reached
 
     async def wait_ended(self, run_id: str, timeout_s: float) -> None:
         await self._turns.wait_ended(run_id, timeout_s)
 
-    async def read(self, query: Callable[[History], T], *, at_least: int) -> tuple[T, bool]:
+    async def read(self, query: Callable[[History], T], *, at_least: Position) -> tuple[T, bool]:
         return await self._history.read(query, at_least=at_least)
 
 
 class HttpService:
-    """Serves on sockets that are bound already, until it is cancelled; ``on_serving`` is called when it answers."""
+    """Serves on sockets that are bound already, until it is cancelled; ``on_serving`` is called when it answers.
+
+    ``log`` and ``history`` are addresses; ``member`` is this node's name, where there are several.
+    """
 
     def __init__(
-        self, sockets: Sequence[socket.socket], config: ServerConfig, *, log_path: Path, history_path: Path,
-        on_serving: Callable[[], None],
+        self, sockets: Sequence[socket.socket], config: ServerConfig, *, log: str, history: str,
+        on_serving: Callable[[], None], member: str = "",
     ) -> None:  # fmt: skip
         self._sockets, self._config = sockets, config
-        self._log_path, self._history_path = log_path, history_path
+        self._log, self._history, self._member = log, history, member
         self._on_serving = on_serving
 
-    async def __call__(self, turns: Turns, ask: Ask) -> None:
+    async def __call__(self, turns: Turns | Member, ask: Ask) -> None:
         """Run on the node's loop."""
         logs_json = wants_json(is_dev=self._config.is_dev)
-        history = HistoryProcess(self._log_path, self._history_path, logs_json=logs_json)
+        history = HistoryProcess(self._log, self._history, member=self._member, logs_json=logs_json)
         async with asyncio.TaskGroup() as tasks:
             projecting = tasks.create_task(history.run())
             try:

@@ -22,6 +22,7 @@ from steplog.engine.ids import decode_ulid
 from steplog.engine.messages import Drain, EventAccepted, Message, SignalSent
 from steplog.engine.processor import LoadedState, Processor, Turn
 from steplog.errors import LogUnavailable, Overloaded
+from steplog.history.position import Position
 from steplog.outage import Outage
 from steplog.told import translated
 
@@ -93,6 +94,11 @@ class Turns:
         assert self._clock is not None, "open() comes first"
         wall_ms, monotonic_ms = self._clocks()
         return self._clock.now_ms(wall_ms=wall_ms, monotonic_ms=monotonic_ms)
+
+    @property
+    def reached(self) -> Position:
+        """How far the log is written."""
+        return Position.commit(self.position)
 
     @property
     def is_available(self) -> bool:

@@ -8,7 +8,7 @@ import msgspec
 from steplog.cli.commands import Commands
 from steplog.cli.output import counted, echo, print_json, table
 from steplog.cli.settings import configurable, sources
-from steplog.config.load import Configured, examine, missing_keys
+from steplog.config.load import SECRETS, Configured, examine, missing_keys
 from steplog.config.problems import Problem, in_order, refuse
 from steplog.config.schema import json_schema
 
@@ -44,7 +44,7 @@ def show(start: bool, as_json: bool, **given: Any) -> None:
       steplog config show
       STEPLOG_LIMITS__STEPS=500 steplog config show --start --json
     """
-    configured, problems = examine(sources(given, is_dev=not start), reads_secrets=False)
+    configured, problems = examine(sources(given, is_dev=not start), reads=())
     refuse(problems, "the configuration")
     if as_json:
         values = {
@@ -75,7 +75,7 @@ def check(start: bool, as_json: bool, **given: Any) -> int:
       steplog config check
       steplog config check --start --config steplog.prod.toml
     """
-    configured, problems = examine(sources(given, is_dev=not start), reads_secrets=True)
+    configured, problems = examine(sources(given, is_dev=not start), reads=SECRETS)
     if start:
         problems += missing_keys(configured, problems)
     if not as_json:

@@ -1,5 +1,6 @@
 """What a configuration makes of a node: the engine that serves its log, and how its functions run."""
 
+import platform
 import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,8 +12,9 @@ from steplog.drivers.config import LocalConfig
 from steplog.engine.functions import EngineConfig
 from steplog.engine.retry import RetryPolicy
 from steplog.event_types import EventTypes
+from steplog.member import ClusterConfig
 from steplog.node import NodeConfig, functions_of
-from steplog.paths import history_path
+from steplog.paths import KafkaAddress, is_kafka
 from steplog.server.config import INTAKE_BYTES, ServerConfig
 from steplog.shells.process import ProcessEngine
 
@@ -33,8 +35,8 @@ def engine_of(
             live_runs=config.engine.live_runs, steps_per_run=limits.steps, run_state_bytes=limits.run_size_bytes,
             retry=RetryPolicy(interval_ms=config.engine.retry_interval_ms),
         ),
-        log_path=path, history_path=history_path(path), sockets=sockets, on_serving=on_serving, connection=connection,
-        check=types.misfit,
+        log_path=path, history=config.history.address(path), cluster=cluster_of(config, path), sockets=sockets,
+        on_serving=on_serving, connection=connection, check=types.misfit,
         server=ServerConfig(
             is_dev=is_dev, event_keys=secret_values(config.auth.event_keys),
             signing_keys=secret_values(config.auth.signing_keys), allow_hosts=config.server.allow_hosts,
@@ -44,6 +46,23 @@ def engine_of(
             intake_bytes=max(INTAKE_BYTES, 4 * limits.request_size_bytes),
         ),
     )  # fmt: skip
+
+
+def cluster_of(config: Config, path: Path) -> ClusterConfig | None:
+    """What this process is to a log on Kafka; None for another log. ``path`` is that of its copies."""
+    if not is_kafka(config.log.url):
+        return None
+    address, kafka, server = KafkaAddress.parse(config.log.url), config.kafka, config.server
+    return ClusterConfig(
+        brokers=address.servers, prefix=address.prefix, partitions=kafka.partitions, node=node_name(config),
+        data=str(path.parent), replication=kafka.replication or None, client=dict(address.settings),
+        is_engine="engine" in server.roles, address=server.address or f"{platform.node()}:{server.port}",
+    )  # fmt: skip
+
+
+def node_name(config: Config) -> str:
+    """This process's name in the cluster."""
+    return config.kafka.node or f"{platform.node()}-{config.server.port}"
 
 
 def node_config(config: Config) -> NodeConfig:

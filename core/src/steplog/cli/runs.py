@@ -15,6 +15,7 @@ from steplog.cli.timeline import describe, draw, short_function
 from steplog.cli.views import Run
 from steplog.errors import ServerUnreachable
 from steplog.history.views import RunState
+from steplog.paths import history_problem
 
 POLL_S = 0.3
 TAILED = 100  # of the newest runs, and of the open ones before them
@@ -27,6 +28,10 @@ _VERBS = {
 }
 _URL = click.option("--url", envvar="STEPLOG_URL", help=f"The server. Default: {DEFAULT_URL}")
 _LOG = click.option("--log", help="Read this log's file, as sqlite:PATH, and ask no server.")
+_HISTORY = click.option(
+    "--history", metavar="URL", callback=lambda _, __, url: _checked_history(url),
+    help="Read this history, sqlite:PATH or postgresql://…, and ask no server.",
+)  # fmt: skip
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object, with the fields of the REST API.")
 
 
@@ -49,11 +54,12 @@ def runs() -> None:
 @click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True)
 @_URL
 @_LOG
+@_HISTORY
 @_JSON
 @click.option("--jsonl", "as_jsonl", is_flag=True, help="Print each run as a line of JSON.")
 def list_(
-    states: tuple[RunState, ...], function: str | None, limit: int, url: str | None, log: str | None, as_json: bool,
-    as_jsonl: bool,
+    states: tuple[RunState, ...], function: str | None, limit: int, url: str | None, log: str | None,
+    history: str | None, as_json: bool, as_jsonl: bool,
 ) -> None:  # fmt: skip
     """List runs, newest first.
 
@@ -62,7 +68,7 @@ def list_(
       steplog runs list --status failed --status running
       steplog runs list --function shop-ship-order --limit 100 --json
     """
-    found = open_source(url, log).runs(Where(states=states, function=function), limit)
+    found = open_source(url, log, history).runs(Where(states=states, function=function), limit)
     if as_json:
         print_json({"runs": found})
     elif as_jsonl:
@@ -82,8 +88,9 @@ def list_(
 @click.argument("run", shell_complete=completing.runs)
 @_URL
 @_LOG
+@_HISTORY
 @_JSON
-def show(run: str, url: str | None, log: str | None, as_json: bool) -> None:
+def show(run: str, url: str | None, log: str | None, history: str | None, as_json: bool) -> None:
     """Show a run, named by its id or the last characters of it: its steps, when they ran, and what they returned.
 
     \b
@@ -91,7 +98,7 @@ def show(run: str, url: str | None, log: str | None, as_json: bool) -> None:
       steplog runs show 8F2KQ
       steplog runs show 01JD4QZ3M0G5W5V0N7T5H8F2KQ --json
     """
-    source = open_source(url, log)
+    source = open_source(url, log, history)
     found = source.find(run)
     steps = source.steps(found.run_id)
     if as_json:
@@ -127,6 +134,13 @@ def tail(function: str | None, url: str | None, as_jsonl: bool) -> None:
             echo(
                 f"{at}  run  {styled(short_function(run).ljust(16), bold=True)} {shown_id(run.run_id)}  {describe(run)}"
             )
+
+
+def _checked_history(url: str | None) -> str | None:
+    problem = None if url is None else history_problem(url)
+    if problem is not None:
+        raise click.UsageError(f"--history {problem}")
+    return url
 
 
 def _changes(source: ServerRuns, where: Where) -> Iterator[Run]:

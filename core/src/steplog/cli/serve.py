@@ -116,7 +116,7 @@ async def _serve(
 
     loop = asyncio.get_running_loop()
     serving, stopped = asyncio.Event(), asyncio.Event()
-    url, pending = url_of(options, sockets), Pending.of(path, is_fresh=options.is_fresh)
+    url, pending = url_of(options, sockets), Pending.of(path, options)
     since_ms = round(time.time() * 1000)
     engine = engine_of(
         options.config, apps, path, is_dev=options.is_dev, sockets=sockets, on_serving=serving.set, since_ms=since_ms
@@ -166,7 +166,11 @@ def _told(options: Options, path: Path, pending: "Pending") -> Iterator[None]:
 
     over = threading.Event()
     transcript = Transcript(
-        path, lambda line: echo(line, err=True), position=pending.position, payloads=options.payloads
+        path,
+        options.config.history.address(path),
+        lambda line: echo(line, err=True),
+        position=pending.position,
+        payloads=options.payloads,
     )
 
     def follow() -> None:
@@ -199,7 +203,7 @@ def _supervise(options: Options) -> None:
         from steplog.cli.dev.frames import Load, Loaded
         from steplog.cli.dev.supervisor import Dev, Supervisor
 
-        url, pending = url_of(options, sockets), Pending.of(path, is_fresh=options.is_fresh)
+        url, pending = url_of(options, sockets), Pending.of(path, options)
 
         def loaded_first(loaded: Loaded, has_keys: bool) -> None:
             counts = [(app.id, app.functions) for app in loaded.apps]

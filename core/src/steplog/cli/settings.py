@@ -16,7 +16,16 @@ F = TypeVar("F", bound=Callable[..., Any])
 _VALUES: dict[str, Any] = {"metavar": "VALUE", "hidden": True}
 _OPTIONS = (
     click.option(
-        "--log", help="Where everything is kept. Default: sqlite:.steplog/dev.db in dev, else sqlite:steplog.db"
+        "--log",
+        metavar="URL",
+        help="Where everything is kept: sqlite:PATH or kafka://HOST:PORT/PREFIX. Default: sqlite:.steplog/dev.db in "
+        "dev, else sqlite:steplog.db",
+    ),
+    click.option("--role", multiple=True, metavar="ROLE", help="On Kafka: api, engine, or both. Default: both."),
+    click.option(
+        "--history",
+        metavar="URL",
+        help="Where reads are answered from. Default: a file beside the log; else postgresql://…",
     ),
     click.option("--host", help="Address to listen on; ::1 comes along. Default: 127.0.0.1"),
     click.option("--port", "-p", type=click.IntRange(0, 65_535), help="0 takes a free one. Default: 8288"),

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+import click
 import msgspec
 
 from steplog.cli.client import Server
@@ -14,9 +15,9 @@ from steplog.config.load import Sources, examine
 from steplog.config.problems import refuse
 from steplog.errors import NotFound, ServerUnreachable
 from steplog.history.offline import open_offline
-from steplog.history.queries import PAGE, ULID_CHARACTERS, History
+from steplog.history.queries import PAGE, ULID_CHARACTERS, History, open_history
 from steplog.history.views import RunFilter, RunState
-from steplog.paths import MEMORY_LOG, history_path, log_path
+from steplog.paths import MEMORY_LOG, file_url, history_path, log_path
 from steplog.server import answers
 
 SEARCHED_PAGES = 20  # of the newest runs, for the one whose id ends so
@@ -96,7 +97,7 @@ class ServerRuns:
 
 
 class FileRuns:
-    """Runs in a log's file."""
+    """Runs in a log's file, or in a history."""
 
     url: str | None = None
 
@@ -126,8 +127,10 @@ class FileRuns:
         return _decoded(shown, Steps)
 
 
-def open_source(url: str | None, log: str | None) -> Source:
-    """Open the log that is named, else the server, else the log's file that is here, which is said on stderr."""
+def open_source(url: str | None, log: str | None, history: str | None = None) -> Source:
+    """Open the history or log that is named, else the server, else the log's file that is here, which stderr says."""
+    if history is not None:
+        return _runs_of(open_history(history))
     if log is not None:
         return _open_file(log_path(log))
     server = Server(url)
@@ -148,14 +151,20 @@ def local_log() -> Path | None:
     urls = []
     for is_dev in (True, False):
         where = Sources(is_dev=is_dev, environment=os.environ, directory=Path.cwd())
-        configured, problems = examine(where, reads_secrets=False)
+        configured, problems = examine(where, reads=())
         refuse(problems, "the configuration")
         urls.append(configured.config.log.url)
     return next((path for url in urls if url != MEMORY_LOG and (path := log_path(url)).exists()), None)
 
 
 def _open_file(path: Path) -> FileRuns:
-    return FileRuns(open_offline(path, history_path(path)))
+    return _runs_of(open_offline(file_url(path), file_url(history_path(path))))
+
+
+def _runs_of(history: History) -> FileRuns:
+    """The runs of a history, which is closed when the command ends."""
+    click.get_current_context().call_on_close(history.close)
+    return FileRuns(history)
 
 
 def _decoded(answer: object, type_: type[T]) -> T:

@@ -14,7 +14,7 @@ from steplog import __version__
 from steplog.cli.output import counted, echo, is_terminal
 from steplog.config.schema import Config
 from steplog.errors import LogUnavailable, PortInUse
-from steplog.paths import MEMORY_LOG, log_path
+from steplog.paths import MEMORY_LOG, KafkaAddress, is_kafka, log_path, masked
 from steplog.server.sockets import LOOPBACK, bind
 
 
@@ -44,18 +44,34 @@ class Pending(msgspec.Struct, frozen=True):
     position: int
 
     @classmethod
-    def of(cls, path: Path, *, is_fresh: bool) -> "Pending":
+    def of(cls, path: Path, options: Options) -> "Pending":
         """Look into a log. One that is to be fresh is put aside first."""
         if not path.exists():
             return cls(0, 0)
-        if is_fresh:
+        if options.is_fresh:
             from steplog.cli.dev.fresh import put_aside
 
             put_aside(path)
             return cls(0, 0)
         from steplog.cli.dev.transcript import open_runs
 
-        return cls(*open_runs(path))
+        return cls(*open_runs(path, options.config.history.address(path)))
+
+
+_ANOTHER = "        another one: --log sqlite:OTHER.db"
+
+
+def copies_path(config: Config) -> Path:
+    """Where this node's copies of a log on Kafka are: their names begin like this."""
+    from steplog.cli.parts import node_name
+
+    return Path(config.kafka.data, node_name(config), KafkaAddress.parse(config.log.url).prefix)
+
+
+def shown_log(options: Options, path: Path) -> str:
+    """A log as people are told of it."""
+    url = options.config.log.url
+    return masked(url) if is_kafka(url) else str(path)
 
 
 @contextmanager
@@ -67,9 +83,9 @@ def log_file(options: Options) -> Iterator[Path]:
     url = options.config.log.url
     if url != MEMORY_LOG:
         try:
-            yield log_path(url)
+            yield copies_path(options.config) if is_kafka(url) else log_path(url)
         except LogUnavailable as error:
-            another = "        another one: --log sqlite:OTHER.db"
+            another = "        without Kafka: --log sqlite:steplog.db" if is_kafka(url) else _ANOTHER
             raise LogUnavailable(f"{error}\n  log.url from {options.log_origin}{another}") from error
         return
     with tempfile.TemporaryDirectory(prefix="steplog-") as directory:
@@ -110,13 +126,13 @@ def announce(
     functions each has."""
     if options.ready_fd is not None:
         port = int(url.rpartition(":")[2])
-        line = json.dumps({"port": port, "url": url, "pid": os.getpid(), "log": str(path)}) + "\n"
+        line = json.dumps({"port": port, "url": url, "pid": os.getpid(), "log": shown_log(options, path)}) + "\n"
         os.write(options.ready_fd, line.encode())
         os.close(options.ready_fd)
         return
     if options.logs_json:
         functions = dict(apps)
-        tell(options, "ready", version=__version__, url=url, log=str(path), functions=functions,
+        tell(options, "ready", version=__version__, url=url, log=shown_log(options, path), functions=functions,
              open_runs=pending.open_runs)  # fmt: skip
         return
     mode = "dev" if options.is_dev else "start"
@@ -127,7 +143,7 @@ def announce(
     lines += [f"  app     {id_}, {counted(count, 'function')}{origin}{watched}" for id_, count in apps]
     if not apps:
         lines.append("  app     none: events are accepted and kept; name a file: steplog dev orders.py")
-    lines.append(f"  log     {path}{_goes_on(pending.open_runs, is_dev=options.is_dev)}")
+    lines.append(f"  log     {shown_log(options, path)}{_goes_on(pending.open_runs, is_dev=options.is_dev)}")
     if has_keys:
         lines.append("  keys    s send again · r retry now · l level · ? all · Ctrl-C stop")
     else:

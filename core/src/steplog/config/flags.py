@@ -25,6 +25,9 @@ _SILENT = (
 FLAGS = {
     "log": Flag(key="log.url", is_ours=True),
     "sqlite-dir": Flag(key="log.url"),
+    "history": Flag(key="history.url", is_ours=True),
+    "role": Flag(key="server.roles", is_ours=True),
+    "postgres-uri": Flag(key="history.url"),
     "host": Flag(key="server.host"),
     "port": Flag(key="server.port"),
     "allow-host": Flag(key="server.allow_hosts", is_ours=True),
@@ -33,7 +36,6 @@ FLAGS = {
     "retry-interval": Flag(key="engine.retry_interval"),
     "sdk-url": Flag(refused=_HTTP_APPS),
     "urls": Flag(refused=_HTTP_APPS),
-    "postgres-uri": Flag(refused="history in PostgreSQL will come in a later version; without it history is in SQLite"),
     "redis-uri": Flag(refused="steplog needs no Redis: queue and state are in its log; take it out"),
 } | dict.fromkeys(_SILENT, Flag())
 
@@ -48,6 +50,8 @@ def as_value(name: str, value: Any) -> Any:
         return f"sqlite:{value.rstrip('/') or '/'}/steplog.db".replace("//", "/")
     if name in ("event-key", "signing-key") and isinstance(value, str):
         return [value]
+    if name == "role" and isinstance(value, list | tuple):
+        return [role for item in value for role in str(item).split(",")]
     return value
 
 

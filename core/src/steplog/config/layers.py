@@ -16,6 +16,7 @@ from steplog.config.schema import Key, keys, tables
 
 SHORT = {
     "STEPLOG_LOG": "log.url",
+    "STEPLOG_HISTORY": "history.url",
     "STEPLOG_EVENT_KEY": "auth.event_keys",
     "STEPLOG_SIGNING_KEY": "auth.signing_keys",
 }

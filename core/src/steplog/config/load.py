@@ -4,7 +4,7 @@ Built-in < ``steplog.toml`` < ``inngest.{json,yaml,toml}`` < ``INNGEST_<FLAG>`` 
 """
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,14 @@ from steplog.config import layers
 from steplog.config.layers import INNGEST_SUFFIXES, Layer, Setting, brief
 from steplog.config.problems import Place, Problem, refuse
 from steplog.config.reading import read
-from steplog.config.schema import DEV, Config, Key, keys, tables
+from steplog.config.schema import DEV, Config, Form, Key, keys, tables
 from steplog.config.secrets import Secret
-from steplog.paths import MEMORY_LOG
+from steplog.paths import MEMORY_LOG, has_password, history_problem, masked
 
 FILE = "steplog.toml"
 INNGEST_FILES = tuple(f"inngest{suffix}" for suffix in INNGEST_SUFFIXES)
 BUILT_IN = "built-in"
+SECRETS: tuple[Form, ...] = ("secrets", "history")
 
 
 class Sources(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,17 +64,17 @@ class _File(msgspec.Struct, frozen=True):
 
 def load(sources: Sources) -> Configured:
     """Read a configuration for ``dev`` or ``start``. Raises ``ConfigInvalid`` with every problem."""
-    configured, problems = examine(sources, reads_secrets=not sources.is_dev)
+    configured, problems = examine(sources, reads=("history",) if sources.is_dev else SECRETS)
     if not sources.is_dev:
         problems += missing_keys(configured, problems)
     refuse(problems, "steplog start")
     return configured
 
 
-def examine(sources: Sources, *, reads_secrets: bool) -> tuple[Configured, list[Problem]]:
+def examine(sources: Sources, *, reads: Collection[Form] = ()) -> tuple[Configured, list[Problem]]:
     """Read a configuration and return it with its problems; a value that cannot be read is left out.
 
-    ``reads_secrets``: whether what secrets refer to has to be there. ``start`` takes none in plain from a file.
+    ``reads``: the forms of keys whose secrets have to be there. ``start`` takes none in plain from a file.
     """
     problems: list[Problem] = []
     found: dict[str, list[tuple[Setting, Any]]] = {}
@@ -86,8 +87,10 @@ def examine(sources: Sources, *, reads_secrets: bool) -> tuple[Configured, list[
     values = {name: _value(key, found.get(name, []), sources) for name, key in keys().items()}
     if not sources.is_dev:
         problems += _unfit_for_start(values["log.url"])
-    if reads_secrets:
-        values = {name: _with_secrets(value, sources, problems) for name, value in values.items()}
+    values = {
+        name: _with_secrets(value, sources, problems) if value.key.form in reads else value
+        for name, value in values.items()
+    }
     configured = Configured(
         config=_config(values), values=values, root=sources.directory if own is None else own.path.parent,
         files=tuple(file.name for file in (own, inngest) if file is not None),
@@ -180,25 +183,36 @@ def _unfit_for_start(log: Value) -> list[Problem]:
 
 def _with_secrets(value: Value, sources: Sources, problems: list[Problem]) -> Value:
     """Look up what a value's secrets refer to."""
-    if value.key.form != "secrets" or value.setting is None:
+    if value.setting is None:
         return value
-    is_file, found = value.setting.place.kind == "file", []
-    for secret in value.value:
-        if secret.is_plain and is_file and not sources.is_dev:
+    is_address, found = value.key.form == "history", []
+    is_open = value.setting.place.kind == "file" and not sources.is_dev
+    for secret in (value.value,) if is_address else value.value:
+        if is_open and secret.is_plain and (not is_address or has_password(secret.reference)):
             problems.append(_problem(value.setting, 'a secret in plain; write "env:NAME" or "file:PATH"'))
             continue
         try:
-            found.append(secret.read(sources.environment, value.setting.base))
+            read_ = secret.read(sources.environment, value.setting.base)
         except ValueError as error:
             problems.append(_problem(value.setting, str(error)))
-    return msgspec.structs.replace(value, value=tuple(found))
+            continue
+        problem = history_problem(read_.value) if is_address else None
+        if problem is None:
+            found.append(read_)
+        else:
+            problems.append(_problem(value.setting, f"what is there {problem}"))
+    return msgspec.structs.replace(value, value=next(iter(found), None) if is_address else tuple(found))
 
 
 def _problem(setting: Setting, text: str) -> Problem:
-    is_secret = setting.key.form == "secrets"
-    return Problem(
-        place=setting.place, key=setting.key.name, value="" if is_secret else brief(setting.value), problem=text
-    )
+    match setting.key.form, setting.value:
+        case "secrets", _:
+            value = ""
+        case "history", str(url):
+            value = "" if "@" in url and history_problem(url) is not None else brief(masked(url))
+        case _, given:
+            value = brief(given)
+    return Problem(place=setting.place, key=setting.key.name, value=value, problem=text)
 
 
 def _config(values: Mapping[str, Value]) -> Config:

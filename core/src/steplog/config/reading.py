@@ -8,7 +8,7 @@ from steplog.config.layers import Setting
 from steplog.config.schema import Key
 from steplog.config.secrets import Secret
 from steplog.config.units import parse_duration_ms, parse_size_bytes
-from steplog.paths import MEMORY_LOG, log_path, log_problem
+from steplog.paths import MEMORY_LOG, file_path, file_url, history_problem, is_kafka, is_postgres, log_path, log_problem
 
 
 def read(setting: Setting) -> Any:
@@ -31,6 +31,8 @@ def read(setting: Setting) -> Any:
             return parse_size_bytes(_text(value))
         case "log":
             return _log(_text(value), setting.base)
+        case "history":
+            return _history(_text(value), setting.base)
         case "targets":
             return tuple(_target(item, setting.base) for item in _items(value))
         case "texts":
@@ -77,7 +79,17 @@ def _log(url: str, base: Path) -> str:
     problem = log_problem(url)
     if problem is not None:
         raise ValueError(problem)
-    return url if url == MEMORY_LOG else f"sqlite:{_beside(str(log_path(url)), base)}"
+    return url if url == MEMORY_LOG or is_kafka(url) else f"sqlite:{_beside(str(log_path(url)), base)}"
+
+
+def _history(url: str, base: Path) -> Secret:
+    secret = Secret(url)
+    if not secret.is_plain:
+        return secret
+    problem = history_problem(url)
+    if problem is not None:
+        raise ValueError(problem)
+    return secret if is_postgres(url) else Secret(file_url(Path(_beside(str(file_path(url)), base))))
 
 
 def _target(target: str, base: Path) -> str:

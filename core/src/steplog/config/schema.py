@@ -5,6 +5,7 @@ Only what this version can do has a key here; what is to come is in ``LATER``, s
 
 from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -13,18 +14,18 @@ from msgspec import inspect as types
 
 from steplog.config.secrets import Secret
 from steplog.config.units import DURATION_PATTERN, SIZE_PATTERN, format_duration, format_size
-from steplog.paths import DEV_LOG, START_LOG
+from steplog.paths import DEV_LOG, START_LOG, file_url, history_path, masked
 
-Form = Literal["count", "text", "word", "duration", "size", "log", "targets", "texts", "secrets"]
+Form = Literal["count", "text", "word", "duration", "size", "log", "history", "targets", "texts", "secrets"]
 
 DEV = {"log.url": DEV_LOG, "limits.event_size": 3 << 20}
 """The defaults of ``dev`` where they differ from those of ``start``."""
 
 LATER = {
     "ai": "models", "connectors": "connectors", "env": "further environments",
-    "history": "history in another place", "http": "calls by HTTP", "kafka": "Kafka",
+    "http": "calls by HTTP",
     "plugins": "plugins", "retention": "retention",
-    "app.urls": "apps over HTTP", "server.public_url": "links for others", "server.roles": "roles of a server",
+    "app.urls": "apps over HTTP", "server.public_url": "links for others",
     "auth.dashboard": "the dashboard",
 }  # fmt: skip
 """Tables and keys that belong to features to come, with the feature's name."""
@@ -53,8 +54,46 @@ class LogTable(_Table, frozen=True, kw_only=True):
 
     url: Annotated[
         str, _form("log"),
-        Meta(description="`sqlite:PATH`; in `dev` also `memory:`, which is gone when it ends."),
+        Meta(description="`sqlite:PATH`, or `kafka://HOST:PORT,HOST:PORT/PREFIX`, whose topics begin with the prefix; "
+                         "in `dev` also `memory:`, which is gone when it ends."),
     ] = START_LOG  # fmt: skip
+
+
+class KafkaTable(_Table, frozen=True, kw_only=True):
+    """A log on Kafka."""
+
+    partitions: Annotated[
+        int, _form("count"),
+        Meta(ge=1, le=4_096, description="Of each topic: 2 to 4 for each process that will ever run. Fixed when the "
+                                         "topics are made."),
+    ] = 16  # fmt: skip
+    replication: Annotated[
+        int, _form("count"),
+        Meta(ge=0, le=15, description="Copies of each record; 0: three, or one a broker where there are fewer."),
+    ] = 0  # fmt: skip
+    node: Annotated[
+        str | None, _form("text"),
+        Meta(description="This process's name: no other's, and the same at every start. Otherwise host and port."),
+    ] = None  # fmt: skip
+    data: Annotated[
+        str, _form("text"),
+        Meta(description="A directory for copies that make starts fast; they can be lost. The history in SQLite is "
+                         "there, too."),
+    ] = ".steplog"  # fmt: skip
+
+
+class HistoryTable(_Table, frozen=True, kw_only=True):
+    """Where the history is kept: what the API and `steplog runs` show. It is made from the log."""
+
+    url: Annotated[
+        Secret | None, _form("history"),
+        Meta(description="`sqlite:PATH`, by default a file beside the log, or `postgresql://…`; with a password rather "
+                         "`env:NAME` or `file:PATH`, which has it."),
+    ] = None  # fmt: skip
+
+    def address(self, log: Path) -> str:
+        """Where the history of a log's file is, once secrets are read."""
+        return file_url(history_path(log)) if self.url is None else self.url.value or self.url.reference
 
 
 class ServerTable(_Table, frozen=True, kw_only=True):
@@ -68,6 +107,15 @@ class ServerTable(_Table, frozen=True, kw_only=True):
         tuple[str, ...], _form("texts"),
         Meta(description="Names besides localhost that requests to `dev` may be sent to."),
     ] = ()  # fmt: skip
+    roles: Annotated[
+        tuple[str, ...], _form("texts"),
+        Meta(description="What this process does of a log on Kafka: `api` takes events and answers, `engine` runs "
+                         "functions."),
+    ] = ("api", "engine")  # fmt: skip
+    address: Annotated[
+        str | None, _form("text"),
+        Meta(description="`HOST:PORT` where other nodes of a log on Kafka reach this one; otherwise host and port."),
+    ] = None  # fmt: skip
 
 
 class AuthTable(_Table, frozen=True, kw_only=True):
@@ -131,6 +179,8 @@ class Config(_Table, frozen=True, kw_only=True):
 
     app: AppTable = AppTable()
     log: LogTable = LogTable()
+    kafka: KafkaTable = KafkaTable()
+    history: HistoryTable = HistoryTable()
     server: ServerTable = ServerTable()
     auth: AuthTable = AuthTable()
     limits: LimitsTable = LimitsTable()
@@ -163,6 +213,8 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
                 return format_duration(value)
             case "size":
                 return format_size(value)
+            case "history":
+                return masked(value.reference)
             case _ if self.is_list:
                 return [str(item) for item in value]
         shown: str | int = value
@@ -227,7 +279,8 @@ def _described(key: Key) -> dict[str, Any]:
         "word": {"enum": list(key.words)},
         "duration": text | {"pattern": DURATION_PATTERN},
         "size": text | {"pattern": SIZE_PATTERN},
-        "log": text | {"pattern": "^(sqlite:.+|memory:)$"},
+        "log": text | {"pattern": "^(sqlite:.+|memory:|kafka://.+)$"},
+        "history": text | {"pattern": "^(sqlite:.+|postgres(ql)?://.+|env:.+|file:.+)$"},
     }
     shape = shapes.get(key.form) or {"type": "array", "items": text | {"minLength": 1}}
     bounds = {"minimum": key.least, "maximum": key.most, "default": key.show(key.default)}

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import msgspec
 
+from steplog.engine.ids import decode_ulid, ulid_ms
 from steplog.engine.records import (
     EventRouted,
+    Record,
     RunCompleted,
     RunErrored,
     RunFailed,
@@ -23,8 +25,12 @@ from steplog.engine.records import (
     StepFailed,
     StepLate,
     StepWaiting,
+    StoredEvent,
 )
 from steplog.history.journal import Tape, TurnRecords
+from steplog.history.offline import portions
+from steplog.history.position import Position
+from steplog.history.source import Source
 from steplog.log.sqlite import JournalReader
 
 LATE_MS = 2 * 3_600_000 + 60_000  # the longest execution of a step (LIM-02), and a minute
@@ -98,6 +104,25 @@ def audit(
     return ledger.report()
 
 
+def audit_source(
+    source: Source, since_ms: int | None = None, until_ms: int | None = None, *,
+    on_progress: Callable[[int, int], None] = lambda _read, _all: None,
+) -> AuditReport:  # fmt: skip
+    """Do the same for a log of several partitions, which come in no order relative to each other.
+
+    Held in memory are also the ids of all runs that have ended. What belongs to the time that is asked for is told by
+    the ids of events and runs. ``on_progress`` gets the records that it has read, and how many there are.
+    """
+    ledger, position = Ledger(since_ms, until_ms, in_order=False), Position()
+    last = source.end().total
+    for portion in portions(source, position):
+        for turn in portion.turns:
+            ledger.add(turn)
+        position = position.joined(portion.position)
+        on_progress(min(position.total, last), last)
+    return ledger.report()
+
+
 class _Run(msgspec.Struct):
     """An open run."""
 
@@ -107,10 +132,10 @@ class _Run(msgspec.Struct):
 
 
 class Ledger:
-    """Takes turns in order and keeps account."""
+    """Takes turns and keeps account: those of a log in one file in order, else the records of each run in order."""
 
-    def __init__(self, since_ms: int | None = None, until_ms: int | None = None) -> None:
-        self._since_ms, self._until_ms = since_ms, until_ms
+    def __init__(self, since_ms: int | None = None, until_ms: int | None = None, *, in_order: bool = True) -> None:
+        self._since_ms, self._until_ms, self._in_order = since_ms, until_ms, in_order
         self._counts: Counter[str] = Counter()
         self._damaged: int | None = None
         self._skipped: Counter[str] = Counter()
@@ -138,22 +163,29 @@ class Ledger:
             self._find(
                 f"journal@{turn.position}", f"restored from a backup: commits {lost.first}–{lost.last} are missing"
             )
-        at_ms = turn.records[0].at if turn.records else turn.events[0].received_at if turn.events else None
-        is_counted = at_ms is not None and self._is_counted(at_ms)
         for bad in turn.unreadable:
             self._counts["dead"] += 1
             self._dead_seqs.add((bad.run, bad.seq))
             self._find(f"{bad.source}@{bad.position}", bad.reason)
-        if is_counted:
-            self._counts["accepted"] += len(turn.events)
-            for event in turn.events:
-                self._balance(event.internal_id, 1)
+        if self._in_order:
+            self._add_in_order(turn)
+            return
+        for event in turn.events:
+            self._accept(event, is_counted=self._is_of_time(event.internal_id))
         for record in turn.records:
-            if not isinstance(record, EventRouted):
-                self._enter(record, is_counted=is_counted)
-            elif is_counted:
-                self._route(record)
-        while self._endings and at_ms is not None and self._endings[0][0] < at_ms - LATE_MS:
+            of = record.event if isinstance(record, EventRouted) else record.run
+            self._note(record, is_counted=self._is_of_time(of))
+
+    def _add_in_order(self, turn: TurnRecords) -> None:
+        at_ms = turn.records[0].at if turn.records else turn.events[0].received_at if turn.events else None
+        if at_ms is None:
+            return
+        is_counted = self._is_counted(at_ms)
+        for event in turn.events:
+            self._accept(event, is_counted=is_counted)
+        for record in turn.records:
+            self._note(record, is_counted=is_counted)
+        while self._endings and self._endings[0][0] < at_ms - LATE_MS:
             self._ended.pop(self._endings.popleft()[1], None)
 
     def report(self) -> AuditReport:
@@ -177,7 +209,22 @@ class Ledger:
             self._until_ms is None or at_ms < self._until_ms
         )
 
+    def _is_of_time(self, id_: str) -> bool:
+        """Whether an event, or a run, is from the time that is asked for, by its id."""
+        return self._is_counted(ulid_ms(decode_ulid(id_)))
+
+    def _note(self, record: Record, *, is_counted: bool) -> None:
+        if not isinstance(record, EventRouted):
+            self._enter(record, is_counted=is_counted)
+        elif is_counted:
+            self._route(record)
+
     # --- events
+
+    def _accept(self, event: StoredEvent, *, is_counted: bool) -> None:
+        if is_counted:
+            self._counts["accepted"] += 1
+            self._balance(event.internal_id, 1)
 
     def _balance(self, event: str, count: int) -> None:
         balance = self._unrouted.pop(event, 0) + count
@@ -187,7 +234,10 @@ class Ledger:
     def _route(self, record: EventRouted) -> None:
         self._balance(record.event, -1)
         self._skipped.update([skip.reason for skip in record.skipped])
-        self._unscheduled.update({ref.run: record.event for ref in record.runs})
+        known = self._runs, self._ended  # without order a run may have come first
+        self._unscheduled |= {
+            ref.run: record.event for ref in record.runs if not any(ref.run in runs for runs in known)
+        }
 
     # --- runs
 
@@ -220,7 +270,8 @@ class Ledger:
                 self._counts["completed" if isinstance(record, RunCompleted) else "failed"] += 1
                 del self._runs[record.run]
                 self._ended[record.run] = run.seq
-                self._endings.append((record.at, record.run))
+                if self._in_order:
+                    self._endings.append((record.at, record.run))
 
     def _open(self, record: RunRecord, *, is_counted: bool) -> _Run | None:
         """Begin with a run; None for one from before the time that is asked for."""

@@ -28,15 +28,18 @@ class Unreadable(msgspec.Struct, frozen=True, kw_only=True):
     source: Source
     reason: str
     data: str = ""
+    partition: int = 0
     env: str = ""
     run: str = ""  # where at least this could be read
     seq: int = 0
 
 
 class TurnRecords(msgspec.Struct, kw_only=True):
-    """What one turn wrote."""
+    """What one turn wrote; on Kafka, some records of one partition, which may be of several turns."""
 
     position: int
+    offsets: list[int] = []  # of its records, or of its events, where each has its own
+    partition: int = 0
     records: list[Record] = []
     events: list[StoredEvent] = []
     unreadable: list[Unreadable] = []
@@ -162,14 +165,19 @@ def _decoded(
         try:
             found.append(decode(raw))
         except ValueError as error:
-            head = _head(raw)
-            unreadable.append(
-                Unreadable(
-                    position=row.position, source=source, reason=str(error), data=_shown(bytes(raw)), env=head.env,
-                    run=head.run, seq=head.seq,
-                )
-            )  # fmt: skip
+            unreadable.append(unreadable_record(bytes(raw), position=row.position, source=source, reason=str(error)))
     return found
+
+
+def unreadable_record(
+    data: bytes, *, position: int, source: Source, reason: str, partition: int = 0
+) -> Unreadable:  # fmt: skip
+    """Keep a record that does not fit, with what at least can be read of it."""
+    head = _head(data)
+    return Unreadable(
+        position=position, partition=partition, source=source, reason=reason, data=_shown(data), env=head.env,
+        run=head.run, seq=head.seq,
+    )  # fmt: skip
 
 
 class _Head(msgspec.Struct, frozen=True):
@@ -180,7 +188,7 @@ class _Head(msgspec.Struct, frozen=True):
     seq: int = 0
 
 
-def _head(raw: msgspec.Raw) -> _Head:
+def _head(raw: bytes) -> _Head:
     try:
         return _decode_head(raw)
     except ValueError:

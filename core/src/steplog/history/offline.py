@@ -1,63 +1,102 @@
-"""A history for reading where no server runs: the file as it is, and the rest of the journal on top of it.
+"""A history for reading where no server runs: the file as it is, and the rest of the log on top of it.
 
-The journal after the file's position is projected into a private temporary database, which takes copies of the runs it
-goes on with; views put the two together. So the file is neither written nor copied, however large it is, and without
-one the whole journal is projected. Both may be written meanwhile: what is read is of the moment of opening.
+What came to the log after the file's position is projected into a private temporary database, which takes copies of the
+runs it goes on with; views put the two together. So the file is neither written nor copied, however large it is, and
+without one the whole log is projected. Both may be written meanwhile: what is read is of the moment of opening.
 """
 
 import sqlite3
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 
 from steplog.engine.records import EventRouted
 from steplog.history import schema
-from steplog.history.journal import Tape, TurnRecords
+from steplog.history.journal import TurnRecords
+from steplog.history.position import Position
 from steplog.history.projection import project
-from steplog.history.queries import History
-from steplog.log.sqlite import JournalReader
+from steplog.history.queries import History, open_history
+from steplog.history.source import Portion, Source, open_source
+from steplog.history.sqlite import (
+    SqliteReader,
+    SqliteWriter,
+    create_tables,
+    read_meta,
+    read_only,
+    read_position,
+    unavailable,
+    write_position,
+)
+from steplog.paths import file_path, is_postgres
+
+ARRIVING_S = 0.005
 
 
-def open_offline(log_path: Path, history_path: Path) -> History:
-    """Open a log's history, complete up to now. Raises ``LogUnavailable`` where the log cannot be read."""
-    with JournalReader(log_path) as reader:
+def open_offline(log: str, history: str) -> History:
+    """Open a log's history, complete up to now, by their addresses.
+
+    One in PostgreSQL is read as it is: whoever runs the log keeps it up to date. Raises ``LogUnavailable`` where the
+    log cannot be read, ``HistoryUnavailable`` where the history cannot.
+    """
+    if is_postgres(history):
+        return open_history(history)
+    source, path = open_source(log), file_path(history)
+    try:
         connection = sqlite3.connect("", uri=True, isolation_level=None, check_same_thread=False)
         try:
-            with schema.unavailable(history_path):
-                _put_together(connection, reader, history_path)
+            with unavailable(path):
+                _put_together(connection, source, path)
         except BaseException:
             connection.close()
             raise
-    return History(history_path, connection)
+    finally:
+        source.close()
+    return History(SqliteReader(path, connection))
 
 
-def _put_together(connection: sqlite3.Connection, reader: JournalReader, history_path: Path) -> None:
+def portions(source: Source, after: Position) -> Iterator[Portion]:
+    """Read a log from a position to where it ends now."""
+    target = source.end()
+    while not after.covers(target):
+        portion = source.read(after)
+        if portion is None:
+            time.sleep(ARRIVING_S)
+            continue
+        after = after.joined(portion.position)
+        yield portion
+
+
+def _put_together(connection: sqlite3.Connection, source: Source, path: Path) -> None:
     connection.execute("PRAGMA journal_mode = MEMORY")
-    schema.create_tables(connection, reader.log_id)
-    target = reader.last_position()
-    position = _attach(connection, history_path, reader.log_id, target)
-    tape, is_attached = Tape(reader), position > 0
-    while position < target and (batch := tape.read(position)) is not None:
+    create_tables(connection, source.log_id)
+    position = _attach(connection, path, source)
+    is_attached, writer = position is not None, SqliteWriter(connection)
+    reached = position or Position()
+    for portion in portions(source, reached):
         if is_attached:
-            _copy(connection, batch.turns)
-        project(connection, batch.turns)
-        position = batch.position
-    connection.execute("UPDATE meta SET position = ?", (position,))
+            _copy(connection, portion.turns)
+        project(writer, portion.turns)
+        reached = reached.joined(portion.position)
+    write_position(connection, reached)
     for view in _VIEWS if is_attached else ():
         connection.execute(view)
 
 
-def _attach(connection: sqlite3.Connection, history_path: Path, log_id: str, target: int) -> int:
-    """Open the file, and a transaction that sees it as it is now; return its position, or 0 where it is of no use."""
-    if history_path.exists():
-        connection.execute("ATTACH ? AS disk", (schema.read_only(history_path),))
+def _attach(connection: sqlite3.Connection, path: Path, source: Source) -> Position | None:
+    """Open the file, and a transaction that sees it as it is now; return its position, None where it is of no use."""
+    if path.exists():
+        connection.execute("ATTACH ? AS disk", (read_only(path),))
         connection.execute("BEGIN")
-        found = schema.read_meta(connection, "disk")
-        if found is not None and (found.log_id, found.version) == (log_id, schema.VERSION) and found.position <= target:
-            return found.position
+        found = read_meta(connection, "disk")
+        if found is not None and (found.log_id, found.version) == (source.log_id, schema.VERSION):
+            position = read_position(connection, "disk")
+            if source.has_come_to(position):
+                return position
         connection.execute("ROLLBACK")
     connection.execute("BEGIN")
-    return 0
+    return None
 
 
 def _copy(connection: sqlite3.Connection, turns: list[TurnRecords]) -> None:
@@ -82,6 +121,8 @@ _VIEWS = (
     """CREATE TEMP VIEW events AS SELECT * FROM disk.events UNION ALL
         SELECT * FROM main.events AS m
         WHERE NOT EXISTS (SELECT 1 FROM disk.events AS d WHERE d.internal_id = m.internal_id)""",
+    """CREATE TEMP VIEW routings AS SELECT * FROM disk.routings UNION ALL
+        SELECT * FROM main.routings AS m WHERE NOT EXISTS (SELECT 1 FROM disk.routings AS d WHERE d.event = m.event)""",
     """CREATE TEMP VIEW functions AS SELECT env, function, app, sum(runs) AS runs
         FROM (SELECT * FROM main.functions UNION ALL SELECT * FROM disk.functions) GROUP BY env, function""",
     "CREATE TEMP VIEW dead AS SELECT * FROM main.dead UNION ALL SELECT * FROM disk.dead",

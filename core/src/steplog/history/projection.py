@@ -1,16 +1,16 @@
-"""Folds journal records into changes of the history's tables, and writes them.
+"""Folds journal records into changes of the history's tables, and has them written.
 
 A batch costs few statements, and one row of ``runs`` for each run in it, whatever happened to the run: the steps of one
 that starts and ends in it stand in that row. Nothing is read back: a run that began in an earlier batch gets an UPDATE
 with what changed. Whether an open run is ``running`` or ``waiting`` is asked of its retry and its steps when it is
 written, because a wait may be older than the batch.
 
-Where rows are many, 0 and "" stand for NULL: ``sqlite3`` takes 0.5 µs to bind a None, as long as all else of a column.
+The records of a run come in order. An event, what became of it, and the runs that it started may come in any order.
 """
 
-import sqlite3
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -31,13 +31,37 @@ from steplog.engine.records import (
     StepWaiting,
     StoredEvent,
 )
-from steplog.history.journal import TurnRecords
-from steplog.history.schema import OPEN_STEP
+from steplog.history.journal import Source, TurnRecords
+from steplog.history.statements import (
+    COMPLETE_STEP,
+    COUNT_RUNS,
+    INSERT_ATTEMPT,
+    INSERT_DEAD,
+    INSERT_EVENT,
+    INSERT_ROUTING,
+    INSERT_RUN,
+    UNCHANGED,
+    UPDATE_RUN,
+    UPSERT_STEP,
+    Statement,
+)
 from steplog.history.views import WaitsFor
 
 Row = tuple[str | int | None, ...]
-UNCHANGED = -1
-_UNFIT = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceError, OverflowError, ValueError)
+
+
+class Writer(Protocol):
+    """A transaction that is open."""
+
+    unfit: tuple[type[Exception], ...]  # raised where a row does not fit its table
+
+    def execute(self, statement: str) -> object:
+        """Run a statement without values."""
+        ...
+
+    def write(self, statement: Statement, rows: Sequence[Row]) -> None:
+        """Run a statement for each row."""
+        ...
 
 
 class RunChange(msgspec.Struct):
@@ -65,9 +89,10 @@ class Changes(msgspec.Struct):
     """What a batch does to the tables: rows as they are written."""
 
     runs: dict[str, RunChange] = {}
-    open_steps: list[Row] = []  # that wait, or have failed
+    open_steps: dict[tuple[str, str], Row] = {}  # that wait, or have failed
     attempts: list[Row] = []
     events: list[Row] = []
+    routings: list[Row] = []  # of events that are in other batches
     dead: list[Row] = []
 
 
@@ -76,63 +101,84 @@ def fold(turns: Iterable[TurnRecords]) -> Changes:
     changes = Changes()
     for turn in turns:
         routed = _fold_records(changes, turn.records)
-        changes.events += [_event(event, routed.get(event.internal_id)) for event in turn.events]
-        changes.dead += [(bad.position, bad.source, bad.env, bad.reason, bad.data) for bad in turn.unreadable]
+        changes.events += [_event(event, routed.pop(event.internal_id, None)) for event in turn.events]
+        changes.routings += [_routing(r) for r in routed.values()]
+        changes.dead += [
+            (bad.position, bad.source, bad.env, bad.reason, bad.data, bad.partition) for bad in turn.unreadable
+        ]
     return changes
 
 
-def project(connection: sqlite3.Connection, turns: list[TurnRecords]) -> None:
+def project(writer: Writer, turns: list[TurnRecords]) -> None:
     """Write what turns do, in the transaction that is open. What does not fit the tables goes to ``dead``."""
-    connection.execute("SAVEPOINT turns")
+    writer.execute("SAVEPOINT turns")
     try:
-        write(connection, fold(turns))
-    except _UNFIT:
-        connection.execute("ROLLBACK TO turns")
+        write(writer, fold(turns))
+    except writer.unfit:
+        writer.execute("ROLLBACK TO SAVEPOINT turns")
         for turn in turns:
-            _project_singly(connection, turn)
-    connection.execute("RELEASE turns")
+            _project_singly(writer, turn)
+    writer.execute("RELEASE SAVEPOINT turns")
 
 
-def write(connection: sqlite3.Connection, changes: Changes) -> None:
+def write(writer: Writer, changes: Changes) -> None:
     """Write changes in the transaction that is open."""
-    write_rows = connection.executemany
-    if changes.open_steps:
-        write_rows(_UPSERT_STEP, changes.open_steps)
-    completed = [_completed(r) for run in changes.runs.values() if not run.is_whole for r in run.completed]
-    if completed:  # after the waits and errors of the same steps, before the runs that ask for them
-        write_rows(_COMPLETE_STEP, completed)
-    if changes.attempts:
-        write_rows(_INSERT_ATTEMPT, changes.attempts)
-    if changes.events:
-        write_rows(_INSERT_EVENT, changes.events)
-    if changes.dead:
-        write_rows(_INSERT_DEAD, changes.dead)
-    begun = [(r, run) for run in changes.runs.values() if (r := run.scheduled) is not None]
-    if begun:
-        write_rows(_INSERT_RUN, [_begun(r, run) for r, run in begun])
-        counts = Counter([(r.env, r.function, r.app) for r, _ in begun])
-        write_rows(_COUNT_RUNS, [(*function, count) for function, count in counts.items()])
-    gone_on = [_gone_on(id_, run) for id_, run in changes.runs.items() if run.scheduled is None and run.state]
-    if gone_on:
-        write_rows(_UPDATE_RUN, gone_on)
+    for statement, rows in _writes(changes):
+        if rows:
+            writer.write(statement, rows)
 
 
-def _project_singly(connection: sqlite3.Connection, turn: TurnRecords) -> None:
+def _writes(changes: Changes) -> Iterator[tuple[Statement, Sequence[Row]]]:
+    """What is to be written, in order."""
+    runs = changes.runs
+    yield UPSERT_STEP, list(changes.open_steps.values())
+    # after the waits and errors of the same steps, before the runs that ask for them
+    yield COMPLETE_STEP, [_completed(r) for run in runs.values() if not run.is_whole for r in run.completed]
+    yield INSERT_ATTEMPT, changes.attempts
+    yield INSERT_EVENT, changes.events
+    yield INSERT_ROUTING, changes.routings
+    yield INSERT_DEAD, changes.dead
+    begun = [(r, run) for run in runs.values() if (r := run.scheduled) is not None]
+    yield INSERT_RUN, [_begun(r, run) for r, run in begun]
+    yield UPDATE_RUN, [_gone_on(id_, run) for id_, run in runs.items() if run.scheduled is None and run.state]
+    counts = Counter([(r.env, r.function, r.app) for r, _ in begun])
+    yield COUNT_RUNS, [(*function, count) for function, count in sorted(counts.items())]  # two writers lock in order
+
+
+def _project_singly(writer: Writer, turn: TurnRecords) -> None:
     """Write a turn record by record, so that one that does not fit harms no other."""
-    routed = [record for record in turn.records if isinstance(record, EventRouted)]
-    parts = [TurnRecords(position=turn.position, records=[*routed], events=[event]) for event in turn.events]
-    parts += [TurnRecords(position=turn.position, records=[r]) for r in turn.records if not isinstance(r, EventRouted)]
-    for part in parts:
-        connection.execute("SAVEPOINT part")
+    for part in _parts(turn):
+        writer.execute("SAVEPOINT part")
         try:
-            write(connection, fold([part]))
-        except _UNFIT as error:
-            connection.execute("ROLLBACK TO part")
-            source, record = ("events", part.events[0]) if part.events else ("journal", part.records[0])
-            reason = f"{type(error).__name__}: {error}"
-            write(connection, Changes(dead=[(part.position, source, record.env, reason, repr(record))]))
-        connection.execute("RELEASE part")
-    write(connection, fold([TurnRecords(position=turn.position, unreadable=turn.unreadable)]))
+            write(writer, fold([part]))
+        except writer.unfit as error:
+            writer.execute("ROLLBACK TO SAVEPOINT part")
+            write(writer, Changes(dead=[_unfit(part, error)]))
+        writer.execute("RELEASE SAVEPOINT part")
+    write(writer, fold([TurnRecords(position=turn.position, unreadable=turn.unreadable)]))
+
+
+def _parts(turn: TurnRecords) -> Iterator[TurnRecords]:
+    """A turn record by record: events first, each with what became of it."""
+
+    def part(index: int, records: list[Record], events: list[StoredEvent] | None = None) -> TurnRecords:
+        place = turn.offsets[index] if turn.offsets else turn.position
+        return TurnRecords(position=place, partition=turn.partition, records=records, events=events or [])
+
+    together = {event.internal_id for event in turn.events}
+    routed = [r for r in turn.records if isinstance(r, EventRouted)]
+    for n, event in enumerate(turn.events):
+        yield part(n, [r for r in routed if r.event == event.internal_id], [event])
+    for n, record in enumerate(turn.records):
+        if not (isinstance(record, EventRouted) and record.event in together):
+            yield part(n, [record])
+
+
+def _unfit(part: TurnRecords, error: Exception) -> Row:
+    source: Source = "events" if part.events else "journal"
+    record = part.events[0] if part.events else part.records[0]
+    reason = f"{type(error).__name__}: {error}"
+    return part.position, source, record.env, reason, repr(record), part.partition
 
 
 def _fold_records(changes: Changes, records: list[Record]) -> dict[str, EventRouted]:
@@ -166,17 +212,17 @@ def _fold_records(changes: Changes, records: list[Record]) -> dict[str, EventRou
                 run.has_begun = run.has_begun or r.generation == 1
             case StepWaiting():
                 run.state, run.has_step_rows = "running", True
-                open_steps.append((
+                _open_step(open_steps, (
                     r.run, r.id, r.env, r.step, r.op, "waiting", 0, r.seq, r.at, None, r.until, None, None, None,
                     _waits_for(r),
                 ))  # fmt: skip
             case StepErrored():
                 run.state, run.has_step_rows = "running", True
-                open_steps.append(_unsuccessful(r, "errored", r.retry_at))
+                _open_step(open_steps, _unsuccessful(r, "errored", r.retry_at))
                 attempts.append(_attempt(r, "errored"))
             case StepFailed():
                 run.state, run.has_step_rows = "running", True
-                open_steps.append(_unsuccessful(r, "failed", None))
+                _open_step(open_steps, _unsuccessful(r, "failed", None))
                 attempts.append(_attempt(r, "failed"))
             case StepLate():
                 late = None if isinstance(r.output, UnsetType) else str(r.output, "utf8")
@@ -187,6 +233,15 @@ def _fold_records(changes: Changes, records: list[Record]) -> dict[str, EventRou
             case RunFailed():
                 run.state, run.ended_ms, run.retry_at_ms, run.error = "failed", r.at, 0, _json(r.error)
     return routed
+
+
+def _open_step(open_steps: dict[tuple[str, str], Row], row: Row) -> None:
+    """Note what a step has come to. One row a step, with the columns that ``UPSERT_STEP`` keeps as they were first."""
+    key = str(row[0]), str(row[1])
+    first = open_steps.get(key)
+    open_steps[key] = row if first is None else (
+        *first[:4], *row[4:7], *first[7:9], *row[9:12], first[12], row[13], first[14]
+    )  # fmt: skip
 
 
 def _completed(r: StepCompleted) -> Row:
@@ -235,16 +290,22 @@ def _attempt(
 def _event(event: StoredEvent, routed: EventRouted | None) -> Row:
     user = "" if isinstance(event.user, UnsetType) else str(event.user, "utf8")
     v = "" if isinstance(event.v, UnsetType) else event.v
-    is_duplicate, runs, skipped, resumed = 0, "[]", "[]", "[]"
-    if routed is not None:
-        is_duplicate = int(routed.duplicate is True)
-        runs = _encode(routed.runs).decode()
-        skipped = _encode(routed.skipped).decode() if routed.skipped else skipped
-        resumed = _encode(routed.resumed).decode() if not isinstance(routed.resumed, UnsetType) else resumed
+    is_duplicate, runs, skipped, resumed = (0, "", "[]", "[]") if routed is None else _routed(routed)
     return (
         event.internal_id, event.env, event.id, event.name, event.ts, event.received_at, event.source, v, user,
         str(event.data, "utf8"), is_duplicate, runs, skipped, resumed,
     )  # fmt: skip
+
+
+def _routing(routed: EventRouted) -> Row:
+    return routed.event, routed.env, *_routed(routed)
+
+
+def _routed(routed: EventRouted) -> tuple[int, str, str, str]:
+    """What became of an event: whether it is a duplicate, runs, skipped, resumed."""
+    skipped = _encode(routed.skipped).decode() if routed.skipped else "[]"
+    resumed = "[]" if isinstance(routed.resumed, UnsetType) else _encode(routed.resumed).decode()
+    return int(routed.duplicate is True), _encode(routed.runs).decode(), skipped, resumed
 
 
 def _begun(r: RunScheduled, run: RunChange) -> Row:
@@ -270,37 +331,3 @@ def _json(error: ErrorInfo) -> str:
 
 
 _encode = msgspec.json.Encoder().encode
-
-_HAS_WAITING_STEP = f"EXISTS (SELECT 1 FROM steps WHERE run = ?1 AND {OPEN_STEP} AND state = 'waiting')"  # noqa: S608 - ours
-_RETRY_AT = f"nullif(iif(?6 = {UNCHANGED}, retry_at_ms, ?6), 0)"
-
-_INSERT_RUN = f"""
-    INSERT INTO runs VALUES (
-        ?1, ?2, ?3, ?4, nullif(?5, ''), ?6, ?7,
-        CASE WHEN ?8 <> 'running' THEN ?8 WHEN {_HAS_WAITING_STEP} THEN 'waiting' ELSE ?8 END,
-        ?9, nullif(?10, 0), nullif(?11, 0), nullif(?12, 0), ?13, nullif(?14, 0), nullif(?15, ''), nullif(?16, ''), ?17
-    )"""  # noqa: S608 - ours
-_UPDATE_RUN = f"""
-    UPDATE runs SET
-        state = CASE
-            WHEN ?2 <> 'running' THEN ?2 WHEN {_RETRY_AT} NOTNULL OR {_HAS_WAITING_STEP} THEN 'waiting' ELSE ?2 END,
-        started_ms = coalesce(started_ms, nullif(?3, 0)), ended_ms = nullif(?4, 0), generation = max(generation, ?5),
-        retry_at_ms = {_RETRY_AT}, output = nullif(?7, ''), error = nullif(?8, ''), steps = ?9
-    WHERE id = ?1"""  # noqa: S608 - ours
-_UPSERT_STEP = """
-    INSERT INTO steps VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-    ON CONFLICT DO UPDATE SET
-        op = excluded.op, state = excluded.state, attempt = excluded.attempt, ended_ms = excluded.ended_ms,
-        until_ms = excluded.until_ms, retry_at_ms = excluded.retry_at_ms, error = excluded.error"""
-_COMPLETE_STEP = """
-    INSERT INTO steps (run, id, env, name, op, state, attempt, seq, started_ms, ended_ms, output)
-    VALUES (?, ?, ?, ?, ?, 'completed', ?, ?, ?, ?, ?)
-    ON CONFLICT DO UPDATE SET
-        op = excluded.op, state = excluded.state, attempt = excluded.attempt, ended_ms = excluded.ended_ms,
-        retry_at_ms = NULL, output = excluded.output, error = NULL"""  # seq and started_ms stay those of the first
-_INSERT_ATTEMPT = "INSERT INTO attempts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-_INSERT_EVENT = """
-    INSERT OR IGNORE INTO events VALUES (?, ?, ?, ?, ?, ?, ?, nullif(?, ''), nullif(?, ''), ?, ?, ?, ?, ?)
-    """  # ignored: an event that comes again with its seed has the same id
-_INSERT_DEAD = "INSERT INTO dead VALUES (?, ?, ?, ?, ?)"
-_COUNT_RUNS = "INSERT INTO functions VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET runs = runs + excluded.runs"

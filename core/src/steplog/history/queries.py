@@ -3,14 +3,9 @@
 The history follows the log by some milliseconds: ``wait_for`` the position of a write to read it.
 """
 
-import sqlite3
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import msgspec
 
@@ -19,6 +14,8 @@ from steplog.engine.operations import ErrorInfo
 from steplog.engine.records import RunRef, Skip, StepRef
 from steplog.errors import NotFound
 from steplog.history import schema
+from steplog.history.position import Position
+from steplog.history.store import Reader, Values, open_reader
 from steplog.history.views import (
     RUN_STATES,
     AttemptView,
@@ -36,38 +33,35 @@ from steplog.history.views import (
 )
 
 PAGE = 100  # rows at most
-POLL_S = 0.005
 SHOWN = 5  # ids, where one was ambiguous
 
 ULID_CHARACTERS = 26
 
-_Values = dict[str, Any]  # a row: what SQLite holds, by column
-_Read = Callable[..., sqlite3.Cursor]
 _ALL_RUNS, _ALL_EVENTS = RunFilter(), EventFilter()
 
 
 class History:
-    """A history file that another process writes. Raises ``LogUnavailable`` where it cannot be read."""
+    """A history that another process writes. Its methods raise ``HistoryUnavailable`` where it cannot be read."""
 
-    def __init__(self, path: Path, connection: sqlite3.Connection | None = None) -> None:
-        self.path = path
-        self._connection = schema.open_reader(path) if connection is None else connection
-        self._lock = threading.Lock()
+    def __init__(self, reader: Reader) -> None:
+        self.name = reader.name
+        self._reader = reader
+        self._reading = reader.reading
 
-    def position(self) -> int:
-        """Every turn of the log up to here is in the history."""
+    def position(self) -> Position:
+        """Everything in the log up to here is in the history."""
         with self._reading() as read:
-            (position,) = read("SELECT position FROM meta").fetchone()
-        return int(position)
+            rows = read("SELECT place, position FROM positions")
+        return Position.of({values["place"]: values["position"] for values in rows})
 
-    def wait_for(self, position: int, timeout_s: float) -> bool:
+    def wait_for(self, position: Position, timeout_s: float) -> bool:
         """Wait until the history has a position; false where it has not when the time is up."""
         deadline_s = time.monotonic() + timeout_s
-        while self.position() < position:
+        while not self.position().covers(position):
             left_s = deadline_s - time.monotonic()
             if left_s <= 0:
                 return False
-            time.sleep(min(POLL_S, left_s))
+            time.sleep(min(self._reader.poll_s, left_s))
         return True
 
     # --- runs
@@ -75,7 +69,7 @@ class History:
     def run(self, run_id: str) -> RunView:
         """Read one run. Raises ``NotFound``."""
         with self._reading() as read:
-            rows = _values(read(f"{_SELECT_RUN} WHERE id = ?", (run_id,)))
+            rows = read(f"{_SELECT_RUN} WHERE id = ?", (run_id,))
         if not rows:
             raise NotFound(f"there is no run {run_id}; steplog runs list shows those there are")
         return _run(rows[0])
@@ -89,13 +83,13 @@ class History:
         limit = max(1, min(limit, PAGE))
         condition = _Condition.of_runs(where, cursor)
         query = f"{_SELECT_RUN} WHERE {{}} ORDER BY id DESC LIMIT {limit + 1}"
-        rows: list[_Values] = []
+        rows: list[Values] = []
         with self._reading() as read:
             for state in dict.fromkeys(where.states) or (
                 None,
             ):  # one by one, so that each is read in order of an index
                 each = condition.and_state(state)
-                rows += _values(read(query.format(each.text), each.values))
+                rows += read(query.format(each.text), each.values)
         rows.sort(key=lambda values: values["id"], reverse=True)
         runs = tuple([_run(values) for values in rows[:limit]])
         return RunPage(runs=runs, cursor=runs[-1].id if len(rows) > limit else None)
@@ -104,25 +98,26 @@ class History:
         """Read the runs that an event started, in the order in which it did. Raises ``NotFound``."""
         ids = [ref.run for ref in self.event(internal_id).runs]
         with self._reading() as read:
-            rows = _values(read(_SELECT_RUNS, (msgspec.json.encode(ids).decode(),)))
+            rows = read(_SELECT_RUNS.format(", ".join("?" * len(ids))), ids) if ids else []
         by_id = {values["id"]: _run(values) for values in rows}
         return tuple([by_id[id_] for id_ in ids if id_ in by_id])
 
     def counts(self, *, env: str | None = None) -> tuple[RunCount, ...]:
         """Count runs by function and state, in this order. What does not occur is left out."""
         with self._reading() as read:
-            rows = read(_COUNTS).fetchall()
+            rows = read(_COUNTS)
         apps: dict[tuple[str, str], str] = {}
         found: dict[tuple[str, str], dict[RunState, int]] = {}
-        for row_env, function, app, state, runs in rows:
-            if env not in (None, row_env):
+        for row in rows:
+            key, state, runs = (row["env"], row["function"]), row["state"], row["runs"]
+            if env not in (None, row["env"]):
                 continue
-            states = found.setdefault((row_env, function), {"completed": 0})
+            states = found.setdefault(key, {"completed": 0})
             if state:
                 states[state] = runs
                 states["completed"] -= runs
             else:
-                apps[row_env, function] = app
+                apps[key] = row["app"]
                 states["completed"] += runs
         return tuple(
             [
@@ -138,11 +133,11 @@ class History:
     def steps(self, run_id: str) -> tuple[StepView, ...]:
         """Read a run's steps in the order of their start. None for a run that is not known."""
         with self._reading() as read:
-            rows = _values(read("SELECT * FROM steps WHERE run = ?", (run_id,)))
-            for env, whole in read("SELECT env, steps FROM runs WHERE id = ?", (run_id,)):
-                rows += [_row_of(step, run_id, env) for step in _decode_whole(whole)]
-            attempts = _values(read("SELECT * FROM attempts WHERE run = ? ORDER BY seq", (run_id,)))
-        of_step: dict[str, list[_Values]] = {}
+            rows = read("SELECT * FROM steps WHERE run = ?", (run_id,))
+            for run in read("SELECT env, steps FROM runs WHERE id = ?", (run_id,)):
+                rows += [_row_of(step, run_id, run["env"]) for step in _decode_whole(run["steps"])]
+            attempts = read("SELECT * FROM attempts WHERE run = ? ORDER BY seq", (run_id,))
+        of_step: dict[str, list[Values]] = {}
         for attempt in attempts:
             of_step.setdefault(attempt["step"], []).append(attempt)
         of_step.pop("", None)  # the function's own
@@ -153,7 +148,7 @@ class History:
     def attempts(self, run_id: str) -> tuple[AttemptView, ...]:
         """Read a run's attempts, those of its function's own code among them, in the order of their ends."""
         with self._reading() as read:
-            rows = _values(read("SELECT * FROM attempts WHERE run = ? ORDER BY seq", (run_id,)))
+            rows = read("SELECT * FROM attempts WHERE run = ? ORDER BY seq", (run_id,))
         return tuple([_attempt(values) for values in rows])
 
     # --- events
@@ -161,7 +156,7 @@ class History:
     def event(self, internal_id: str) -> EventView:
         """Read one event. Raises ``NotFound``."""
         with self._reading() as read:
-            rows = _values(read("SELECT * FROM events WHERE internal_id = ?", (internal_id,)))
+            rows = read(f"{_SELECT_EVENT} WHERE internal_id = ?", (internal_id,))
         if not rows:
             raise NotFound(f"there is no event {internal_id}; steplog events list shows those there are")
         return _event(rows[0])
@@ -175,7 +170,9 @@ class History:
         limit = max(1, min(limit, PAGE))
         condition = _Condition.of_events(where, cursor)
         with self._reading() as read:
-            rows = _values(read(_SELECT_EVENTS.format(condition.text, limit + 1), condition.values))
+            rows = read(
+                f"{_SELECT_EVENT} WHERE {condition.text} ORDER BY internal_id DESC LIMIT {limit + 1}", condition.values
+            )
         events = tuple([_event(values) for values in rows[:limit]])
         return EventPage(events=events, cursor=events[-1].internal_id if len(rows) > limit else None)
 
@@ -184,33 +181,18 @@ class History:
     def dead(self, *, limit: int = PAGE) -> tuple[DeadView, ...]:
         """Read what could not be read or applied, newest first."""
         with self._reading() as read:
-            rows = _values(read("SELECT * FROM dead ORDER BY position DESC LIMIT ?", (limit,)))
+            rows = read("SELECT * FROM dead ORDER BY position DESC LIMIT ?", (limit,))
         return tuple([DeadView(**values) for values in rows])
 
     def close(self) -> None:
-        """Close the file."""
-        with self._lock:
-            self._connection.close()
+        """Close it."""
+        self._reader.close()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
-
-    @contextmanager
-    def _reading(self) -> Iterator[_Read]:
-        """Read in one transaction, so that all that is read is of one moment."""
-        connection = self._connection
-        with self._lock, schema.unavailable(self.path):
-            if connection.in_transaction:  # opened for one moment as a whole
-                yield connection.execute
-                return
-            connection.execute("BEGIN")
-            try:
-                yield connection.execute
-            finally:
-                connection.execute("COMMIT")
 
     def _find(self, what: str, table: str, column: str, suffix: str) -> str:
         """Find the one id that ends so."""
@@ -219,9 +201,10 @@ class History:
             return wanted
         if not wanted:
             raise NotFound(f"an empty text names no {what}; give the last characters of its id")
+        begin = ULID_CHARACTERS - len(wanted) + 1
         query = f"SELECT {column} FROM {table} WHERE substr({column}, ?) = ? LIMIT {SHOWN + 1}"  # noqa: S608 - ours
         with self._reading() as read:
-            found: list[str] = [row[0] for row in read(query, (-len(wanted), wanted)).fetchall()]
+            found: list[str] = [row[column] for row in read(query, (max(begin, 1), wanted))]
         if not found:
             raise NotFound(
                 f"there is no {what} whose id ends with {wanted}; steplog {what}s list shows those there are"
@@ -255,7 +238,7 @@ class _Condition(NamedTuple):
     @classmethod
     def of_events(cls, where: EventFilter, cursor: str | None) -> Self:
         return cls.all_of(
-            ("env = ?", where.env),
+            ("events.env = ?", where.env),
             ("name = ?", where.name),
             ("received_ms >= ?", where.since_ms),
             ("received_ms < ?", where.until_ms),
@@ -266,7 +249,7 @@ class _Condition(NamedTuple):
     def all_of(cls, *terms: tuple[str, str | int | None]) -> Self:
         """Every term that has a value."""
         given = [(text, value) for text, value in terms if value is not None]
-        return cls(" AND ".join(["1", *[text for text, _ in given]]), [value for _, value in given])
+        return cls(" AND ".join(["TRUE", *[text for text, _ in given]]), [value for _, value in given])
 
     def and_state(self, state: RunState | None) -> "_Condition":
         """Narrow it to a state, with the term that the index of open runs asks for."""
@@ -296,34 +279,29 @@ class WholeStep(msgspec.Struct, frozen=True, array_like=True):
     output: msgspec.Raw
 
 
-def _row_of(step: WholeStep, run_id: str, env: str) -> _Values:
+def _row_of(step: WholeStep, run_id: str, env: str) -> Values:
     """The row that the step would have, had it been written before the end of its run."""
     absent = {"until_ms": None, "retry_at_ms": None, "error": None, "waits_for": None}
     values = msgspec.structs.asdict(step)
     return {"run": run_id, "env": env, "state": "completed", **values, **absent, "output": str(step.output, "utf8")}
 
 
-def _values(cursor: sqlite3.Cursor) -> list[_Values]:
-    names = [column[0] for column in cursor.description]
-    return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
-
-
-def _run(values: _Values) -> RunView:
+def _run(values: Values) -> RunView:
     return RunView(**_decoded(values) | {"events": _decode_ids(values["events"])})
 
 
-def _attempt(values: _Values) -> AttemptView:
+def _attempt(values: Values) -> AttemptView:
     shown = {name: value for name, value in _decoded(values).items() if name not in ("run", "seq", "env")}
     return AttemptView(**shown)
 
 
-def _step(values: _Values, attempts: list[_Values]) -> StepView:
+def _step(values: Values, attempts: list[Values]) -> StepView:
     waits_for = values["waits_for"]
     shown = _decoded(values) | {"waits_for": None if waits_for is None else _decode_waits_for(waits_for)}
     return StepView(**shown, attempts=tuple([_attempt(each) for each in attempts]))
 
 
-def _late_step(attempts: list[_Values]) -> StepView:
+def _late_step(attempts: list[Values]) -> StepView:
     """A step of which nothing is recorded but answers that came when the run had ended."""
     last = attempts[-1]
     return StepView(
@@ -334,7 +312,7 @@ def _late_step(attempts: list[_Values]) -> StepView:
     )  # fmt: skip
 
 
-def _event(values: _Values) -> EventView:
+def _event(values: Values) -> EventView:
     user = values["user"]
     return EventView(
         **values
@@ -349,7 +327,7 @@ def _event(values: _Values) -> EventView:
     )
 
 
-def _decoded(values: _Values) -> _Values:
+def _decoded(values: Values) -> Values:
     """Decode what most tables have."""
     output, error = values["output"], values["error"]
     return values | {
@@ -367,19 +345,29 @@ _decode_waits_for = msgspec.json.Decoder(WaitsFor).decode
 _decode_error = msgspec.json.Decoder(ErrorInfo).decode
 
 _NEXT_STEP = f"""
-    iif(state IN ('running', 'waiting'), (
+    CASE WHEN state IN ('running', 'waiting') THEN (
         SELECT {{}} FROM steps WHERE run = runs.id AND steps.{schema.OPEN_STEP}
         ORDER BY coalesce(until_ms, steps.retry_at_ms) LIMIT 1
-    ), NULL)"""  # noqa: S608 - ours
+    ) END"""  # noqa: S608 - ours
 _RUN_COLUMNS = ", ".join([name for name in RunView.__struct_fields__ if not name.startswith("next_")])
 _SELECT_RUN = f"""
     SELECT {_RUN_COLUMNS}, {_NEXT_STEP.format("name")} AS next_step,
         {_NEXT_STEP.format("coalesce(until_ms, steps.retry_at_ms)")} AS next_ms,
-        {_NEXT_STEP.format("state")} AS next_state
+        {_NEXT_STEP.format("steps.state")} AS next_state
     FROM runs"""  # noqa: S608 - ours
-_SELECT_RUNS = f"{_SELECT_RUN} WHERE id IN (SELECT value FROM json_each(?))"  # noqa: S608 - ours
-_SELECT_EVENTS = "SELECT * FROM events WHERE {} ORDER BY internal_id DESC LIMIT {}"
+_SELECT_RUNS = f"{_SELECT_RUN} WHERE id IN ({{}})"
+_SELECT_EVENT = """
+    SELECT internal_id, events.env, id, name, ts_ms, received_ms, source, v, "user", data,
+        coalesce(routings.is_duplicate, events.is_duplicate) AS is_duplicate,
+        coalesce(events.runs, routings.runs, '[]') AS runs,
+        coalesce(routings.skipped, events.skipped) AS skipped, coalesce(routings.resumed, events.resumed) AS resumed
+    FROM events LEFT JOIN routings ON event = internal_id AND events.runs IS NULL"""
 _COUNTS = f"""
-    SELECT env, function, app, '', runs FROM functions
+    SELECT env, function, app, '' AS state, runs FROM functions
     UNION ALL SELECT env, function, '', state, count(*) FROM runs WHERE {schema.OPEN_RUN} GROUP BY env, function, state
     """  # noqa: S608 - ours
+
+
+def open_history(history: str) -> History:
+    """Open a history by its address: ``sqlite:PATH`` or ``postgresql://…``."""
+    return History(open_reader(history))

@@ -132,6 +132,7 @@ class DeadView(msgspec.Struct, frozen=True, kw_only=True):
     env: str  # empty where it could not be read
     reason: str
     data: str
+    partition: int
 
 
 class RunFilter(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,7 +6,7 @@ the positions that stand among the state are the truth, and generations make it 
 """
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Protocol
 
@@ -83,7 +83,7 @@ class KafkaLog:
         self._token: object = None
         self._registered = 0  # the registry is read up to here
         self.registry: dict[bytes, bytes] = {}  # what every process knows, as far as it was read
-        self.journal_ends: dict[int, int] = {}  # the offset behind what was committed here, by partition
+        self.reached: dict[Place, int] = {}  # of events and journal: the offset behind the last record of ours
 
     def on_change(self, callback: Callable[[], None]) -> None:
         """Have somebody told when there may be something new to take."""
@@ -154,12 +154,14 @@ class KafkaLog:
         first = await self._broker.transact(records, positions, self._token)
         for partition, turn in turns.items():
             _written(self._owned[partition], turn, first[Place(STATE, partition)])
-            if turn.records:
-                self.journal_ends[partition] = first[Place(JOURNAL, partition)] + len(turn.records)
+        written = Counter([record.place for record in records])
+        self._reach({place: offset + written[place] for place, offset in first.items()})
 
     async def append(self, events: list[EventAccepted]) -> dict[Place, int]:
         """Write events for their partitions to route; returns the offset behind the last one in each place."""
-        return await self._broker.append([encoding.produced(e.slot % self._partitions, e) for e in events])
+        ends = await self._broker.append([encoding.produced(e.slot % self._partitions, e) for e in events])
+        self._reach(ends)
+        return ends
 
     async def register(self, key: bytes, value: bytes) -> None:
         """Tell every process something."""
@@ -177,6 +179,11 @@ class KafkaLog:
     async def trim(self) -> None:
         """Delete what was handled of the inboxes."""
         await self._broker.trim({Place(INBOX, p): each.committed[INBOX] for p, each in self._owned.items()})
+
+    def _reach(self, ends: Mapping[Place, int]) -> None:
+        for place, end in ends.items():
+            if place.topic in (EVENTS, JOURNAL):
+                self.reached[place] = max(self.reached.get(place, 0), end)
 
     async def _take(self, partition: int, owned: _Owned) -> list[Input]:
         inbox = fetched = await self._fetch(partition, INBOX)

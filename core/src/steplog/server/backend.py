@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 from steplog.engine.messages import EventAccepted
+from steplog.history.position import Position
 from steplog.history.queries import History
 from steplog.server.validation import Misfit
 
@@ -18,8 +19,8 @@ class Backend(Protocol):
         """The partition's time."""
         ...
 
-    async def submit(self, events: list[EventAccepted]) -> int:
-        """Commit the events of one request as one group; returns the position when they are durable.
+    async def submit(self, events: list[EventAccepted]) -> None:
+        """Commit the events of one request as one group; they are durable when it returns.
 
         Raises ``Overloaded`` or ``LogUnavailable``; then none of them was accepted, or it is not known.
         """
@@ -37,17 +38,17 @@ class Backend(Protocol):
         """Whether a function, by its qualified id, is registered."""
         ...
 
-    def position(self) -> int:
-        """The newest committed position."""
+    def position(self) -> Position:
+        """How far the log is with everything that was answered: what a read has to see."""
         ...
 
     async def wait_ended(self, run_id: str, timeout_s: float) -> None:
         """Return when the run has ended or the time is up; at once for a run that is not open."""
         ...
 
-    async def read(self, query: Callable[[History], T], *, at_least: int) -> tuple[T, bool]:
+    async def read(self, query: Callable[[History], T], *, at_least: Position) -> tuple[T, bool]:
         """Ask the history in a thread, after waiting up to 2 s for the projection to reach a position.
 
-        The second value says whether it did not: what is read may be stale.
+        The second value says whether it did not: what is read may be stale. Raises ``HistoryUnavailable``.
         """
         ...

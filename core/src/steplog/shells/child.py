@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from steplog.diagnostics import log_to_stderr, wants_json
 from steplog.engine.effects import Effect
@@ -20,6 +21,7 @@ from steplog.history.process import HistoryProcess
 from steplog.log.sqlite import SqliteLog
 from steplog.log.wal import WalWatch
 from steplog.member import ClusterConfig, Member
+from steplog.paths import file_url
 from steplog.server.validation import Misfit
 from steplog.shells.engine import Deciding, Service, engine_loop, only, run_engine
 from steplog.shells.frames import (
@@ -40,7 +42,6 @@ from steplog.shells.frames import (
     Stop,
     Unavailable,
     decode_down,
-    paths_of,
 )
 from steplog.tuning import tune_process
 from steplog.turns import Turns
@@ -83,7 +84,6 @@ class Child:
             await asyncio.sleep(0)
 
     async def _run(self, frame: Open) -> None:
-        log_path, history_path = paths_of(frame)
         log_to_stderr(as_json=frame.server is not None and wants_json(is_dev=frame.server.is_dev))
         if frame.cluster is not None:
             await self._run_member(frame, frame.cluster)
@@ -94,40 +94,45 @@ class Child:
             on_found=lambda: self._stream.send(Available()), watch_s=WATCH_S,
         )  # fmt: skip
         wal = WalWatch(log)
-        services: list[Service[Turns]] = [lambda _turns, _ask: wal.run()]
-        if history_path is not None and frame.server is not None:
-            from steplog.service import HttpService  # for start-up time: uvicorn and starlette come with it
-
-            sockets = [socket.socket(fileno=number) for number in frame.sockets]
-            services.append(
-                HttpService(
-                    sockets, frame.server, log_path=log_path, history_path=history_path,
-                    on_serving=lambda: self._stream.send(Serving()),
-                )
-            )  # fmt: skip
-        elif history_path is not None:
-            history = HistoryProcess(log_path, history_path)
-            services.append(lambda _, __: history.run())
-        self._turns = turns
-        tune_process()
-        await run_engine(
-            turns, services, ask=self._ask, on_open=lambda: self._stream.send(Opened()), stop=self._stop
-        )  # fmt: skip
+        services = [lambda _turns, _ask: wal.run(), *self._services(frame, file_url(Path(frame.log_path)))]
+        await self._go(turns, services)
 
     async def _run_member(self, frame: Open, cluster: ClusterConfig) -> None:
         member = Member(
             cluster, Registry(frame.functions), frame.config, deliver=self._deliver, on_lost=self._unavailable,
             on_found=lambda: self._stream.send(Available()),
         )  # fmt: skip
-        self._turns = member
+        await self._go(member, self._services(frame, cluster.url, cluster.node))
+
+    def _services(self, frame: Open, log: str, member: str = "") -> list[Service]:
+        """What runs beside the turns of a log: HTTP and the history, or the history alone."""
+        if frame.history is None:
+            return []
+        if frame.server is None:
+            history = HistoryProcess(log, frame.history, member=member)
+            return [lambda _, __: history.run()]
+        from steplog.service import HttpService  # for start-up time: uvicorn and starlette come with it
+
+        sockets = [socket.socket(fileno=number) for number in frame.sockets]
+        return [
+            HttpService(
+                sockets, frame.server, log=log, history=frame.history, member=member,
+                on_serving=lambda: self._stream.send(Serving()),
+            )
+        ]  # fmt: skip
+
+    async def _go(self, turns: Deciding, services: Sequence[Service]) -> None:
+        self._turns = turns
         tune_process()
-        await run_engine(member, [], ask=self._ask, on_open=lambda: self._stream.send(Opened()), stop=self._stop)
+        await run_engine(
+            turns, services, ask=self._ask, on_open=lambda: self._stream.send(Opened()), stop=self._stop
+        )  # fmt: skip
 
     async def _open_log(self, frame: Open) -> SqliteLog:
         deadline_s = self._loop.time() + LOCK_S
         while True:
             try:
-                return SqliteLog(paths_of(frame)[0])
+                return SqliteLog(Path(frame.log_path))
             except LogLocked:
                 if self._loop.time() > deadline_s:
                     raise

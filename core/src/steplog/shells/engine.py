@@ -2,24 +2,18 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 from steplog.member import Member
 from steplog.server.validation import Ask
 from steplog.turns import Turns
 
 Deciding = Turns | Member
-Decides = TypeVar("Decides", Turns, Member)
-Service = Callable[[Decides, Ask], Coroutine[Any, Any, None]]
+Service = Callable[[Any, Ask], Coroutine[Any, Any, None]]  # of what decides
 
 
 async def run_engine(
-    turns: Decides,
-    services: "Sequence[Service[Decides]]",
-    *,
-    ask: Ask,
-    on_open: Callable[[], None],
-    stop: asyncio.Event,
+    turns: Deciding, services: Sequence[Service], *, ask: Ask, on_open: Callable[[], None], stop: asyncio.Event
 ) -> None:
     """Run until ``stop`` is set; the log is closed when this returns or raises.
 

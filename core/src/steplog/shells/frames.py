@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable
-from pathlib import Path
 from typing import Generic, TypeVar
 
 import msgspec
@@ -21,7 +20,7 @@ class Open(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True)
     """The first frame: what the engine's process is to do. ``sockets`` are inherited file numbers to serve HTTP on."""
 
     log_path: str  # of a SQLite log
-    history_path: str | None
+    history: str | None  # its address
     functions: list[FunctionSpec]
     config: EngineConfig
     server: ServerConfig | None = None
@@ -153,8 +152,3 @@ class FrameStream(asyncio.Protocol, Generic[T]):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._closed()
-
-
-def paths_of(frame: Open) -> tuple[Path, Path | None]:
-    """The files of an engine."""
-    return Path(frame.log_path), Path(frame.history_path) if frame.history_path else None

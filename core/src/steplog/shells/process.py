@@ -50,19 +50,19 @@ class ProcessEngine:
 
     The child ends at once when this process dies: the connection between them tells it. ``connection`` leads to an
     engine's process that is another's child (shells/spawn.py), with ``sockets`` as that one has inherited them.
-    ``check`` is asked about events where ``server`` has types.
+    ``check`` is asked about events where ``server`` has types. ``history`` is an address.
     """
 
     def __init__(
         self, functions: Sequence[FunctionSpec], config: EngineConfig, *, log_path: Path = Path(),
-        cluster: ClusterConfig | None = None, history_path: Path | None = None, server: ServerConfig | None = None,
+        cluster: ClusterConfig | None = None, history: str | None = None, server: ServerConfig | None = None,
         sockets: "Sequence[socket.socket] | Sequence[int]" = (), on_serving: Callable[[], None] = lambda: None,
         connection: socket.socket | None = None, check: Check = nothing_to_say,
     ) -> None:  # fmt: skip
         self._sockets = [sock for sock in sockets if isinstance(sock, socket.socket)]
         self._open_frame = Open(
-            log_path=str(log_path), history_path=None if history_path is None else str(history_path),
-            functions=list(functions), config=config, server=server, cluster=cluster,
+            log_path=str(log_path), history=history, functions=list(functions), config=config, server=server,
+            cluster=cluster,
             sockets=[sock if isinstance(sock, int) else sock.fileno() for sock in sockets],
         )  # fmt: skip
         self._connection, self._on_serving, self._check = connection, on_serving, check

@@ -24,7 +24,7 @@ class ThreadEngine:
 
     def __init__(
         self, open_log: Callable[[], Log], registry: Registry, config: EngineConfig,
-        services: Sequence[Service[Turns]] = (), *, check: Check = nothing_to_say,
+        services: Sequence[Service] = (), *, check: Check = nothing_to_say,
     ) -> None:  # fmt: skip
         self._open_log, self._registry, self._config, self._services = open_log, registry, config, services
         self._check = check

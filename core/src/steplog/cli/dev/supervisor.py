@@ -55,7 +55,8 @@ class Supervisor:
         self._crashes = 0  # in a row
         self._is_ending = False
         self._transcript = Transcript(
-            Path(dev.load.log_path), _say, position=dev.position, payloads=dev.payloads
+            Path(dev.load.log_path), dev.load.config.history.address(Path(dev.load.log_path)), _say,
+            position=dev.position, payloads=dev.payloads,
         )  # fmt: skip
         self._exiting: set[asyncio.Task[None]] = set()
 

@@ -14,9 +14,8 @@ from steplog.cli.lines import KnownRun, Lines, at
 from steplog.cli.output import styled
 from steplog.engine.records import EventRouted, Record, StoredEvent
 from steplog.errors import LogUnavailable, NotFound, SteplogError
-from steplog.history.queries import History
+from steplog.history.queries import History, open_history
 from steplog.log.sqlite import JournalReader, Row
-from steplog.paths import history_path
 
 POLL_S = 0.1
 LINES_PER_S = 50  # more are counted: "412 events, …"
@@ -35,15 +34,16 @@ _decode_events = msgspec.json.Decoder(list[StoredEvent]).decode
 
 
 class Transcript:
-    """What happens in a log from a position on. ``poll`` prints what is new."""
+    """What happens in a log from a position on. ``poll`` prints what is new; ``history`` knows the runs of before."""
 
     def __init__(
-        self, log_path: Path, say: Callable[[str], None], *, position: int, payloads: bool = False,
+        self, log_path: Path, history: str, say: Callable[[str], None], *, position: int, payloads: bool = False,
         clock_s: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         self.lines = Lines(self._find, payloads=payloads)
         self.last_event: StoredEvent | None = None  # the newest that was sent, and not by a run
-        self._log_path, self._say, self._clock_s = log_path, say, clock_s
+        self._log_path, self._history_address = log_path, history
+        self._say, self._clock_s = say, clock_s
         self._position = position
         self._reader: JournalReader | None = None
         self._history: History | None = None
@@ -129,14 +129,14 @@ class Transcript:
         """Ask the history for a run that began before."""
         try:
             if self._history is None:
-                self._history = History(history_path(self._log_path))
+                self._history = open_history(self._history_address)
             run = self._history.run(run_id)
         except (NotFound, LogUnavailable):
             return None
         return KnownRun(run.function.removeprefix(f"{run.app}-"), run.due_ms or run.scheduled_ms)
 
 
-def open_runs(log_path: Path) -> tuple[int, int]:
+def open_runs(log_path: Path, history: str) -> tuple[int, int]:
     """How many runs of a log are open, and its position; zeros for one that is not there or cannot be read."""
     try:
         with JournalReader(log_path) as reader:
@@ -144,8 +144,8 @@ def open_runs(log_path: Path) -> tuple[int, int]:
     except SteplogError:
         return 0, 0
     try:
-        with History(history_path(log_path)) as history:
-            counts = history.counts()
+        with open_history(history) as opened:
+            counts = opened.counts()
     except SteplogError:
         return 0, position
     return sum(count.runs for count in counts if count.state not in ("completed", "failed")), position
