@@ -6,12 +6,15 @@ What may fail leaves nothing to repair: everything in memory is dropped and load
 import asyncio
 from collections.abc import Callable, Sequence
 
+import msgspec
+
 from steplog.engine.draft import Home
 from steplog.engine.effects import Effect
 from steplog.engine.functions import EngineConfig, Registry
 from steplog.engine.ids import run_slot
 from steplog.engine.keys import run_id_of
-from steplog.engine.messages import Message
+from steplog.engine.messages import Message, OpReported
+from steplog.engine.operations import Produce, StepError, error_info
 from steplog.engine.processor import Processor
 from steplog.engine.state import Limits
 from steplog.log.broker import BrokerError
@@ -36,6 +39,7 @@ class Partitions:
         self._partitions, self._now_ms = partitions, now_ms
         self._deliver, self._on_lost, self._idle_s = deliver, on_lost, idle_s
         self._owned: dict[int, Processor] = {}
+        self._unchecked: list[tuple[OpReported, Produce]] = []  # records for topics that have to be looked at first
         self._wake = asyncio.Event()
         log.on_change(self._wake.set)
 
@@ -46,6 +50,13 @@ class Partitions:
 
     def post(self, run: bytes, message: Message) -> None:
         """Give a run a message; dropped where the run is not here any more."""
+        if isinstance(message, OpReported) and isinstance(message.op, Produce):
+            self._unchecked.append((message, message.op))
+            self._wake.set()
+            return
+        self._post(run, message)
+
+    def _post(self, run: bytes, message: Message) -> None:
         processor = self._owned.get(run_slot(run_id_of(run)) % self._partitions)
         if processor is not None:
             processor.post(message)
@@ -83,6 +94,7 @@ class Partitions:
             self._owned[partition] = processor
 
     def _drop(self) -> None:
+        self._unchecked = []
         if self._owned:
             self._owned = {}
             self._on_lost()
@@ -90,6 +102,7 @@ class Partitions:
     async def _turn(self) -> None:
         """Take what waits, and decide it; wait a moment where nothing does."""
         self._wake.clear()  # what comes from now on is another turn's
+        await self._check()
         for partition, processor in self._owned.items():
             processor.post(*await self._log.take(partition))
             processor.engine.learn(self._log.registry)
@@ -104,6 +117,19 @@ class Partitions:
         await self._log.commit({partition: each.seal() for partition, each in busy.items()})
         for processor in busy.values():
             self._deliver(processor.committed())
+
+    async def _check(self) -> None:
+        """Let steps produce whose records their topics will take; the others fail, and are tried again."""
+        unchecked, self._unchecked = self._unchecked, []
+        for message, record in unchecked:
+            problem = await self._log.problem(record)
+            if problem is not None:
+                now_ms = self._now_ms()
+                op = StepError(
+                    error=error_info(problem), started_ms=now_ms, ended_ms=now_ms, final=not problem.retryable
+                )
+                message = msgspec.structs.replace(message, op=op)
+            self._post(message.run, message)
 
     async def _idle(self, now_ms: int) -> None:
         """Wait for a message, the next timer, or the next look at the cluster."""

@@ -14,9 +14,12 @@ import msgspec
 
 from steplog.engine import keys
 from steplog.engine.messages import EventAccepted, Input, Message
+from steplog.engine.operations import Produce
 from steplog.engine.processor import LoadedState, Turn
 from steplog.engine.state import Table
-from steplog.log.broker import Broker, Fetched, Place, Produced
+from steplog.errors import SteplogError
+from steplog.log.broker import ANY_PARTITION, Broker, Fetched, Place, Produced, Refused
+from steplog.log.targets import Targets
 
 EVENTS, INBOX, STATE, JOURNAL, REGISTRY = "events", "inbox", "state", "journal", "registry"
 INPUTS = (INBOX, EVENTS)  # the inbox first: what was told before an event was sent is known when it is routed
@@ -74,6 +77,7 @@ class KafkaLog:
         self._now_ms, self._tombstones_ms = now_ms, tombstones_ms
         self._owned: dict[int, _Owned] = {}
         self._token: object = None
+        self._targets = Targets(broker.describe, now_ms)
         self._registered = 0  # the registry is read up to here
         self.registry: dict[bytes, bytes] = {}  # what every process knows, as far as it was read
 
@@ -146,9 +150,17 @@ class KafkaLog:
         registered = [record for turn in turns.values() for record in turn.registered]
         if registered:  # before what needs it: whoever routes an event that was sent later knows of it
             await self._broker.append([Produced(Place(REGISTRY, 0), key, value) for key, value in registered])
-        first = await self._broker.transact(records, positions, self._token)
+        try:
+            first = await self._broker.transact(records, positions, self._token)
+        except Refused as error:
+            self._targets.refused(error.topic, error.reason)
+            raise
         for partition, turn in turns.items():
             _written(self._owned[partition], turn, first[Place(STATE, partition)])
+
+    async def problem(self, record: Produce) -> SteplogError | None:
+        """Say why a record for a topic of others cannot be written, if it cannot."""
+        return await self._targets.problem(record)
 
     async def append(self, events: list[EventAccepted], partitions: int) -> None:
         """Write events for their partitions to route."""
@@ -159,6 +171,7 @@ class KafkaLog:
     async def renew(self) -> None:
         """Begin again after an error: what the old producer left is ended, and what was owned is to be loaded."""
         self._owned.clear()
+        self._targets.forget()
         await self._broker.renew()
 
     async def read_registry(self) -> None:
@@ -222,7 +235,13 @@ def _records(partition: int, turn: Turn) -> list[Produced]:
         *[Produced(state, key, value) for key, value in turn.state.changes.items()],
         *[Produced(journal, b"", record) for record in turn.records],
         *[Produced(Place(_topic(message), to), b"", _encode(message)) for to, message in turn.outbox],
+        *[_foreign(record) for record in turn.produced],
     ]
+
+
+def _foreign(record: Produce) -> Produced:
+    partition = ANY_PARTITION if record.partition is None else record.partition
+    return Produced(Place(record.topic, partition), record.key, record.value, record.headers, is_foreign=True)
 
 
 def _topic(message: Message) -> str:
