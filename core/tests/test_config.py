@@ -467,7 +467,7 @@ def test_a_secret_of_a_wrong_form_is_not_printed(tmp_path: Path) -> None:
 
 def test_the_schema_has_each_key_with_its_description_and_default() -> None:
     schema = json_schema()
-    assert list(schema["properties"]) == list(tables())
+    assert list(schema["properties"]) == [*tables(), "connectors"]
     for name, key in keys().items():
         table, _, rest = name.partition(".")
         described = schema["properties"][table]["properties"][rest]

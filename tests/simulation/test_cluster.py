@@ -27,7 +27,8 @@ FAULTS = (
 RECORDS = (
     "event.routed inngest/function.failed", "event.routed inngest/function.invoked", "run.completed", "run.failed",
     "step.completed InvokeFunction", "step.completed Produce", "step.completed SendSignal",
-    "step.completed WaitForEvent", "step.completed WaitForSignal", "step.late", "wait ended by an event", "wait timed out",
+    "step.completed WaitForEvent", "step.completed WaitForSignal", "step.late", "wait ended by an event",
+    "wait timed out",
 )  # fmt: skip
 
 

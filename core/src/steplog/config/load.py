@@ -12,10 +12,12 @@ from typing import Any
 import msgspec
 
 from steplog.config import layers
+from steplog.config.connectors import CONNECTORS, TYPES, connector_keys
+from steplog.config.forms import Key
 from steplog.config.layers import INNGEST_SUFFIXES, Layer, Setting, brief
 from steplog.config.problems import Place, Problem, refuse
 from steplog.config.reading import read
-from steplog.config.schema import DEV, Config, Key, keys, tables
+from steplog.config.schema import DEV, Config, keys, tables
 from steplog.config.secrets import Secret
 from steplog.paths import MEMORY_LOG
 
@@ -63,17 +65,18 @@ class _File(msgspec.Struct, frozen=True):
 
 def load(sources: Sources) -> Configured:
     """Read a configuration for ``dev`` or ``start``. Raises ``ConfigInvalid`` with every problem."""
-    configured, problems = examine(sources, reads_secrets=not sources.is_dev)
+    configured, problems = examine(sources, reads_secrets=not sources.is_dev, reads_options=True)
     if not sources.is_dev:
         problems += missing_keys(configured, problems)
     refuse(problems, "steplog start")
     return configured
 
 
-def examine(sources: Sources, *, reads_secrets: bool) -> tuple[Configured, list[Problem]]:
+def examine(sources: Sources, *, reads_secrets: bool, reads_options: bool = False) -> tuple[Configured, list[Problem]]:
     """Read a configuration and return it with its problems; a value that cannot be read is left out.
 
-    ``reads_secrets``: whether what secrets refer to has to be there. ``start`` takes none in plain from a file.
+    ``reads_secrets``: whether what secrets refer to has to be there; with ``reads_options`` it is what options of
+    connectors refer to. ``start`` takes none in plain from a file.
     """
     problems: list[Problem] = []
     found: dict[str, list[tuple[Setting, Any]]] = {}
@@ -83,13 +86,19 @@ def examine(sources: Sources, *, reads_secrets: bool) -> tuple[Configured, list[
             found.setdefault(setting.key.name, []).append((setting, read(setting)))
         except ValueError as error:
             problems.append(_problem(setting, str(error)))
-    values = {name: _value(key, found.get(name, []), sources) for name, key in keys().items()}
+    known = {**keys(), **_connector_keys(found)}
+    values = {name: _value(key, found.get(name, []), sources) for name, key in known.items()}
     if not sources.is_dev:
         problems += _unfit_for_start(values["log.url"])
-    if reads_secrets:
-        values = {name: _with_secrets(value, sources, problems) for name, value in values.items()}
+    read_forms = ("secrets",) * reads_secrets + ("options",) * (reads_secrets or reads_options)
+    values = {
+        name: _with_secrets(value, sources, problems) if value.key.form in read_forms else value
+        for name, value in values.items()
+    }
+    config = _config(values)
+    problems += _of_connectors(config, values, problems)
     configured = Configured(
-        config=_config(values), values=values, root=sources.directory if own is None else own.path.parent,
+        config=config, values=values, root=sources.directory if own is None else own.path.parent,
         files=tuple(file.name for file in (own, inngest) if file is not None),
     )  # fmt: skip
     return configured, problems
@@ -180,18 +189,35 @@ def _unfit_for_start(log: Value) -> list[Problem]:
 
 def _with_secrets(value: Value, sources: Sources, problems: list[Problem]) -> Value:
     """Look up what a value's secrets refer to."""
-    if value.key.form != "secrets" or value.setting is None:
+    setting = value.setting
+    if setting is None:
         return value
-    is_file, found = value.setting.place.kind == "file", []
-    for secret in value.value:
-        if secret.is_plain and is_file and not sources.is_dev:
-            problems.append(_problem(value.setting, 'a secret in plain; write "env:NAME" or "file:PATH"'))
-            continue
-        try:
-            found.append(secret.read(sources.environment, value.setting.base))
-        except ValueError as error:
-            problems.append(_problem(value.setting, str(error)))
-    return msgspec.structs.replace(value, value=tuple(found))
+    if isinstance(value.value, dict):
+        options = {
+            name: _looked_up(option, setting, sources, problems, f"{name} is ")
+            if isinstance(option, Secret)
+            else option
+            for name, option in value.value.items()
+        }
+        found: Any = {name: option for name, option in options.items() if option is not None}
+    else:
+        secrets = [_looked_up(secret, setting, sources, problems) for secret in value.value]
+        found = tuple([secret for secret in secrets if secret is not None])
+    return msgspec.structs.replace(value, value=found)
+
+
+def _looked_up(
+    secret: Secret, setting: Setting, sources: Sources, problems: list[Problem], what: str = ""
+) -> Secret | None:
+    """A secret with what it refers to; None, and a problem, where that is not there."""
+    if secret.is_plain and setting.place.kind == "file" and not sources.is_dev:
+        problems.append(_problem(setting, f'{what}a secret in plain; write "env:NAME" or "file:PATH"'))
+        return None
+    try:
+        return secret.read(sources.environment, setting.base)
+    except ValueError as error:
+        problems.append(_problem(setting, str(error)))
+        return None
 
 
 def _problem(setting: Setting, text: str) -> Problem:
@@ -205,9 +231,43 @@ def _config(values: Mapping[str, Value]) -> Config:
     """Put the values in their tables."""
     fields: dict[str, dict[str, Any]] = {table: {} for table in tables()}
     for name, value in values.items():
-        fields[name.partition(".")[0]][value.key.field] = value.value
+        table = name.partition(".")[0]
+        if table != CONNECTORS:
+            fields[table][value.key.field] = value.value
     made: dict[str, Any] = {table: kind(**fields[table]) for table, kind in tables().items()}
-    return Config(**made)
+    connectors = {}
+    for name, type_ in _types(values):
+        table = f"{CONNECTORS}.{name}."
+        own = {value.key.field: value.value for key, value in values.items() if key.startswith(table)}
+        del own["type"]
+        connectors[name] = TYPES[type_](**own)
+    return Config(**made, connectors=connectors)
+
+
+def _types(values: Mapping[str, Value]) -> Iterator[tuple[str, str]]:
+    """The connectors, each with its type."""
+    for key, value in values.items():
+        if key.startswith(f"{CONNECTORS}.") and key.endswith(".type"):
+            yield key.split(".")[1], value.value
+
+
+def _connector_keys(found: Mapping[str, list[tuple[Setting, Any]]]) -> dict[str, Key]:
+    """The keys of the connectors that were declared."""
+    types = [(name.split(".")[1], settings[-1][1]) for name, settings in found.items() if name.endswith(".type")]
+    return {key: each for name, type_ in types for key, each in connector_keys(name, type_).items()}
+
+
+def _of_connectors(config: Config, values: Mapping[str, Value], known: Sequence[Problem]) -> Iterator[Problem]:
+    """What connectors cannot do as they are declared, unless a problem of the same key is known."""
+    told = {problem.key for problem in known}
+    for name, connector in config.connectors.items():
+        for field, text in connector.problems(config.log.url):
+            value = values[f"{CONNECTORS}.{name}.{field}"]
+            setting = value.setting or values[f"{CONNECTORS}.{name}.type"].setting
+            assert setting is not None, "its type was written, or its name"
+            if value.key.name not in told:
+                shown = brief(value.value) if value.setting is not None else ""
+                yield Problem(place=setting.place, key=value.key.name, value=shown, problem=text)
 
 
 def secret_values(secrets: Sequence[Secret]) -> tuple[str, ...]:
