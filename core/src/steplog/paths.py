@@ -32,3 +32,8 @@ def log_path(url: str) -> Path:
 def history_path(log: Path) -> Path:
     """The history beside a log: ``steplog.history.db`` for ``steplog.db``."""
     return log.with_suffix(".history.db")
+
+
+def dead_path(log: Path) -> Path:
+    """The dead letters beside a log: ``steplog.dead.db`` for ``steplog.db``."""
+    return log.with_suffix(".dead.db")

@@ -101,6 +101,10 @@ class Child:
                     on_serving=lambda: self._stream.send(Serving()),
                 )
             )  # fmt: skip
+            if frame.connectors:
+                from steplog.connectors.service import ConnectorService  # for those who have some
+
+                services.append(ConnectorService(frame.connectors, frame.server, log_path))
         elif history_path is not None:
             history = HistoryProcess(log_path, history_path)
             services.append(lambda _, __: history.run())

@@ -7,9 +7,11 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
+from steplog.config.connectors import Connector
 from steplog.drivers.loop import UsersLoop
 from steplog.drivers.watchdog import Watchdog
 from steplog.engine.effects import Effect
@@ -49,12 +51,13 @@ class ProcessEngine:
 
     The child ends at once when this process dies: the connection between them tells it. ``connection`` leads to an
     engine's process that is another's child (shells/spawn.py), with ``sockets`` as that one has inherited them.
-    ``check`` is asked about events where ``server`` has types.
+    ``check`` is asked about events where ``server`` has types; ``connectors`` run beside it.
     """
 
     def __init__(
         self, functions: Sequence[FunctionSpec], config: EngineConfig, *, log_path: Path,
         history_path: Path | None = None, server: ServerConfig | None = None,
+        connectors: Mapping[str, Connector] = MappingProxyType({}),
         sockets: "Sequence[socket.socket] | Sequence[int]" = (), on_serving: Callable[[], None] = lambda: None,
         connection: socket.socket | None = None, check: Check = nothing_to_say,
     ) -> None:  # fmt: skip
@@ -62,6 +65,7 @@ class ProcessEngine:
         self._open_frame = Open(
             log_path=str(log_path), history_path=None if history_path is None else str(history_path),
             functions=list(functions), config=config, server=server,
+            connectors=dict(connectors),
             sockets=[sock if isinstance(sock, int) else sock.fileno() for sock in sockets],
         )  # fmt: skip
         self._connection, self._on_serving, self._check = connection, on_serving, check
