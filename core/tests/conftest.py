@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from .running import Heard
+from .topics import Topics, topics_of
 
 
 @pytest.fixture
@@ -14,3 +15,15 @@ def heard() -> Iterator[Heard]:
     logging.getLogger("steplog").addHandler(handler)
     yield handler
     logging.getLogger("steplog").removeHandler(handler)
+
+
+@pytest.fixture(scope="session")
+def kafka() -> str:
+    """The address of a Kafka broker."""
+    return "127.0.0.1:19092"
+
+
+@pytest.fixture
+def topics(kafka: str) -> Iterator[Topics]:
+    with topics_of(kafka) as made:
+        yield made

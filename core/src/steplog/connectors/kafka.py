@@ -15,7 +15,6 @@ import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future as ThreadFuture
 from concurrent.futures import wait
-from contextlib import suppress
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicCollection, TopicPartition
@@ -49,7 +48,7 @@ OPTIONS: dict[str, Any] = {
     "enable.auto.commit": False,
     "enable.auto.offset.store": False,
     "allow.auto.create.topics": False,
-    "auto.offset.reset": "error",  # what is gone is told, see ``_note``
+    "auto.offset.reset": "error",  # what is gone is told, see ``_starts``
     "session.timeout.ms": 10_000,  # after which the partitions of a process that was killed are another's
     "topic.metadata.refresh.interval.ms": 5_000,  # how long a topic that is made may go unnoticed
     "queued.max.messages.kbytes": 16_384,
@@ -62,18 +61,12 @@ async def run(name: str, table: KafkaConnector, surroundings: Surroundings) -> N
     source = KafkaSource(name, table, surroundings, asyncio.get_running_loop())
     ended: ThreadFuture[None] = ThreadFuture()
     threading.Thread(target=source.run, args=(ended,), name=f"steplog-connector-{name}", daemon=True).start()
+    over = asyncio.wrap_future(ended)
     try:
-        await asyncio.wrap_future(ended)
-    except asyncio.CancelledError:
+        await asyncio.shield(over)
+    finally:
         source.stop()
-        with suppress(TimeoutError):
-            await asyncio.wait_for(_ended(ended), STOP_S)
-        raise
-
-
-async def _ended(ended: "ThreadFuture[None]") -> None:
-    while not ended.done():  # noqa: ASYNC110 - the future that was awaited is cancelled
-        await asyncio.sleep(0.01)
+        await asyncio.wait({over}, timeout=STOP_S)
 
 
 class Stopped(Exception):
@@ -105,7 +98,7 @@ class KafkaSource:
         self._since: dict[str, str] = {}  # topic → how many partitions it had when it was read first, see ``_starts``
         self._held: list[Message] = []  # that came while nothing was to come
         self._is_paused = False
-        self._tend_at_s = 0.0
+        self._tend_at_s, self._again_s = 0.0, AGAIN_S
 
     def stop(self) -> None:
         """Let the thread end; what it has in hand and is not accepted yet is read again by the next."""
@@ -113,7 +106,6 @@ class KafkaSource:
 
     def run(self, ended: "ThreadFuture[None]") -> None:
         """Read, and begin anew after each failure."""
-        again_s = AGAIN_S
         while not self._stopping.is_set():
             try:
                 self._read()
@@ -123,10 +115,8 @@ class KafkaSource:
                 self._tell_failure(_text(error))
             except Exception:
                 logger.exception("a connector failed; it begins anew", extra=self._fields())
-            else:
-                again_s = AGAIN_S
-            self._stopping.wait(again_s)
-            again_s = min(2 * again_s, MOST_AGAIN_S)
+            self._stopping.wait(self._again_s)
+            self._again_s = min(2 * self._again_s, MOST_AGAIN_S)
         ended.set_result(None)
 
     # --- reading
@@ -169,26 +159,19 @@ class KafkaSource:
                 self._failed_s = 0.0
                 logger.info("a connector reads again", extra=self._fields())
             self._handle(records)
+            self._again_s = AGAIN_S
 
     def _note(self, error: KafkaError, message: Message) -> None:
         """Something else than a record came."""
-        topic, partition, now_s = str(message.topic()), message.partition() or 0, time.monotonic()
-        if error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
-            if now_s - self._missed_s > TOLD_AGAIN_S:
-                logger.warning(
-                    "a connector's topic does not exist; it is read as soon as it does", extra=self._fields(topic=topic)
-                )
-            self._missed_s = now_s
-        elif error.code() == KafkaError._AUTO_OFFSET_RESET:
-            logger.error(
-                "records are gone that a connector has not read; it goes on with the first that is left",
-                extra=self._fields(topic=topic, partition=partition, problem=error.str()),
-            )
-            at = TopicPartition(topic, partition)
-            at.offset = self._consumer.get_watermark_offsets(at, timeout=ANSWER_S)[0]
-            self._consumer.seek(at)
-        else:
+        if error.code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
             raise KafkaException(error)
+        now_s = time.monotonic()
+        if not self._missed_s or now_s - self._missed_s > TOLD_AGAIN_S:
+            logger.warning(
+                "a connector's topic does not exist; it is read as soon as it does",
+                extra=self._fields(topic=message.topic()),
+            )
+        self._missed_s = now_s
 
     def _handle(self, records: Sequence[Record]) -> None:
         """Accept the events of some records, park what is none, and commit how far that is."""
@@ -359,10 +342,16 @@ class KafkaSource:
         for each in partitions:
             if each.topic != topic:
                 continue
-            if each.partition in known:
-                starts.append(TopicPartition(topic, each.partition, known[each.partition].offset))
-                continue
             low, high = consumer.get_watermark_offsets(TopicPartition(topic, each.partition), timeout=ANSWER_S)
+            if each.partition in known:
+                offset = known[each.partition].offset
+                if offset < low:
+                    logger.error(
+                        "records are gone that a connector has not read; it goes on with the first that is left",
+                        extra=self._fields(topic=topic, partition=each.partition, offset=offset, first=low),
+                    )
+                starts.append(TopicPartition(topic, each.partition, max(offset, low)))
+                continue
             is_late = self._table.start == "latest" and each.partition < int(since)
             new.append(((topic, each.partition), high if is_late else low))
             starts.append(TopicPartition(topic, each.partition, new[-1][1]))

@@ -20,6 +20,7 @@ from steplog.kafka_record import Headers, Record, read_record
 TOPIC_CONFIG = {"cleanup.policy": "compact", "min.insync.replicas": "1"}
 ANSWER_S = 10.0
 READ_AT_ONCE = 500
+WAIT_MS = 50  # that a broker keeps a reader, who has read everything, from asking for anything else
 RETRY = "retry/"
 logger = logging.getLogger(__name__)
 _NAMES = ("entry", "value", "timestamp")  # of the headers that come first, each behind "steplog."
@@ -73,7 +74,7 @@ class KafkaDeadLetters:
         self._producer = Producer({**options, **own, "enable.idempotence": True, "linger.ms": 0})
         self._options = {
             **options, **own, "group.id": f"{topic}.reader", "enable.auto.commit": False, "enable.partition.eof": True,
-            "allow.auto.create.topics": False,
+            "allow.auto.create.topics": False, "fetch.wait.max.ms": WAIT_MS,
         }  # fmt: skip
         self._consumer = Consumer(self._options)
         self._reader: Consumer | None = None  # of single letters
@@ -96,6 +97,7 @@ class KafkaDeadLetters:
         try:
             self._reader.assign([TopicPartition(self._topic, kept.partition, kept.offset)])
             message = self._reader.poll(ANSWER_S)
+            self._reader.unassign()
         except KafkaException as error:
             raise self._unavailable(error) from error
         if message is None or message.error() is not None:
