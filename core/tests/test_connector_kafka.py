@@ -21,6 +21,7 @@ from steplog.engine.operations import EventOut
 from steplog.errors import LogUnavailable, Overloaded
 from steplog.server.validation import Misfit
 
+from .raw_produce import put_raw
 from .running import Heard
 from .topics import Topics
 
@@ -108,7 +109,7 @@ class Stage:
     def letters(self) -> list[tuple[int, str, str]]:
         """Offset, state and reason of each."""
         opened = self.dead()
-        found = [(entry.offset, entry.state, entry.reason) for entry in opened.entries()]
+        found = [(entry.offset, str(entry.state), entry.reason) for entry in opened.entries()]
         opened.close()
         return found
 
@@ -222,6 +223,24 @@ def test_whatever_is_in_a_record_it_is_an_event_or_parked_with_the_reason(stage:
         assert text in reason, (offset, value[:20])
 
 
+@pytest.mark.spec("FAULT-B17")
+def test_a_header_whose_name_is_no_text_is_poison(stage: Stage) -> None:
+    async def story() -> None:
+        put_raw(stage.topics.brokers, stage.topic, b"1", b"k", {b"fine": b"\xff"})
+        put_raw(stage.topics.brokers, stage.topic, b"2", b"k", {b"\xff\xfe": b"evil"})
+        stage.put(3, key="k")
+        stage.put(4, key="other")
+        async with stage.reading():
+            await until(stage.has_read_all)
+            assert stage.node.values == [1, 4]
+            assert [reason for _, _, reason in stage.letters()][:1] == ["the name of a header is not UTF-8"]
+            stage.ask("drop", 1)
+            await until(lambda: not stage.letters())
+
+    play(story())
+    assert stage.node.of("k") == [1, 3]
+
+
 def test_a_parked_key_goes_on_in_its_order_when_its_letter_is_retried(stage: Stage) -> None:
     async def story() -> None:
         stage.put(b"{", b"1", b"[", b"3", key="k")
@@ -286,7 +305,7 @@ def test_what_fits_no_type_is_parked_as_well(stage: Stage) -> None:
         async with stage.reading():
             await until(stage.has_read_all)
             assert stage.node.values == ["a", "c"]
-            assert [reason for _, _, reason in stage.letters()][0] == "$.value: not what was expected"
+            assert stage.letters()[0][2] == "$.value: not what was expected"
             stage.node.misfits = []
             stage.ask("retry", 1)
             await until(lambda: not stage.letters())

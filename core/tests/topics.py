@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic, OffsetSpec
+from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic, OffsetSpec  # type: ignore[attr-defined]
 
 ANSWER_S = 10.0
 _numbers = itertools.count(1)
@@ -19,7 +19,7 @@ class Topics:
     def __init__(self, brokers: str) -> None:
         self.brokers = brokers
         self.prefix = f"connectors-{os.getpid()}-{next(_numbers)}"
-        self._options = {"bootstrap.servers": brokers, "log_level": 2}
+        self._options: dict[str, str | int | float | bool] = {"bootstrap.servers": brokers, "log_level": 2}
         self._admin = AdminClient(self._options)
         self._producer = self._new_producer()
         self._made: list[str] = []
@@ -62,7 +62,8 @@ class Topics:
     def ends(self, topic: str) -> dict[int, int]:
         """The offset behind the last record, by partition."""
         partitions = self._admin.list_topics(topic, ANSWER_S).topics[topic].partitions
-        asked = {TopicPartition(topic, p): OffsetSpec.latest() for p in partitions}
+        latest = OffsetSpec.latest()  # type: ignore[no-untyped-call] # the client's
+        asked = {TopicPartition(topic, p): latest for p in partitions}
         return {at.partition: found.result(ANSWER_S).offset for at, found in self._admin.list_offsets(asked).items()}
 
     def committed(self, group: str, topic: str) -> dict[int, int]:
@@ -88,7 +89,7 @@ class Topics:
             while len(found) < sum(ends.values()):
                 message = reader.poll(ANSWER_S)
                 assert message is not None, f"{topic} has {len(found)} of {ends}"
-                found.append((message.key(), message.value()))  # type: ignore[arg-type] # of records that were read
+                found.append((message.key(), message.value()))
         finally:
             reader.close()
         return found
