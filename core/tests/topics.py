@@ -2,14 +2,16 @@
 
 import itertools
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic, OffsetSpec  # type: ignore[attr-defined]
 
 ANSWER_S = 10.0
+EMPTY_S = 20.0  # longer than the session of whoever was killed
 _numbers = itertools.count(1)
 
 
@@ -105,8 +107,21 @@ class Topics:
             for group in self._admin.list_consumer_groups().result(ANSWER_S).valid
             if group.group_id.startswith(self.prefix)
         ]
-        for done in self._admin.delete_consumer_groups(groups).values() if groups else ():
-            done.result(ANSWER_S)
+        until_s = time.monotonic() + EMPTY_S
+        for group in groups:
+            while not self._is_gone(group):
+                assert time.monotonic() < until_s, f"group {group} has members on"
+                time.sleep(0.1)
+
+    def _is_gone(self, group: str) -> bool:
+        """Delete a group, unless it still has a member that was killed."""
+        try:
+            self._admin.delete_consumer_groups([group])[group].result(ANSWER_S)
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.NON_EMPTY_GROUP:
+                raise
+            return False
+        return True
 
 
 @contextmanager
