@@ -50,6 +50,9 @@ topic.metadata.refresh.interval.ms = 500
 """
 
 
+EXAMPLE = Path(__file__).parents[2] / "examples" / "kafka"
+
+
 class Shop:
     """A directory with functions that a connector feeds."""
 
@@ -62,11 +65,11 @@ class Shop:
         (directory / "functions.py").write_text(FUNCTIONS)
 
     @contextmanager
-    def serving(self) -> Iterator[Callable[[], None]]:
+    def serving(self, *files: str) -> Iterator[Callable[[], None]]:
         """Run ``steplog dev``; gives what kills it, with its engine. Otherwise it ends in order."""
         ready, told = os.pipe()
         server = subprocess.Popen(
-            [sys.executable, "-m", "steplog", "dev", "functions.py", "--no-reload", "--port", "0",
+            [sys.executable, "-m", "steplog", "dev", *files, "--no-reload", "--port", "0",
              "--ready-fd", str(told)],
             cwd=self.directory, pass_fds=(told,), env=clean_environment(), stderr=subprocess.DEVNULL,
             start_new_session=True,
@@ -126,11 +129,11 @@ def test_every_record_starts_one_run_whoever_is_killed(shop: Shop) -> None:
         options.write('group.instance.id = "one"\n')  # a process that was killed is replaced at once
     shop.send(150)
     for goal in (1, 200):
-        with shop.serving() as kill:
+        with shop.serving("functions.py") as kill:
             shop.send(100)
             until(lambda goal=goal: shop.read() >= goal)  # type: ignore[misc] # its own
             kill()
-    with shop.serving():
+    with shop.serving("functions.py"):
         until(lambda: shop.topics.has_read_all(shop.group, shop.topic))
         until(lambda: sum(run["status"] == "Completed" for run in shop.runs()) == shop.sent)
     assert sorted(run["output"] for run in shop.runs()) == list(range(shop.sent))
@@ -138,7 +141,7 @@ def test_every_record_starts_one_run_whoever_is_killed(shop: Shop) -> None:
 
 
 def test_what_is_parked_is_seen_and_dropped_while_it_runs(shop: Shop) -> None:
-    with shop.serving():
+    with shop.serving("functions.py"):
         shop.topics.put(shop.topic, b"{", key=b"k")
         shop.topics.put(shop.topic, b'{"n": 5}', key=b"k")
         until(lambda: len(shop.steplog("dead", "list")["letters"]) == 2)
@@ -151,3 +154,13 @@ def test_what_is_parked_is_seen_and_dropped_while_it_runs(shop: Shop) -> None:
         assert shop.steplog("dead", "drop", poison["id"]) == {"dropped": [poison["id"]]}
         until(lambda: not shop.steplog("dead", "list")["letters"])
         until(lambda: [run["output"] for run in shop.runs()] == [5])
+
+
+def test_the_example_books_what_comes(shop: Shop) -> None:
+    text = (EXAMPLE / "steplog.toml").read_text()
+    text = text.replace('topics = ["payments"]', f'topics = ["{shop.topic}"]\ngroup = "{shop.group}"')
+    (shop.directory / "steplog.toml").write_text(text.replace("localhost:9092", shop.topics.brokers))
+    (shop.directory / "payments.py").write_text((EXAMPLE / "payments.py").read_text())
+    shop.topics.put(shop.topic, b'{"amount": 5}', b'{"amount": 7}', key=b"ann")
+    with shop.serving():
+        until(lambda: [run["output"] for run in shop.runs()] == ["ann: 7", "ann: 5"])

@@ -19,6 +19,8 @@ def describe_topic(admin: AdminClient, topic: str) -> Target | None:
             TopicCollection([topic]), include_authorized_operations=True, request_timeout=ANSWER_S
         )
         described = asked[topic].result(ANSWER_S)
+    except TimeoutError as error:
+        raise BrokerError(f"no broker answers within {ANSWER_S:g} s") from error
     except KafkaException as error:
         if error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
             return None
@@ -38,6 +40,8 @@ def _settings(admin: AdminClient, topic: str) -> dict[str, str]:
     resource = ConfigResource(ResourceType.TOPIC, topic)
     try:
         found = admin.describe_configs([resource], request_timeout=ANSWER_S)[resource].result(ANSWER_S)
+    except TimeoutError as error:
+        raise BrokerError(f"no broker answers within {ANSWER_S:g} s") from error
     except KafkaException as error:
         if error.args[0].code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
             return {}
