@@ -110,7 +110,7 @@ class ClusterWatch(Watch):
         """Records of other topics are written in the transaction that records their steps."""
         found = [_decode_record(record) for record in written]
         steps = [f"{r.run} {r.step}" for r in found if isinstance(r, records.StepCompleted) and r.op == "Produce"]
-        self.expect(sorted(values) == sorted(steps), "STEP", f"{steps} are recorded, and {values} written")
+        self.expect(sorted(values) == sorted(steps), "produce", f"{steps} are recorded, and {values} written")
 
     def wrote(self, event: EventAccepted) -> None:
         """An event is in its topic."""
@@ -414,6 +414,7 @@ class World:
                 self.watch.wrote(_decode_event(entry.value))
             elif place.topic.startswith("/") and entry.value is not None:
                 produced.append(entry.value.decode())
+                self.watch.expect(place.topic != f"/{MISSING}", "produce", f"{produced[-1]} is written to no topic")
         self.watch.produced(produced, [record for records_ in journal.values() for record in records_])
         for partition, changed in changes.items():
             self.say(f"{transaction.name} commits {partition}", *journal.get(partition, ()))
