@@ -2,17 +2,16 @@
 
 import itertools
 import logging
-import os
-import tempfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
+from compose.kafka_local import Cluster
 from steplog.paths import file_url
+from tests.postgres import Postgres
 
-from .postgres_server import PostgresServer
 from .running import Heard
+from .topics import Topics, topics_of
 
 _numbers = itertools.count(1)
 
@@ -26,22 +25,22 @@ def heard() -> Iterator[Heard]:
 
 
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[str]:
-    """The address of a database."""
-    with tempfile.TemporaryDirectory(prefix="steplog-postgres-", ignore_cleanup_errors=True) as folder:
-        Path(folder).chmod(0o755)  # its user is another one
-        server = PostgresServer(Path(folder) / "server")
-        server.start()
-        try:
-            yield server.dsn
-        finally:
-            server.stop("immediate")
+def kafka(kafka: Cluster) -> str:
+    """The address of a Kafka cluster."""
+    return kafka.bootstrap
 
 
 @pytest.fixture(scope="session")
-def kafka() -> str:
-    """The address of a Kafka cluster."""
-    return os.environ.get("STEPLOG_TEST_KAFKA", "127.0.0.1:19092")
+def postgres(postgres: Postgres) -> str:
+    """The address of a database."""
+    return postgres.database()
+
+
+@pytest.fixture
+def topics(kafka: str) -> Iterator[Topics]:
+    """Topics of a test, deleted after it."""
+    with topics_of(kafka) as made:
+        yield made
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])

@@ -17,7 +17,8 @@ from steplog.errors import ConfigInvalid
 
 FROZEN = [
     "App", "Client", "Context", "ContextSync", "CurrentStep", "Duration", "Event", "EventDataInvalid", "EventRefused",
-    "EventType", "Function", "FunctionFailed", "Group", "InvokeTimeout", "NonRetriableError", "NotFound", "Refused",
+    "EventType", "Function", "FunctionFailed", "Group", "InvokeTimeout", "NonRetriableError", "NotFound",
+    "ProducedRecord", "Refused",
     "RetryAfterError", "RunFailed", "ServerUnreachable", "Signal", "Step", "StepError", "StepSync", "SteplogError",
     "TriggerCron", "TriggerEvent", "current_step",
 ]  # fmt: skip

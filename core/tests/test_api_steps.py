@@ -12,7 +12,7 @@ from uuid import UUID
 import msgspec
 import pytest
 
-from steplog import App, Context, ContextSync, Event, EventType, Signal, Step, StepError
+from steplog import App, Context, ContextSync, Event, EventType, ProducedRecord, Signal, Step, StepError
 from steplog.codec import Decode
 from steplog.errors import ConfigInvalid
 from steplog.step import StepOptions
@@ -83,6 +83,13 @@ class Recorded:
     async def send_signal(self, step_id: str, *, signal: str, data: object) -> str | None:
         self.asked.append((step_id, signal, data))
         return "r2"
+
+    async def produce(
+        self, step_id: str, *, topic: str, key: bytes | None, value: object, headers: tuple[tuple[str, bytes], ...],
+        partition: int | None,
+    ) -> ProducedRecord:  # fmt: skip
+        self.asked.append((step_id, topic, key, value, headers, partition))
+        return ProducedRecord(topic=topic)
 
     async def invoke(
         self, step_id: str, *, function_id: str, data: object, user: object, v: str | None, timeout_ms: int | None,
@@ -232,8 +239,9 @@ def test_the_steps_of_plain_functions_are_the_same_ones() -> None:
     assert step.options(output_type=Order).run("typed", value, 5) == Order("o3")
     assert step.wait_for_signal("signal", signal="go", timeout=5) == Signal(signal="go", data={"n": 1})
     assert step.send_signal("tell", "go") == "r2"
+    assert step.produce("write", topic="ledger", value={}) == ProducedRecord(topic="ledger")
     assert [each[0] for each in run.asked] == [
-        "run", "sleep", "until", "send", "wait", "invoke", "typed", "signal", "tell"
+        "run", "sleep", "until", "send", "wait", "invoke", "typed", "signal", "tell", "write"
     ]  # fmt: skip
 
 

@@ -379,7 +379,7 @@ def test_completing_a_command_imports_none() -> None:
     script = (
         "import sys; from steplog.cli import commands; import click\n"
         "found = commands.shell_complete(click.Context(commands), 'd')\n"
-        "assert [item.value for item in found] == ['dev', 'demo'], found\n"
+        "assert [item.value for item in found] == ['dev', 'dead', 'demo'], found\n"
         "assert not [name for name in sys.modules if name.startswith('steplog.config') or name == 'steplog.cli.serve']"
     )
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

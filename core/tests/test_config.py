@@ -519,7 +519,7 @@ def test_a_history_that_cannot_be_is_refused_without_its_password(
 
 def test_the_schema_has_each_key_with_its_description_and_default() -> None:
     schema = json_schema()
-    assert list(schema["properties"]) == list(tables())
+    assert list(schema["properties"]) == [*tables(), "connectors"]
     for name, key in keys().items():
         table, _, rest = name.partition(".")
         described = schema["properties"][table]["properties"][rest]

@@ -178,6 +178,12 @@ async def charged(testbed: Testbed, bank: Bank, total: int = 5, notify: Any = st
     return await testbed.trigger(found.ship_order, ORDER | {"total": total})
 
 
+async def test_a_record_is_written_to_a_topic(testbed: Testbed) -> None:
+    await testbed.trigger(example("steps.md", "Records for topics of Kafka").book, {"id": "o1", "total": 5})
+    (record,) = testbed.produced("ledger")
+    assert (record.key, record.json()) == (b"o1", {"paid": 5})
+
+
 async def test_steps_are_tried_again_and_what_failed_is_gone_on_without(testbed: Testbed) -> None:
     bank = Bank(failures=2)
 

@@ -11,13 +11,28 @@ from random import Random
 
 import msgspec
 
-from steplog.log.broker import Assigned, BrokerError, Fenced, Fetched, Headers, OffsetOutOfRange, Place, Produced
+from steplog.engine.ids import hash16
+from steplog.log.broker import (
+    ANY_PARTITION,
+    Assigned,
+    BrokerError,
+    Fenced,
+    Fetched,
+    Headers,
+    OffsetOutOfRange,
+    Place,
+    Produced,
+    Refused,
+    Target,
+)
 from steplog.log.client import ALTERNATING
 from steplog.log.kafka import INPUTS
 
 SESSION_S = 6.0  # a process that does nothing for so long is put out of the group
 TRANSACTION_S = 10.0  # an open transaction is ended by the cluster after so long
 MOST_READ = 7  # records at once
+MISSING = "missing"  # the topic that is not there
+FOREIGN_PARTITIONS, FOREIGN_BYTES = 3, 1 << 20
 
 
 class Transaction(msgspec.Struct, eq=False):
@@ -55,6 +70,7 @@ class Troubles(msgspec.Struct, frozen=True, kw_only=True):
     fails_before: float = 0.0  # a call that has done nothing
     fails_after: float = 0.0  # a call whose answer is lost
     stalls: float = 0.0  # a call after which the process does nothing for longer than its session
+    refuses: float = 0.0  # a record by its topic, which is not steplog's
     slow_s: float = 0.01  # the longest way to the cluster and back
     lands_s: float = 0.05  # how late an outcome reaches a place
 
@@ -86,17 +102,28 @@ class Cluster:
     def add(self, records: Sequence[Produced], transaction: Transaction | None) -> dict[Place, int]:
         first: dict[Place, int] = {}
         for record in records:
-            log = self.log(record.place)
-            first.setdefault(record.place, len(log))
-            entry = Entry(record.key, record.value, transaction, self.now_s, record.headers)
+            place = self._foreign(record) if record.is_foreign else record.place
+            log = self.log(place)
+            first.setdefault(place, len(log))
+            entry = Entry(record.key or b"", record.value, transaction, self.now_s, record.headers)
             log.append(entry)
             if transaction is not None:
-                self._records.setdefault(id(transaction), []).append((record.place, entry))
+                self._records.setdefault(id(transaction), []).append((place, entry))
         if transaction is None:
             self.appended(records)
             if any(record.place.topic in INPUTS for record in records):
                 self._changed()
         return first
+
+    def _foreign(self, record: Produced) -> Place:
+        """Where a record of a foreign topic goes; the names of those begin with a slash here."""
+        topic, partition = record.place
+        if not self.is_calm and self.chance.random() < self.troubles.refuses:
+            self.fired("record refused")
+            raise Refused(topic, "as the troubles have it")
+        if partition == ANY_PARTITION:
+            partition = hash16(record.key or b"")[0] % FOREIGN_PARTITIONS
+        return Place(f"/{topic}", partition)
 
     def _land(self, transaction: Transaction, place: Place) -> None:
         """A place hears of a transaction's outcome."""
@@ -287,6 +314,10 @@ class Connection:
         if transaction.outcome != "committed":
             raise BrokerError("the transaction was aborted")
         return first
+
+    async def describe(self, topic: str) -> Target | None:
+        await self._way("describe")
+        return None if topic == MISSING else Target(FOREIGN_PARTITIONS, FOREIGN_BYTES)
 
     async def append(self, records: Sequence[Produced]) -> dict[Place, int]:
         await self._way("append", end=lambda: self._cluster.add(records, None))

@@ -31,10 +31,10 @@ from steplog.log.topics import EVENTS, JOURNAL, STATE
 from steplog.partitions import Partitions
 
 from . import scripts
-from .broker import Cluster, Connection, Transaction, Troubles
+from .broker import MISSING, Cluster, Connection, Transaction, Troubles
 from .driver import Driver
 from .plans import ROOMY_BYTES, START_MS, Group, Plan, draw, draw_event
-from .scripts import SECOND, Call, Gather, Listen, Nap, Node, Race, Step, Wait
+from .scripts import SECOND, Call, Gather, Listen, Nap, Node, Put, Race, Step, Wait
 from .scripts import Sequence as InOrder
 from .told import Told
 from .watch import Waiting, Watch
@@ -48,6 +48,7 @@ SLACK_MS = 100_000  # longer than a process may be away, and its partitions with
 NO_MAIL = 1 << 40  # waits that events are held against in one turn
 LONG_MS = 200_000  # the longer of two time-outs of waits for events
 IDLE_S = 2.0  # between two signs of life
+PUTS = "147"  # how the ids of steps end that write to topics of others instead
 FASTER = 1_000  # naps and time-outs are so much shorter than in the other simulation
 _decode_event = msgspec.json.Decoder(records.StoredEvent).decode
 _decode_record = msgspec.json.Decoder(records.Record).decode
@@ -106,6 +107,12 @@ class ClusterWatch(Watch):
         self._written_now: list[records.StoredEvent] = []
         self.waits: Callable[[records.StepWaiting], None] = lambda _: None  # told of each wait for an event
         self._missed: dict[tuple[str, str], list[tuple[int, str]]] = {}  # waits → events that should end them, and when
+
+    def produced(self, values: list[str], written: list[bytes]) -> None:
+        """Records of other topics are written in the transaction that records their steps."""
+        found = [_decode_record(record) for record in written]
+        steps = [f"{r.run} {r.step}" for r in found if isinstance(r, records.StepCompleted) and r.op == "Produce"]
+        self.expect(sorted(values) == sorted(steps), "produce", f"{steps} are recorded, and {values} written")
 
     def wrote(self, event: bytes) -> None:
         """An event is in its topic."""
@@ -263,7 +270,7 @@ class World:
         self.counts: Counter[str] = Counter()
         troubles = Troubles(
             fails_before=chance.choice((0, 0.002, 0.01)), fails_after=chance.choice((0, 0.002, 0.01)),
-            stalls=chance.choice((0, 0, 0.0005)), slow_s=chance.choice((0.001, 0.01, 0.1)),
+            refuses=0.1, stalls=chance.choice((0, 0, 0.0005)), slow_s=chance.choice((0.001, 0.01, 0.1)),
             lands_s=chance.choice((0.0, 0.3, 3.0)),
         )  # fmt: skip
         self.cluster = Cluster(chance, self.partitions, troubles, self.fired)
@@ -400,6 +407,7 @@ class World:
         self.fired("transaction")
         changes: dict[int, dict[bytes, bytes | None]] = {}
         journal: dict[int, list[bytes]] = {}
+        produced: list[str] = []
         for place, entry in self.cluster.records_of(transaction):
             if place.topic == STATE:
                 changes.setdefault(place.partition, {})[entry.key] = entry.value
@@ -407,6 +415,10 @@ class World:
                 journal.setdefault(place.partition, []).append(entry.value)
             elif place.topic == EVENTS and entry.value is not None:
                 self.watch.wrote(entry.value)
+            elif place.topic.startswith("/") and entry.value is not None:
+                produced.append(entry.value.decode())
+                self.watch.expect(place.topic != f"/{MISSING}", "produce", f"{produced[-1]} is written to no topic")
+        self.watch.produced(produced, [record for records_ in journal.values() for record in records_])
         for partition, changed in changes.items():
             self.say(f"{transaction.name} commits {partition}", *journal.get(partition, ()))
             self.watch.changed(changed, journal.get(partition, ()))
@@ -511,7 +523,11 @@ def _faster(plan: Plan) -> Plan:
             for f in plan.functions
         ),
         config=msgspec.structs.replace(
-            plan.config, retry=RetryPolicy(interval_ms=1_000), met_per_turn=NO_MAIL, kept_bytes=ROOMY_BYTES
+            plan.config,
+            retry=RetryPolicy(interval_ms=1_000),
+            met_per_turn=NO_MAIL,
+            kept_bytes=ROOMY_BYTES,
+            can_produce=True,
         ),
         scripts={name: _script(node) for name, node in plan.scripts.items()},
     )
@@ -530,6 +546,8 @@ def _script(node: Node) -> Node:
             return replace(node, timeout_ms=ms // FASTER + 500)
         case Wait(timeout_ms=ms):
             return replace(node, timeout_ms=LONG_MS if ms >= SECOND else ms + 500, is_since_trigger=False)
+        case Step(failures=0, kills=0, is_caught=is_caught) if node.id[-1] in PUTS:
+            return Put(id=node.id, topic="ledger" if is_caught else MISSING)
         case Step(retry_after_ms=int(ms)):
             return replace(node, retry_after_ms=ms // FASTER)
         case InOrder(nodes=nodes):

@@ -15,6 +15,7 @@ from steplog.engine.operations import (
     InvokeFunction,
     Lost,
     Operation,
+    Produce,
     SendEvent,
     SendSignal,
     Sleep,
@@ -25,7 +26,7 @@ from steplog.engine.operations import (
 )
 
 from .ports import World
-from .scripts import TOLD, Call, Listen, Nap, Node, Raise, Send, Step, Tell, Wait, follow, operations, step_hash
+from .scripts import TOLD, Call, Listen, Nap, Node, Put, Raise, Send, Step, Tell, Wait, follow, operations, step_hash
 from .scripts import Operation as Called
 
 BROKEN = ErrorInfo(name="Broken", message="as the script has it")
@@ -133,6 +134,9 @@ class LiveRun:
             case Send(names=names, event_id=event_id):
                 events = tuple([EventOut(name=name, data=b'{"n":%d}' % (len(name) % 2), id=event_id) for name in names])
                 self._report_op(call.id, SendEvent(events=events))
+            case Put(topic=topic):
+                value = f"{self._dispatch.run_id} {call.id}".encode()
+                self._report_op(call.id, Produce(topic=topic, key=call.id.encode(), value=value))
             case Wait(names=names, timeout_ms=timeout_ms, all_of=all_of, condition=if_exp):
                 self._due_ms[call.id] = self._world.now_ms + timeout_ms
                 operation = WaitForEvent(

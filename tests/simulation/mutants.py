@@ -727,6 +727,10 @@ CLUSTER_MUTANTS = tuple(
                 "for to, message in turn.outbox", "for to, message in ()",
             ),
             (
+                "what steps produce is not written", "produce", "_records",
+                "for record in turn.produced", "for record in ()",
+            ),
+            (
                 "deletions are not written", "P7", "_records",
                 "for key, value in turn.state.changes.items()", "for key, value in turn.state.changes.items() if value",
             ),
@@ -745,6 +749,20 @@ CLUSTER_MUTANTS = tuple(
                 "await self._log.commit({partition: each.seal() for partition, each in busy.items()})",
                 "turns = {p: e.seal() for p, e in busy.items()}; [self._deliver(e._effects) for e in busy.values()]; "  # noqa: ISC004
                 "await self._log.commit(turns)",
+            ),
+        ),
+        *_of(
+            "partitions",
+            (
+                "a record gets into a transaction whatever its topic says", "produce", "Partitions._check",
+                "if problem is not None:", "if False:",
+            ),
+        ),
+        *_of(
+            "engine.steps",
+            (
+                "a step is recorded whose record is not written", "produce", "Steps._produce",
+                "self._draft.produced.append(op)", "pass",
             ),
         ),
         *_of(

@@ -39,6 +39,13 @@ class Send(msgspec.Struct, frozen=True, kw_only=True):
     event_id: str | None = None
 
 
+class Put(msgspec.Struct, frozen=True, kw_only=True):
+    """A record that is written to a topic of others."""
+
+    id: str
+    topic: str
+
+
 TAKES_OVER = "take-over"  # how the ids begin of steps that take a signal over
 TOLD = 1  # the data of a signal that a run sends
 SAME, SMALLER = "async.data.n == event.data.n", "async.data.n < event.data.n"  # the index helps with the first
@@ -106,7 +113,7 @@ class Race(msgspec.Struct, frozen=True):
     branches: tuple["Node", ...]
 
 
-Operation = Step | Nap | Send | Wait | Listen | Tell | Call
+Operation = Step | Nap | Send | Put | Wait | Listen | Tell | Call
 Node = Operation | Raise | Sequence | Gather | Race
 
 

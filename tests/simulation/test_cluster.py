@@ -19,14 +19,16 @@ FAULTS = (
     "partitions dropped",
     "put out of the group",
     "rebalance",
+    "record refused",
     "transaction timed out",
     *[f"answer to {call} lost" for call in ("append", "begin", "commit", "end", "poll", "read", "send offsets")],
     *[f"{call} failed" for call in ("append", "begin", "commit", "end", "poll", "read", "send offsets")],
 )
 RECORDS = (
     "event.routed inngest/function.failed", "event.routed inngest/function.invoked", "run.completed", "run.failed",
-    "step.completed InvokeFunction", "step.completed SendSignal", "step.completed WaitForEvent",
-    "step.completed WaitForSignal", "step.late", "wait ended by an event", "wait timed out",
+    "step.completed InvokeFunction", "step.completed Produce", "step.completed SendSignal",
+    "step.completed WaitForEvent", "step.completed WaitForSignal", "step.late", "wait ended by an event",
+    "wait timed out",
 )  # fmt: skip
 
 

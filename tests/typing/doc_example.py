@@ -19,6 +19,7 @@ from steplog import (
     EventType,
     FunctionFailed,
     NonRetriableError,
+    ProducedRecord,
     RetryAfterError,
     Signal,
     Step,
@@ -116,6 +117,9 @@ async def ship_order(ctx: Context[Order]) -> str:
     assert_type(named, Event[dict[str, Any]] | None)
     five = await step.wait_for_event("five", all_of=(paid, voided, paid, voided, paid), timeout=DAY, since=None)
     assert_type(five, tuple[Event[Paid], ...] | None)
+    await step.produce("ledger", topic="ledger", key=order.id, value={"receipt": receipt})
+    written = await step.produce("raw", topic="raw", key=b"k", value=b"v", headers={"a": "b", "c": b"d"}, partition=0)
+    assert_type(written, ProducedRecord)
     await step.sleep("cool-off", 5 * MINUTE)
     await step.sleep("breath", 250)
     await step.sleep_until("opening", datetime(2026, 12, 1, 8, tzinfo=UTC))
@@ -225,6 +229,7 @@ def declare_plain_functions() -> None:
         assert_type(step.invoke("mine", function=check_stock, data=ctx.event.data, user={"id": "u1"}, v="2"), int)
         assert_type(step.invoke_by_id("there", app_id="stock", function_id="count", data={}, timeout=DAY), Any)
         assert_type(step.send_event("tell", paid(Paid("o1"))), list[str])
+        assert_type(step.produce("ledger", topic="ledger", value=None), ProducedRecord)
         return boxes
 
     @app.function("plain-two", trigger=(placed, paid))

@@ -58,6 +58,8 @@ async def uses(ctx: Context) -> None:
     await step.sleep("s", 1.5)  # type: ignore[arg-type]
     await step.sleep_until("s", timedelta(days=1))  # type: ignore[arg-type]
     await step.send_event("e", {"name": "e", "data": {}})  # type: ignore[arg-type]
+    await step.produce("p", topic="ledger", key=5, value={})  # type: ignore[arg-type]
+    await step.produce("p", value={})  # type: ignore[call-arg]
     await step.wait("w")  # type: ignore[attr-defined]
     ctx.run_id = "other"  # type: ignore[misc]
     print(receipt, Event("e", {}))  # type: ignore[call-arg]

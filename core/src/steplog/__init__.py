@@ -25,7 +25,7 @@ from steplog.errors import (
 from steplog.event import Event, EventType
 from steplog.functions import Function, FunctionFailed, TriggerCron, TriggerEvent
 from steplog.group import Group
-from steplog.step import CurrentStep, Signal, Step, current_step
+from steplog.step import CurrentStep, ProducedRecord, Signal, Step, current_step
 from steplog.step_sync import StepSync
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ __all__ = [
     "InvokeTimeout",
     "NonRetriableError",
     "NotFound",
+    "ProducedRecord",
     "Refused",
     "RetryAfterError",
     "RunFailed",

@@ -290,6 +290,45 @@ class StepError(SteplogError):
         _explain(self, name, message)
 
 
+class ProduceUnsupported(SteplogError):
+    """``step.produce`` was called where the log is not on Kafka."""
+
+    code = "produce_unsupported"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "step.produce needs a log on Kafka: it writes in the same transaction as the step's record; "
+            "with another log, produce in step.run with a client of your own"
+        )
+
+
+class TopicUnknown(SteplogError):
+    """``step.produce`` names a topic, or a partition of one, that does not exist; the step is tried again."""
+
+    code = "topic_unknown"
+    retryable = True
+
+
+class RecordRefused(SteplogError):
+    """A topic does not take the record of ``step.produce``; the step is tried again."""
+
+    code = "record_refused"
+    retryable = True
+
+
+class RecordTooLarge(SteplogError):
+    """``step.produce`` was given more than its topic takes."""
+
+    code = "record_too_large"
+
+    def __init__(self, topic: str, size_bytes: int, limit_bytes: int) -> None:
+        super().__init__(
+            f"the record for topic {topic} is {size_bytes} bytes, the topic takes {limit_bytes} (max.message.bytes); "
+            "store the payload elsewhere and send its address"
+        )
+        self.size_bytes, self.limit_bytes = size_bytes, limit_bytes
+
+
 class OutputUnserializable(SteplogError):
     """A step or function returned something that JSON cannot hold."""
 

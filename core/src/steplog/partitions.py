@@ -9,13 +9,16 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 
+import msgspec
+
 from steplog.clock import PartitionClock, read_clocks
 from steplog.engine.draft import Home
 from steplog.engine.effects import Effect
 from steplog.engine.functions import EngineConfig, Registry
 from steplog.engine.ids import run_slot
 from steplog.engine.keys import run_id_of
-from steplog.engine.messages import Drain, Input, Message
+from steplog.engine.messages import Drain, Input, Message, OpReported
+from steplog.engine.operations import Produce, StepError, error_info
 from steplog.engine.processor import Processor, Turn
 from steplog.engine.state import Limits
 from steplog.errors import LogTruncated, LogUnavailable
@@ -61,6 +64,7 @@ class Partitions:
         self._deliver, self._on_lost, self._on_found = deliver, on_lost, on_found
         self._idle_s, self._poll_s = idle_s, poll_s
         self._owned: dict[int, _Owned] = {}
+        self._unchecked: list[tuple[OpReported, Produce]] = []  # records for topics that have to be looked at first
         self._wanted: tuple[int, ...] = ()
         self._wake = asyncio.Event()
         self._poll_at_s = self._trim_at_s = 0.0
@@ -89,6 +93,10 @@ class Partitions:
 
     def post_to_run(self, run: bytes, message: Message) -> None:
         """Give a run a message, by its key."""
+        if isinstance(message, OpReported) and isinstance(message.op, Produce):
+            self._unchecked.append((message, message.op))
+            self._wake.set()
+            return
         self.post(run_slot(run_id_of(run)), message)
 
     def post_to_all(self, message: Message) -> None:
@@ -171,6 +179,7 @@ class Partitions:
         )  # fmt: skip
 
     def _drop(self, why: LogUnavailable | None) -> None:
+        self._unchecked = []
         if self._owned:
             dropped, self._owned = tuple(self._owned), {}
             self._on_lost(dropped, why)
@@ -200,8 +209,23 @@ class Partitions:
         self._outage.end()
         self._release()
 
+    async def _check(self) -> None:
+        """Let steps produce whose records their topics will take; the others fail, and are tried again."""
+        unchecked, self._unchecked = self._unchecked, []
+        for message, record in unchecked:
+            problem = await self._log.problem(record)
+            if problem is not None:
+                now_ms = int(self._clocks()[0])
+                op = StepError(
+                    error=error_info(problem), started_ms=now_ms, ended_ms=now_ms, final=not problem.retryable
+                )
+                message = msgspec.structs.replace(message, op=op)
+            self.post(run_slot(run_id_of(message.run)), message)
+
     async def _take(self) -> None:
-        """Post what the log has for the partitions that are owned."""
+        """Post what the log has for the partitions that are owned, and what waits to be checked."""
+        if self._unchecked:
+            await self._check()
         ready = [p for p, owned in self._owned.items() if owned.processor.waiting < MOST_WAITING]
         for partition, inputs in (await self._log.take(ready)).items():
             owned = self._owned[partition]

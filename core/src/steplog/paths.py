@@ -114,3 +114,8 @@ def history_problem(url: str) -> str | None:
 def masked(url: str) -> str:
     """An address to print: without its passwords."""
     return _PASSWORD.sub(lambda found: f"{found[1] or found[2]}{HIDDEN}", url)
+
+
+def dead_path(log: Path) -> Path:
+    """The dead letters beside a log: ``steplog.dead.db`` for ``steplog.db``."""
+    return log.with_suffix(".dead.db")

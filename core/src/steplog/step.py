@@ -1,7 +1,7 @@
 """Steps: the durable parts of a function."""
 # ruff: noqa: ASYNC109 - such a timeout is the engine's, and outlives the process
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import ContextVar
 from datetime import datetime
 from functools import partial
@@ -13,7 +13,7 @@ from steplog.codec import Decode, decode_plain, decoder
 from steplog.durations import Duration, epoch_ms, milliseconds
 from steplog.engine.functions import MOST_STEP_MS
 from steplog.engine.ids import text_problem
-from steplog.engine.operations import signal_problem
+from steplog.engine.operations import signal_problem, topic_problem
 from steplog.errors import ConfigInvalid, StepOutsideRun
 from steplog.event import Event, EventType, read_match, read_matches
 from steplog.functions import Function, retries_problem
@@ -41,6 +41,13 @@ class Signal(msgspec.Struct, frozen=True, kw_only=True):
 
     signal: str
     data: Any = None
+
+
+class ProducedRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A record that ``step.produce`` wrote. Its offset is known to those who read the topic alone."""
+
+    topic: str
+    key: str | None = None
 
 
 class StepRunner(Protocol):
@@ -72,6 +79,11 @@ class StepRunner(Protocol):
     async def wait_for_signal(self, step_id: str, *, signal: str, timeout_ms: int, replace: bool) -> Signal | None: ...
 
     async def send_signal(self, step_id: str, *, signal: str, data: object) -> str | None: ...
+
+    async def produce(
+        self, step_id: str, *, topic: str, key: bytes | None, value: object, headers: tuple[tuple[str, bytes], ...],
+        partition: int | None,
+    ) -> ProducedRecord: ...  # fmt: skip
 
     async def invoke(
         self, step_id: str, *, function_id: str, data: object, user: object, v: str | None, timeout_ms: int | None,
@@ -283,6 +295,26 @@ class Step:
         _check("the signal's name", signal_problem(signal))
         return await self._runner.send_signal(step_id, signal=signal, data=data)
 
+    async def produce(
+        self, step_id: str, *, topic: str, value: Any, key: str | bytes | None = None,
+        headers: Mapping[str, str | bytes] | None = None, partition: int | None = None,
+    ) -> ProducedRecord:  # fmt: skip
+        """Write a record to a topic, once, in the transaction that records the step. The log has to be on Kafka.
+
+        ``value`` is text, ``bytes``, None for a tombstone, or anything that is JSON. The topic has to exist; without
+        ``partition`` the key chooses it.
+
+        Raises ``StepError`` where the topic does not take it, or the log is not on Kafka.
+        """
+        _check("topic", topic_problem(topic))
+        if partition is not None and partition < 0:
+            raise ValueError(f"partition is {partition}; it counts from 0")
+        encoded = tuple([(name, _bytes(f"header {name}", text)) for name, text in (headers or {}).items()])
+        key = None if key is None else _bytes("key", key)
+        return await self._runner.produce(
+            step_id, topic=topic, key=key, value=value, headers=encoded, partition=partition
+        )
+
     @overload
     async def invoke(
         self, step_id: str, *, function: Function[A, R], data: A, user: Any = None, timeout: Duration | None = None,
@@ -327,6 +359,13 @@ class Step:
 
 def _milliseconds(duration: Duration | None) -> int | None:
     return None if duration is None else milliseconds(duration)
+
+
+def _bytes(what: str, value: object) -> bytes:
+    """Raises ``TypeError`` for what is neither text nor bytes."""
+    if not isinstance(value, str | bytes):
+        raise TypeError(f"{what} is {value!r:.100}; it is text or bytes")
+    return value.encode() if isinstance(value, str) else value
 
 
 def _check(what: str, problem: str | None) -> None:

@@ -1,13 +1,13 @@
 """Steps of plain ``def`` functions, which run in a thread: each waits for its twin, nothing is written twice."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal, Protocol, overload
 
 from steplog.durations import Duration
 from steplog.event import Event, EventType
 from steplog.functions import Function
-from steplog.step import A, B, C, D, P, R, Signal, Since, Step
+from steplog.step import A, B, C, D, P, ProducedRecord, R, Signal, Since, Step
 
 
 class Blocking(Protocol):
@@ -116,6 +116,13 @@ class StepSync:
 
     def send_signal(self, step_id: str, signal: str, data: Any = None) -> str | None:
         return self._blocking(self._step.send_signal(step_id, signal, data))
+
+    def produce(
+        self, step_id: str, *, topic: str, value: Any, key: str | bytes | None = None,
+        headers: Mapping[str, str | bytes] | None = None, partition: int | None = None,
+    ) -> ProducedRecord:  # fmt: skip
+        record = self._step.produce(step_id, topic=topic, value=value, key=key, headers=headers, partition=partition)
+        return self._blocking(record)
 
     @overload
     def invoke(

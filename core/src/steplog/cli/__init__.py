@@ -16,6 +16,7 @@ _COMMANDS = {
     "signal": ("steplog.cli.signal", "Send a signal to the run that waits for it."),
     "run": ("steplog.cli.run", "One run of a function in this process, without a server."),
     "runs": ("steplog.cli.runs", "List, show and follow runs."),
+    "dead": ("steplog.cli.dead", "See, retry and drop what could not be read."),
     "audit": ("steplog.cli.audit", "Account for every accepted event."),
     "demo": ("steplog.cli.demo", "Kill the engine in the middle of its work, and see that nothing is lost."),
     "config": ("steplog.cli.config", "Show and check the configuration."),

@@ -137,7 +137,7 @@ class Lines:
 _STARTED = {
     "start": "started", "lost": "begins again: its process died", "handed-back": "goes on with the code of now",
 }  # fmt: skip  # it wakes and tries again by itself: that is told by its steps
-_DONE_HERE = ("StepRun", "SendEvent", "SendSignal")  # the others wait
+_DONE_HERE = ("StepRun", "SendEvent", "SendSignal", "Produce")  # the others wait
 
 
 def _awaited(record: StepWaiting) -> str:

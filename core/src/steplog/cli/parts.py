@@ -36,7 +36,7 @@ def engine_of(
             retry=RetryPolicy(interval_ms=config.engine.retry_interval_ms),
         ),
         log_path=path, history=config.history.address(path), cluster=cluster_of(config, path), sockets=sockets,
-        on_serving=on_serving, connection=connection, check=types.misfit,
+        on_serving=on_serving, connection=connection, check=types.misfit, connectors=config.connectors,
         server=ServerConfig(
             is_dev=is_dev, event_keys=secret_values(config.auth.event_keys),
             signing_keys=secret_values(config.auth.signing_keys), allow_hosts=config.server.allow_hosts,

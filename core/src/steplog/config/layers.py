@@ -8,11 +8,13 @@ from typing import Any
 
 import msgspec
 
+from steplog.config.connectors import CONNECTORS, NAME, TYPES, connector_keys
 from steplog.config.flags import FLAGS, INNGEST_FLAGS, as_value, inngest_variables
-from steplog.config.names import nearest, unknown_key
-from steplog.config.positions import toml_lines
+from steplog.config.forms import Key
+from steplog.config.names import hint_of, nearest, unknown_key
+from steplog.config.positions import KeyPath, toml_lines
 from steplog.config.problems import Place, Problem
-from steplog.config.schema import Key, keys, tables
+from steplog.config.schema import keys, tables
 
 SHORT = {
     "STEPLOG_LOG": "log.url",
@@ -52,7 +54,9 @@ def steplog_file(path: Path, name: str) -> Layer:
     lines = toml_lines(text)
     for table, values in parsed.items():
         place = Place(name, "file", lines.get((table,)))
-        if table not in tables():
+        if table == CONNECTORS and isinstance(values, dict):
+            yield from _connectors(values, lines, name, path.parent)
+        elif table not in tables() and table != CONNECTORS:
             name_ = f"{table}." if isinstance(values, dict | list) else table
             yield Problem(place=place, key=table, problem=unknown_key(name_))
         elif not isinstance(values, dict):
@@ -61,6 +65,39 @@ def steplog_file(path: Path, name: str) -> Layer:
             for rest, value in values.items():
                 at = Place(name, "file", lines.get((table, rest)))
                 yield _setting(f"{table}.{rest}", value, at, path.parent)
+
+
+def _connectors(tables_: Mapping[str, Any], lines: Mapping[KeyPath, int], file: str, base: Path) -> Layer:
+    """Read ``[connectors.NAME]``. A connector whose type is not known has no keys."""
+    for name, values in tables_.items():
+        table = f"{CONNECTORS}.{name}"
+        place = Place(file, "file", lines.get((CONNECTORS, name)))
+        if not isinstance(values, dict):
+            yield Problem(place=place, key=table, problem=f"a table is expected: [{CONNECTORS}.NAME]")
+            continue
+        if not NAME.fullmatch(name):
+            text = (
+                "the name of a connector is of a-z, 0-9, '_' and '-', begins with neither of these, and has 63 at most"
+            )
+            yield Problem(place=place, key=table, problem=text)
+            continue
+        type_ = values.get("type", name)
+        type_place = Place(file, "file", lines.get((CONNECTORS, name, "type"), place.line))
+        if not isinstance(type_, str) or type_ not in TYPES:
+            hint = hint_of(str(type_), TYPES)
+            problem = f"unknown type; {hint}" if "type" in values else f"is missing; {hint}"
+            yield Problem(place=type_place, key=f"{table}.type", value=brief(values.get("type")), problem=problem)
+            continue
+        known = connector_keys(name, type_)
+        yield Setting(key=known[f"{table}.type"], value=type_, place=type_place, base=base)
+        for rest, value in values.items():
+            at = Place(file, "file", lines.get((CONNECTORS, name, rest)))
+            key = known.get(f"{table}.{rest}")
+            if key is None:
+                fields = [each.rpartition(".")[2] for each in known]
+                yield Problem(place=at, key=f"{table}.{rest}", problem=f"unknown key; {hint_of(rest, fields)}")
+            elif rest != "type":
+                yield Setting(key=key, value=value, place=at, base=base)
 
 
 def inngest_file(path: Path, name: str) -> Layer:

@@ -12,17 +12,19 @@ from typing import Any
 import msgspec
 
 from steplog.config import layers
+from steplog.config.connectors import CONNECTORS, TYPES, connector_keys
+from steplog.config.forms import Form, Key
 from steplog.config.layers import INNGEST_SUFFIXES, Layer, Setting, brief
 from steplog.config.problems import Place, Problem, refuse
 from steplog.config.reading import read
-from steplog.config.schema import DEV, Config, Form, Key, keys, tables
+from steplog.config.schema import DEV, Config, keys, tables
 from steplog.config.secrets import Secret
 from steplog.paths import MEMORY_LOG, has_password, history_problem, masked
 
 FILE = "steplog.toml"
 INNGEST_FILES = tuple(f"inngest{suffix}" for suffix in INNGEST_SUFFIXES)
 BUILT_IN = "built-in"
-SECRETS: tuple[Form, ...] = ("secrets", "history")
+SECRETS: tuple[Form, ...] = ("secrets", "history", "options")
 
 
 class Sources(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,7 +66,7 @@ class _File(msgspec.Struct, frozen=True):
 
 def load(sources: Sources) -> Configured:
     """Read a configuration for ``dev`` or ``start``. Raises ``ConfigInvalid`` with every problem."""
-    configured, problems = examine(sources, reads=("history",) if sources.is_dev else SECRETS)
+    configured, problems = examine(sources, reads=("history", "options") if sources.is_dev else SECRETS)
     if not sources.is_dev:
         problems += missing_keys(configured, problems)
     refuse(problems, "steplog start")
@@ -84,15 +86,18 @@ def examine(sources: Sources, *, reads: Collection[Form] = ()) -> tuple[Configur
             found.setdefault(setting.key.name, []).append((setting, read(setting)))
         except ValueError as error:
             problems.append(_problem(setting, str(error)))
-    values = {name: _value(key, found.get(name, []), sources) for name, key in keys().items()}
+    known = {**keys(), **_connector_keys(found)}
+    values = {name: _value(key, found.get(name, []), sources) for name, key in known.items()}
     if not sources.is_dev:
         problems += _unfit_for_start(values["log.url"])
     values = {
         name: _with_secrets(value, sources, problems) if value.key.form in reads else value
         for name, value in values.items()
     }
+    config = _config(values)
+    problems += _of_connectors(config, values, problems)
     configured = Configured(
-        config=_config(values), values=values, root=sources.directory if own is None else own.path.parent,
+        config=config, values=values, root=sources.directory if own is None else own.path.parent,
         files=tuple(file.name for file in (own, inngest) if file is not None),
     )  # fmt: skip
     return configured, problems
@@ -183,25 +188,49 @@ def _unfit_for_start(log: Value) -> list[Problem]:
 
 def _with_secrets(value: Value, sources: Sources, problems: list[Problem]) -> Value:
     """Look up what a value's secrets refer to."""
-    if value.setting is None:
+    setting = value.setting
+    if setting is None:
         return value
-    is_address, found = value.key.form == "history", []
-    is_open = value.setting.place.kind == "file" and not sources.is_dev
-    for secret in (value.value,) if is_address else value.value:
-        if is_open and secret.is_plain and (not is_address or has_password(secret.reference)):
-            problems.append(_problem(value.setting, 'a secret in plain; write "env:NAME" or "file:PATH"'))
-            continue
-        try:
-            read_ = secret.read(sources.environment, value.setting.base)
-        except ValueError as error:
-            problems.append(_problem(value.setting, str(error)))
-            continue
-        problem = history_problem(read_.value) if is_address else None
-        if problem is None:
-            found.append(read_)
-        else:
-            problems.append(_problem(value.setting, f"what is there {problem}"))
-    return msgspec.structs.replace(value, value=next(iter(found), None) if is_address else tuple(found))
+    if isinstance(value.value, dict):
+        options = {
+            name: _looked_up(option, setting, sources, problems, f"{name} is ")
+            if isinstance(option, Secret)
+            else option
+            for name, option in value.value.items()
+        }
+        found: Any = {name: option for name, option in options.items() if option is not None}
+    elif value.key.form == "history":
+        found = _address(value.value, setting, sources, problems)
+    else:
+        secrets = [_looked_up(secret, setting, sources, problems) for secret in value.value]
+        found = tuple([secret for secret in secrets if secret is not None])
+    return msgspec.structs.replace(value, value=found)
+
+
+def _address(address: Secret, setting: Setting, sources: Sources, problems: list[Problem]) -> Secret | None:
+    """An address, which is a secret where it holds a password."""
+    if address.is_plain and not has_password(address.reference):
+        return address.read(sources.environment, setting.base)
+    found = _looked_up(address, setting, sources, problems)
+    problem = None if found is None or found.value is None else history_problem(found.value)
+    if problem is not None:
+        problems.append(_problem(setting, f"what is there {problem}"))
+        return None
+    return found
+
+
+def _looked_up(
+    secret: Secret, setting: Setting, sources: Sources, problems: list[Problem], what: str = ""
+) -> Secret | None:
+    """A secret with what it refers to; None, and a problem, where that is not there."""
+    if secret.is_plain and setting.place.kind == "file" and not sources.is_dev:
+        problems.append(_problem(setting, f'{what}a secret in plain; write "env:NAME" or "file:PATH"'))
+        return None
+    try:
+        return secret.read(sources.environment, setting.base)
+    except ValueError as error:
+        problems.append(_problem(setting, str(error)))
+        return None
 
 
 def _problem(setting: Setting, text: str) -> Problem:
@@ -219,9 +248,43 @@ def _config(values: Mapping[str, Value]) -> Config:
     """Put the values in their tables."""
     fields: dict[str, dict[str, Any]] = {table: {} for table in tables()}
     for name, value in values.items():
-        fields[name.partition(".")[0]][value.key.field] = value.value
+        table = name.partition(".")[0]
+        if table != CONNECTORS:
+            fields[table][value.key.field] = value.value
     made: dict[str, Any] = {table: kind(**fields[table]) for table, kind in tables().items()}
-    return Config(**made)
+    connectors = {}
+    for name, type_ in _types(values):
+        table = f"{CONNECTORS}.{name}."
+        own = {value.key.field: value.value for key, value in values.items() if key.startswith(table)}
+        del own["type"]
+        connectors[name] = TYPES[type_](**own)
+    return Config(**made, connectors=connectors)
+
+
+def _types(values: Mapping[str, Value]) -> Iterator[tuple[str, str]]:
+    """The connectors, each with its type."""
+    for key, value in values.items():
+        if key.startswith(f"{CONNECTORS}.") and key.endswith(".type"):
+            yield key.split(".")[1], value.value
+
+
+def _connector_keys(found: Mapping[str, list[tuple[Setting, Any]]]) -> dict[str, Key]:
+    """The keys of the connectors that were declared."""
+    types = [(name.split(".")[1], settings[-1][1]) for name, settings in found.items() if name.endswith(".type")]
+    return {key: each for name, type_ in types for key, each in connector_keys(name, type_).items()}
+
+
+def _of_connectors(config: Config, values: Mapping[str, Value], known: Sequence[Problem]) -> Iterator[Problem]:
+    """What connectors cannot do as they are declared, unless a problem of the same key is known."""
+    told = {problem.key for problem in known}
+    for name, connector in config.connectors.items():
+        for field, text in connector.problems(config.log.url):
+            value = values[f"{CONNECTORS}.{name}.{field}"]
+            setting = value.setting or values[f"{CONNECTORS}.{name}.type"].setting
+            assert setting is not None, "its type was written, or its name"
+            if value.key.name not in told:
+                shown = brief(value.value) if value.setting is not None else ""
+                yield Problem(place=setting.place, key=value.key.name, value=shown, problem=text)
 
 
 def secret_values(secrets: Sequence[Secret]) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+from steplog.config.connectors import CONNECTORS
 from steplog.config.schema import LATER, keys, tables
 
 
@@ -12,6 +13,8 @@ def unknown_key(name: str) -> str:
     for later in (name, table):
         if later in LATER:
             return f"not available in this version: {LATER[later]} will come; take it out"
+    if table == CONNECTORS:
+        return f"connectors are written in steplog.toml, as [{CONNECTORS}.NAME]"
     if table not in tables():
         kind = "table" if "." in name else "key"
         own = [key for key in keys() if key.endswith(f".{table}")]
@@ -24,6 +27,11 @@ def unknown_key(name: str) -> str:
 def nearest(name: str, known: Iterable[str]) -> list[str]:
     """The known name that is most like this one, if any is."""
     return get_close_matches(name, list(known), 1, 0.7)
+
+
+def hint_of(name: str, known: Iterable[str]) -> str:
+    """Say which known name could be meant, else which there are."""
+    return _hint(nearest(name, known), known)
 
 
 def _hint(near: list[str], known: Iterable[str]) -> str:

@@ -1,14 +1,17 @@
 """Reads a value in the form of its key: text, number or list in, the parsed value out."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from steplog.config.forms import Key
 from steplog.config.layers import Setting
-from steplog.config.schema import Key
 from steplog.config.secrets import Secret
 from steplog.config.units import parse_duration_ms, parse_size_bytes
 from steplog.paths import MEMORY_LOG, file_path, file_url, history_problem, is_kafka, is_postgres, log_path, log_problem
+
+SECRET_OPTIONS = ("password", "secret", ".pem")  # how their names end
 
 
 def read(setting: Setting) -> Any:
@@ -39,6 +42,8 @@ def read(setting: Setting) -> Any:
             return tuple(_items(value))
         case "secrets":
             return tuple(Secret(item) for item in _items(value))
+        case "options":
+            return dict(_options(value, ""))
 
 
 def _is_number(value: object) -> bool:
@@ -73,6 +78,21 @@ def _items(value: object) -> list[str]:
     if not isinstance(value, list | tuple) or not all(isinstance(item, str) and item for item in value):
         raise ValueError('expected a list of texts, as ["…", "…"]')
     return list(value)
+
+
+def _options(value: object, prefix: str) -> Iterator[tuple[str, Any]]:
+    """Read options of a client; ``sasl.password = …`` is what ``"sasl.password" = …`` is."""
+    if not isinstance(value, dict):
+        raise ValueError("expected a table of options")
+    for key, item in value.items():
+        name = f"{prefix}{key}"
+        if isinstance(item, dict):
+            yield from _options(item, f"{name}.")
+        elif not isinstance(item, str | int | float):
+            raise ValueError(f"{name} is text, a number, true or false")
+        else:
+            is_secret = isinstance(item, str) and (item.startswith(("env:", "file:")) or name.endswith(SECRET_OPTIONS))
+            yield name, Secret(str(item)) if is_secret else item
 
 
 def _log(url: str, base: Path) -> str:

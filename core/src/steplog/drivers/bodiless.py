@@ -10,6 +10,7 @@ from steplog.drivers.failures import describe_error
 from steplog.engine.operations import (
     InvokeFunction,
     Operation,
+    Produce,
     SendEvent,
     SendSignal,
     Sleep,
@@ -21,7 +22,7 @@ from steplog.errors import StepError as StepFailed
 from steplog.errors import SteplogError
 from steplog.event import Event
 from steplog.outgoing import outgoing_events
-from steplog.step import Signal
+from steplog.step import ProducedRecord, Signal
 from steplog.values import Decode, dump
 
 YEAR_MS = 365 * 86_400_000
@@ -33,6 +34,7 @@ class BodilessSteps(Calls):
 
     __slots__ = ()
     _event_bytes: int  # the largest event that a step sends
+    _output_bytes: int  # the largest value that a step writes
 
     async def sleep(self, step_id: str, *, until_ms: int | None, for_ms: int | None) -> None:
         at_ms = self._now_ms()
@@ -64,6 +66,30 @@ class BodilessSteps(Calls):
             outcome = await self._outcome(call, SendSignal(signal=signal, data=body))
         run_id: str | None = outcome
         return run_id
+
+    async def produce(
+        self, step_id: str, *, topic: str, key: bytes | None, value: object, headers: tuple[tuple[str, bytes], ...],
+        partition: int | None,
+    ) -> ProducedRecord:  # fmt: skip
+        operation = Produce(
+            topic=topic, key=key, value=self._record_value(step_id, value), headers=headers, partition=partition
+        )
+        call = self._register(step_id, _decode_produced)
+        outcome: Any = BEGIN if self._may_begin(call) else await call.future
+        while outcome is BEGIN:  # at each attempt: the topic may be created meanwhile
+            outcome = await self._outcome(call, operation)
+        record: ProducedRecord = outcome
+        return record
+
+    def _record_value(self, step_id: str, value: object) -> bytes | None:
+        """Text and bytes as they are, everything else as JSON."""
+        match value:
+            case None | bytes():
+                return value
+            case str():
+                return value.encode()
+            case _:
+                return dump(value, step_id, self._output_bytes)
 
     async def invoke(
         self, step_id: str, *, function_id: str, data: object, user: object, v: str | None, timeout_ms: int | None,
@@ -111,4 +137,5 @@ class BodilessSteps(Calls):
             return StepError(error=describe_error(error, at_ms).error, started_ms=at_ms, ended_ms=at_ms, final=True)
 
 
+_decode_produced: Decode = msgspec.json.Decoder(ProducedRecord).decode
 _decode_signal: Decode = msgspec.json.Decoder(Signal | None).decode

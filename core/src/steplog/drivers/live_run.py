@@ -73,16 +73,16 @@ class LiveRun(BodySteps, BodilessSteps, Tenant):
 
     __slots__ = (
         "_bodies", "_calls", "_counts", "_deferred", "_delivered", "_dispatch", "_event_bytes", "_executing",
-        "_function", "_has_warned", "_host", "_interrupts", "_is_poisoned", "_loop", "_now_ms", "_own_attempt",
-        "_passed_ms", "_pending", "_post", "_results", "_size_bytes", "_size_watched", "_steps", "_steps_watched",
-        "_uuids", "generation", "is_over", "key", "run_id", "task",
+        "_function", "_has_warned", "_host", "_interrupts", "_is_poisoned", "_loop", "_now_ms", "_output_bytes",
+        "_own_attempt", "_passed_ms", "_pending", "_post", "_results", "_size_bytes", "_size_watched", "_steps",
+        "_steps_watched", "_uuids", "generation", "is_over", "key", "run_id", "task",
     )  # fmt: skip
 
     def __init__(self, host: Host, function: Function[Any, Any], dispatch: Dispatch) -> None:
         super().__init__()
         self._host, self._function, self._dispatch = host, function, dispatch
         self._bodies, self._post, self._now_ms = host.bodies, host.post, host.now_ms
-        self._event_bytes = host.config.event_bytes
+        self._event_bytes, self._output_bytes = host.config.event_bytes, host.config.output_bytes
         self._loop = host.bodies.loop
         self.key, self.run_id, self.generation = dispatch.run, dispatch.run_id, dispatch.generation
         self.is_over = False

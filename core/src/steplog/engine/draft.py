@@ -8,6 +8,7 @@ from steplog.engine.effects import Effect
 from steplog.engine.ids import run_slot
 from steplog.engine.keys import run_id_of
 from steplog.engine.messages import EventAccepted, Message, Unreadable
+from steplog.engine.operations import Produce
 from steplog.engine.records import Place, Record
 from steplog.engine.state import State
 
@@ -33,8 +34,8 @@ class Draft:
     """
 
     __slots__ = (
-        "dead", "effects", "events", "follow_ups", "home", "messages", "met", "now_ms", "number", "outbox", "records",
-        "registered", "state",
+        "dead", "effects", "events", "follow_ups", "home", "messages", "met", "now_ms", "number", "outbox", "produced",
+        "records", "registered", "state",
     )  # fmt: skip
 
     def __init__(self, state: State, home: Home = Home()) -> None:
@@ -46,6 +47,7 @@ class Draft:
         self.effects: list[Effect] = []
         self.messages: deque[Message] = deque()  # between owners, decided before the turn ends
         self.outbox: list[tuple[int, Message]] = []  # by the log, to a partition
+        self.produced: list[Produce] = []  # for topics of others
         self.registered: list[tuple[bytes, bytes]] = []  # what every partition has to know before this is committed
         self.dead: list[Unreadable] = []  # to be put aside
         self.follow_ups: list[Message] = []  # to be decided by a later turn
@@ -55,7 +57,7 @@ class Draft:
         """Start a turn with what nobody has taken from the last."""
         self.number, self.now_ms = number, now_ms
         self.records, self.events, self.effects, self.follow_ups = [], [], [], []
-        self.outbox, self.registered, self.dead = [], [], []
+        self.outbox, self.produced, self.registered, self.dead = [], [], [], []
         self.met = 0
 
     @property

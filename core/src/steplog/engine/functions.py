@@ -66,6 +66,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     lost_allowance: int = 3  # beyond the retries; then its steps end in WorkerLost
     retry: RetryPolicy = RetryPolicy()
     met_per_turn: int = 1_000  # waits that events are held against in one turn
+    can_produce: bool = False  # the log writes records of other topics in its commits
     kept_bytes: int = 64 << 20  # of events for waits that look back: in memory at most, and read from the log at once
 
 

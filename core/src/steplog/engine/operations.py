@@ -1,11 +1,14 @@
 """What a function asks for: one vocabulary for every driver, with the names of the wire protocol (execution.md §7)."""
 
+import re
+
 import msgspec
 
 from steplog.engine.ids import text_problem
 from steplog.errors import SteplogError
 
 MOST_SIGNAL_CHARACTERS = 256
+_TOPIC = re.compile(r"(?!\.\.?$)[A-Za-z0-9._-]{1,249}")
 
 
 class ErrorInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -93,6 +96,22 @@ class SendSignal(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like
     data: bytes  # JSON
 
 
+class Produce(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
+    """A record for a topic that is not steplog's, in the same commit as the step's record."""
+
+    topic: str
+    key: bytes | None
+    value: bytes | None  # None: a tombstone
+    headers: tuple[tuple[str, bytes], ...] = ()
+    partition: int | None = None  # None: by the key, as Kafka's clients choose
+
+    @property
+    def size_bytes(self) -> int:
+        """What it takes, without the few bytes that Kafka adds."""
+        headers = sum([len(name.encode()) + len(value) for name, value in self.headers])
+        return len(self.key or b"") + len(self.value or b"") + headers
+
+
 class InvokeFunction(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
     """Start one function and wait for its result."""
 
@@ -107,7 +126,10 @@ class Lost(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True)
     """A step that was not begun, because its run has lost its process too often."""
 
 
-Operation = StepRun | StepError | Sleep | SendEvent | WaitForEvent | WaitForSignal | SendSignal | InvokeFunction | Lost
+Operation = (
+    StepRun | StepError | Sleep | SendEvent | WaitForEvent | WaitForSignal | SendSignal | Produce | InvokeFunction
+    | Lost
+)  # fmt: skip
 
 
 def signal_problem(name: object) -> str | None:
@@ -116,3 +138,10 @@ def signal_problem(name: object) -> str | None:
     if problem is None and not 0 < len(str(name)) <= MOST_SIGNAL_CHARACTERS:
         return f"has {len(str(name))} characters, it must have 1 to {MOST_SIGNAL_CHARACTERS}"
     return problem
+
+
+def topic_problem(name: object) -> str | None:
+    """Say why Kafka would take no topic of this name."""
+    if isinstance(name, str) and _TOPIC.fullmatch(name):
+        return None
+    return f"is {name!r:.100}, it must have 1 to 249 of the characters a-z, A-Z, 0-9, '.', '_' and '-'"

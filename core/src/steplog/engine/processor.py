@@ -14,6 +14,7 @@ from steplog.engine.effects import Effect
 from steplog.engine.engine import Engine
 from steplog.engine.functions import ENVIRONMENTS, EngineConfig, Registry
 from steplog.engine.messages import EventAccepted, Input, Message, SweepSeen, TimerFired, Unreadable
+from steplog.engine.operations import Produce
 from steplog.engine.recent import EventLog
 from steplog.engine.state import Limits, Slice, State, Table
 
@@ -31,6 +32,7 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
     records: list[bytes]  # journal, JSON
     events: list[bytes]  # accepted, JSON
     outbox: list[tuple[int, Message]] = []  # messages for other partitions, and events for any
+    produced: list[Produce] = []  # records for topics of others
     registered: list[tuple[bytes, bytes]] = []  # keys and values that every partition has to know first
     dead: list[Unreadable] = []
     taken: dict[str, int] = {}  # of each input, the offset behind what this turn has decided
@@ -130,7 +132,7 @@ class Processor:
         taken, self._taken_up_to = self._taken_up_to, {}
         turn = Turn(
             number=self._turn, now_ms=self._now_ms, state=engine.state.seal(self._turn), records=draft.records,
-            events=draft.events, outbox=draft.outbox, registered=draft.registered,
+            events=draft.events, outbox=draft.outbox, produced=draft.produced, registered=draft.registered,
             dead=draft.dead, taken=taken,
         )  # fmt: skip
         self._effects = draft.effects

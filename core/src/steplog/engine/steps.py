@@ -19,6 +19,7 @@ from steplog.engine.operations import (
     EventOut,
     InvokeFunction,
     Lost,
+    Produce,
     SendEvent,
     SendSignal,
     Sleep,
@@ -34,7 +35,7 @@ from steplog.engine.run import TERMINAL, EventWait, Run, StepState
 from steplog.engine.runs import Runs
 from steplog.engine.signals import Signals
 from steplog.engine.waits import Waits
-from steplog.errors import ExpressionInvalid, StepLimitExceeded
+from steplog.errors import ExpressionInvalid, ProduceUnsupported, StepLimitExceeded
 
 
 class Steps:
@@ -90,6 +91,8 @@ class Steps:
                 self._wait_for_signal(run, key, step, op, is_new=is_new)
             case SendSignal():
                 self._send_signal(run, key, step, op, is_new=is_new)
+            case Produce():
+                self._produce(run, key, step, op, is_new=is_new)
             case InvokeFunction():
                 self._invoke(run, key, step, op, is_new=is_new)
             case Lost():
@@ -316,6 +319,16 @@ class Steps:
         self._runs.put_step(run, key, step, is_new=is_new)
         self._signals.tell(env, op.signal, SignalSent(env=env, signal=op.signal, data=op.data, sender=(run.key, key)))
 
+    def _produce(self, run: Run, key: bytes, step: StepState, op: Produce, *, is_new: bool) -> None:
+        """Have a record written to its topic in the step's own commit. Where it will stand there is not known yet."""
+        now_ms = self._draft.now_ms
+        if not self._config.can_produce:
+            self._fail(run, key, step, _NO_TOPICS, now_ms, now_ms, is_new=is_new)
+            return
+        self._draft.produced.append(op)
+        record = {"topic": op.topic, "key": None if op.key is None else op.key.decode(errors="replace")}
+        self._complete(run, key, step, encode(record), now_ms, now_ms, is_new=is_new)
+
     def _invoke(self, run: Run, key: bytes, step: StepState, op: InvokeFunction, *, is_new: bool) -> None:
         """Start one function for a step, which waits for its result (STEP-13)."""
         env, now_ms = keys.env_of(run.key), self._draft.now_ms
@@ -362,6 +375,7 @@ class Steps:
             self._dispatches.start(run)
 
 
+_NO_TOPICS = error_info(ProduceUnsupported())
 _INVOKE_TIMED_OUT = ErrorInfo(
     name="InngestInvokeTimeoutError", message="Timed out waiting for invoked function to complete"
 )

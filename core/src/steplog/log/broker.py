@@ -15,6 +15,14 @@ class Fenced(BrokerError):
     """Another process writes under this name, or has taken the partitions over."""
 
 
+class Refused(BrokerError):
+    """A foreign topic takes no such record; the transaction that it was part of is aborted."""
+
+    def __init__(self, topic: str, reason: str) -> None:
+        super().__init__(f"topic {topic} refuses a record: {reason}")
+        self.topic, self.reason = topic, reason
+
+
 class Place(NamedTuple):
     """One partition of a topic."""
 
@@ -36,12 +44,24 @@ class Fetched(NamedTuple):
 
 
 class Produced(NamedTuple):
-    """A record to write."""
+    """A record to write. One ``is_foreign``: its topic is not steplog's, and is named in full."""
 
     place: Place
-    key: bytes
+    key: bytes | None
     value: bytes | None
     headers: Headers = ()
+    is_foreign: bool = False
+
+
+ANY_PARTITION = -1  # of a foreign topic: by the key, as the client's partitioner chooses
+
+
+class Target(NamedTuple):
+    """What is known of a foreign topic."""
+
+    partitions: int
+    record_bytes: int  # of the largest record that it takes
+    is_compacted: bool = False  # then its records need keys
 
 
 class Assigned(NamedTuple):
@@ -79,7 +99,11 @@ class Broker(Protocol):
         """Write records and positions in one transaction; returns the first offset that it has in each place.
 
         The token says in which assignment it was decided: after another one the broker refuses it (``Fenced``).
+        Raises ``Refused`` where a foreign topic does not take its record.
         """
+
+    async def describe(self, topic: str) -> Target | None:
+        """Look at a foreign topic; None where there is none. Raises where this process may not write it."""
 
     async def append(self, records: Sequence[Produced]) -> dict[Place, int]:
         """Write records outside any transaction; returns the offset behind the last one in each place."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from steplog.log.broker import Assigned, BrokerError, Fenced, Fetched, Place, Produced
+from steplog.log.broker import ANY_PARTITION, Assigned, BrokerError, Fenced, Fetched, Place, Produced, Refused, Target
 from steplog.log.fetcher import NO_OFFSET, Fetcher
 from steplog.log.topics import EVENTS, INBOX, Layout, watermarks
 
@@ -81,6 +81,11 @@ class KafkaClient:
 
     async def append(self, records: Sequence[Produced]) -> dict[Place, int]:
         return await self._plain.append(records)
+
+    async def describe(self, topic: str) -> Target | None:
+        from steplog.log.describing import describe_topic
+
+        return await asyncio.to_thread(describe_topic, self._admin, topic)
 
     async def trim(self, until: dict[Place, int]) -> None:
         from confluent_kafka import KafkaException
@@ -169,25 +174,37 @@ class KafkaClient:
             group.close()
 
     def _transact(self, records: Sequence[Produced], positions: dict[Place, int], token: object) -> dict[Place, int]:
+        from confluent_kafka import KafkaException
+
         if not self._producers:
             raise BrokerError("the producer has failed, and a new one was not made yet")
         producer = self._producers[next(self._turns) % ALTERNATING]
         first: dict[Place, int] = {}
+        refused: list[Refused] = []
         producer.begin_transaction()  # after an error it is not used again: ``renew`` makes another
         produce, name, seen = producer.produce, self._layout.name, set[Place]()
         for record in records:
             place = record.place
             options: dict[str, Any] = {}
-            if place not in seen:
+            if record.is_foreign:
+                options["on_delivery"] = _refusal(refused)
+            elif place not in seen:
                 seen.add(place)
                 options["on_delivery"] = _first_offset(first, place)
-            if place.partition >= 0:
+            if place.partition != ANY_PARTITION:
                 options["partition"] = place.partition
             if record.headers:
                 options["headers"] = list(record.headers)
-            produce(name(place.topic), record.value, record.key, **options)
+            try:
+                produce(place.topic if record.is_foreign else name(place.topic), record.value, record.key, **options)
+            except KafkaException as error:
+                if record.is_foreign:
+                    raise Refused(place.topic, error.args[0].str()) from error
+                raise
         if producer.flush(CALL_S):
             raise BrokerError(f"records are not durable after {CALL_S:.0f} s")
+        if refused:
+            raise refused[0]
         # Only now: an owner that comes after has its assignment later than this, and finds these records.
         offsets = [self._partition(place, offset) for place, offset in positions.items()]
         producer.send_offsets_to_transaction(offsets, token, CALL_S)
@@ -313,6 +330,18 @@ def _first_offset(first: dict[Place, int], place: Place) -> "Callable[[KafkaErro
     def note(error: "KafkaError | None", message: Any) -> None:
         if error is None:
             first[place] = message.offset()
+
+    return note
+
+
+def _refusal(refused: list[Refused]) -> "Callable[[KafkaError | None, Any], None]":
+    from confluent_kafka import KafkaError
+
+    gone = (KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT, KafkaError._FENCED, KafkaError._MSG_TIMED_OUT)
+
+    def note(error: "KafkaError | None", message: Any) -> None:
+        if error is not None and error.code() not in gone:  # else the transaction has failed for another reason
+            refused.append(Refused(message.topic(), error.str()))
 
     return note
 

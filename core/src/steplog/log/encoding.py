@@ -8,10 +8,12 @@ from collections.abc import Callable
 
 import msgspec
 
+from steplog.dead.letters import Entry, Letter
 from steplog.engine.functions import ENVIRONMENTS
 from steplog.engine.ids import SLOTS, decode_ulid
 from steplog.engine.messages import EventAccepted, Message, Unreadable
-from steplog.log.broker import Fetched, Headers, Place, Produced
+from steplog.engine.operations import Produce
+from steplog.log.broker import ANY_PARTITION, Fetched, Headers, Place, Produced
 from steplog.log.topics import DEAD, EVENTS, INBOX, JOURNAL
 
 HEADER = "steplog"  # of an event
@@ -99,10 +101,19 @@ def journal(partition: int, record: bytes) -> Produced:
     return Produced(Place(JOURNAL, partition), (subject.run or subject.event).encode(), record)
 
 
-def dead(partition: int, unreadable: Unreadable) -> Produced:
-    """Put what could not be read where somebody can look at it: as it was, with where it stood and why."""
-    source = f"{unreadable.topic}/{partition}/{unreadable.offset}".encode()
-    return Produced(
-        Place(DEAD, partition), unreadable.key, unreadable.value,
-        (("source", source), ("reason", unreadable.reason.encode("utf8", "replace")), *unreadable.headers),
+def foreign(record: Produce) -> Produced:
+    """Write a record for a topic of others."""
+    partition = ANY_PARTITION if record.partition is None else record.partition
+    return Produced(Place(record.topic, partition), record.key, record.value, record.headers, is_foreign=True)
+
+
+def dead(partition: int, unreadable: Unreadable, now_ms: int) -> Produced:
+    """Put what could not be read where ``steplog dead`` shows it: as it was, with where it stood and why."""
+    from steplog.dead.kafka import to_record  # the client comes with it
+
+    entry = Entry(
+        topic=unreadable.topic, partition=partition, offset=unreadable.offset, reason=unreadable.reason,
+        parked_ms=now_ms, key=unreadable.key,
     )  # fmt: skip
+    key, value, headers = to_record(Letter(entry=entry, value=unreadable.value, headers=unreadable.headers))
+    return Produced(Place(DEAD, ANY_PARTITION), key, value, tuple([(name, value or b"") for name, value in headers]))

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from steplog.kafka_record import read_record
 from steplog.log.broker import BrokerError, Fetched, Headers, OffsetOutOfRange, Place
 from steplog.log.topics import Layout
 
@@ -154,14 +155,9 @@ class Fetcher:
                 if error is not None:
                     self._note(tape, place, error, offset)
                 elif offset >= tape.after:
-                    value = message.value()
-                    headers = message.headers()
-                    tape.records.append(
-                        Fetched(
-                            place, offset, _bytes(message.key()) or b"", _bytes(value),
-                            _headers(headers),
-                        )
-                    )  # fmt: skip
+                    record = read_record(message)
+                    headers: Headers = tuple([(name, value or b"") for name, value in record.headers or ()])
+                    tape.records.append(Fetched(place, offset, record.key or b"", record.value, headers))
                     tape.after = offset + 1
                     tape.bytes += len(message)
                     if tape.bytes > FULL_BYTES and not tape.is_paused:
@@ -179,11 +175,3 @@ class Fetcher:
             tape.error = OffsetOutOfRange(f"{self._layout.name(place.topic)} [{place.partition}]: {error.str()}")
         elif error.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.TOPIC_AUTHORIZATION_FAILED):
             tape.error = BrokerError(f"{self._layout.name(place.topic)} [{place.partition}]: {error.str()}")
-
-
-def _headers(headers: Any) -> Headers:
-    return () if not headers else tuple([(name, _bytes(value) or b"") for name, value in headers])
-
-
-def _bytes(value: str | bytes | None) -> bytes | None:
-    return value.encode() if isinstance(value, str) else value

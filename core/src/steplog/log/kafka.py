@@ -14,10 +14,13 @@ import msgspec
 
 from steplog.engine import keys
 from steplog.engine.messages import EventAccepted, Input
+from steplog.engine.operations import Produce
 from steplog.engine.processor import LoadedState, Turn
 from steplog.engine.state import Table
+from steplog.errors import SteplogError
 from steplog.log import encoding
-from steplog.log.broker import Broker, Fetched, Place, Produced
+from steplog.log.broker import Broker, Fetched, Place, Produced, Refused
+from steplog.log.targets import Targets
 from steplog.log.topics import EVENTS, INBOX, JOURNAL, REGISTRY, STATE
 
 INPUTS = (INBOX, EVENTS)  # the inbox first: what was told before an event was sent is known when it is routed
@@ -81,6 +84,7 @@ class KafkaLog:
         self._on_progress = on_progress
         self._owned: dict[int, _Owned] = {}
         self._token: object = None
+        self._targets = Targets(broker.describe, now_ms)
         self._registered = 0  # the registry is read up to here
         self.registry: dict[bytes, bytes] = {}  # what every process knows, as far as it was read
         self.reached: dict[Place, int] = {}  # of events and journal: the offset behind the last record of ours
@@ -151,11 +155,19 @@ class KafkaLog:
         registered = [record for turn in turns.values() for record in turn.registered]
         if registered:  # before what needs it: whoever routes an event that was sent later knows of it
             await self._broker.append([Produced(_REGISTRY, key, value) for key, value in registered])
-        first = await self._broker.transact(records, positions, self._token)
+        try:
+            first = await self._broker.transact(records, positions, self._token)
+        except Refused as error:
+            self._targets.refused(error.topic, error.reason)
+            raise
         for partition, turn in turns.items():
             _written(self._owned[partition], turn, first[Place(STATE, partition)])
         written = Counter([record.place for record in records])
         self._reach({place: offset + written[place] for place, offset in first.items()})
+
+    async def problem(self, record: Produce) -> SteplogError | None:
+        """Say why a record for a topic of others cannot be written, if it cannot."""
+        return await self._targets.problem(record)
 
     async def append(self, events: list[EventAccepted]) -> dict[Place, int]:
         """Write events for their partitions to route; returns the offset behind the last one in each place."""
@@ -170,6 +182,7 @@ class KafkaLog:
     async def renew(self) -> None:
         """Begin again after an error: what the old producer left is ended, and what was owned is to be loaded."""
         self._owned.clear()
+        self._targets.forget()
         await self._broker.renew()
 
     async def read_registry(self) -> None:
@@ -261,7 +274,8 @@ def _records(partition: int, turn: Turn) -> list[Produced]:
         *[Produced(state, key, value) for key, value in turn.state.changes.items()],
         *[encoding.journal(partition, record) for record in turn.records],
         *[encoding.produced(to, message) for to, message in turn.outbox],
-        *[encoding.dead(partition, each) for each in turn.dead],
+        *[encoding.foreign(record) for record in turn.produced],
+        *[encoding.dead(partition, each, turn.now_ms) for each in turn.dead],
     ]
 
 

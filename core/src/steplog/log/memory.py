@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 
 from steplog.engine import keys
+from steplog.engine.operations import Produce
 from steplog.engine.processor import LoadedState, Turn
 
 
@@ -50,6 +51,7 @@ class MemoryLog:
     def __init__(self) -> None:
         self.journal: list[tuple[int, list[bytes]]] = []
         self.events: list[tuple[int, list[bytes]]] = []
+        self.produced: list[Produce] = []
         self._redo: deque[tuple[int, dict[bytes, bytes | None]]] = deque()
         self._table = MemoryTable()
         self._turn = self._now_ms = 0
@@ -73,6 +75,7 @@ class MemoryLog:
             self.journal.append((turn.number, turn.records))
         if turn.events:
             self.events.append((turn.number, turn.events))
+        self.produced += turn.produced
 
     def accepted(self, first: int, last: int) -> Iterator[tuple[int, list[bytes]]]:
         for turn, events in reversed(self.events):

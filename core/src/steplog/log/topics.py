@@ -35,7 +35,7 @@ SETTINGS: Mapping[str, Mapping[str, str]] = {
     STATE: _STATE,
     JOURNAL: {"cleanup.policy": "delete", "retention.ms": str(30 * DAY_MS)},
     REGISTRY: _STATE,
-    DEAD: {"cleanup.policy": "delete", "retention.ms": str(30 * DAY_MS)},
+    DEAD: {"cleanup.policy": "compact"},  # until somebody deals with it
 }
 _MATTER = ("cleanup.policy",)  # of a topic that is there: with another one it would lose what is needed
 _FOUNDATIONS = (EVENTS, INBOX, STATE)  # losing one of them is losing work

@@ -95,6 +95,10 @@ class Child:
         )  # fmt: skip
         wal = WalWatch(log)
         services = [lambda _turns, _ask: wal.run(), *self._services(frame, file_url(Path(frame.log_path)))]
+        if frame.connectors and frame.server is not None:
+            from steplog.connectors.service import ConnectorService  # for those who have some
+
+            services.append(ConnectorService(frame.connectors, frame.server, Path(frame.log_path)))
         await self._go(turns, services)
 
     async def _run_member(self, frame: Open, cluster: ClusterConfig) -> None:

@@ -6,6 +6,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
+from steplog.config.connectors import Connector
 from steplog.engine.effects import Effect
 from steplog.engine.functions import EngineConfig, FunctionSpec
 from steplog.engine.messages import EventAccepted, Message
@@ -26,6 +27,7 @@ class Open(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True)
     server: ServerConfig | None = None
     sockets: list[int] = []
     cluster: ClusterConfig | None = None  # of a log on Kafka
+    connectors: dict[str, Connector] = {}
 
 
 class Post(msgspec.Struct, frozen=True, tag=True, array_like=True):

@@ -7,9 +7,11 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
+from steplog.config.connectors import Connector
 from steplog.drivers.loop import UsersLoop
 from steplog.drivers.watchdog import Watchdog
 from steplog.engine.effects import Effect
@@ -50,19 +52,20 @@ class ProcessEngine:
 
     The child ends at once when this process dies: the connection between them tells it. ``connection`` leads to an
     engine's process that is another's child (shells/spawn.py), with ``sockets`` as that one has inherited them.
-    ``check`` is asked about events where ``server`` has types. ``history`` is an address.
+    ``check`` is asked about events where ``server`` has types; ``connectors`` run beside it. ``history`` is an address.
     """
 
     def __init__(
         self, functions: Sequence[FunctionSpec], config: EngineConfig, *, log_path: Path = Path(),
         cluster: ClusterConfig | None = None, history: str | None = None, server: ServerConfig | None = None,
+        connectors: Mapping[str, Connector] = MappingProxyType({}),
         sockets: "Sequence[socket.socket] | Sequence[int]" = (), on_serving: Callable[[], None] = lambda: None,
         connection: socket.socket | None = None, check: Check = nothing_to_say,
     ) -> None:  # fmt: skip
         self._sockets = [sock for sock in sockets if isinstance(sock, socket.socket)]
         self._open_frame = Open(
             log_path=str(log_path), history=history, functions=list(functions), config=config, server=server,
-            cluster=cluster,
+            cluster=cluster, connectors=dict(connectors),
             sockets=[sock if isinstance(sock, int) else sock.fileno() for sock in sockets],
         )  # fmt: skip
         self._connection, self._on_serving, self._check = connection, on_serving, check

@@ -9,11 +9,12 @@ from steplog.testing.errors import NoProgress, NotTriggered, RunNotEnded, Unstub
 from steplog.testing.oneshot import Status, Triggered, trigger
 from steplog.testing.stubs import Timeout
 from steplog.testing.testbed import Testbed
-from steplog.testing.views import RunView, StepView
+from steplog.testing.views import Produced, RunView, StepView
 
 __all__ = [
     "NoProgress",
     "NotTriggered",
+    "Produced",
     "RunFailed",
     "RunNotEnded",
     "RunView",

@@ -15,6 +15,7 @@ from uuid import UUID
 import msgspec
 from typing_extensions import TypeVar
 
+from steplog.codec import decoder
 from steplog.context import Context, ContextSync
 from steplog.drivers.config import LocalConfig
 from steplog.drivers.failures import describe_error
@@ -25,7 +26,7 @@ from steplog.errors import StepError, SteplogError
 from steplog.event import Event
 from steplog.functions import Function
 from steplog.outgoing import outgoing_events
-from steplog.step import STEP, CurrentStep, StepOptions
+from steplog.step import STEP, CurrentStep, ProducedRecord, StepOptions
 from steplog.testing.errors import UnstubbedStepError
 from steplog.testing.stubs import EVENT_ID, EVENT_MS, MISSING, Stubs, giving, standing_for
 from steplog.values import Decode, dump, load, signature_of
@@ -58,7 +59,7 @@ def trigger(
 
     A step without a stub runs its body, again at once while it fails and has attempts left; so does the function, over
     the results that its steps have had. Sleeps take no time, ``send_event`` sends nothing and gives ids of zeros,
-    ``ctx.run_id`` is ``test``.
+    ``produce`` writes nothing, ``ctx.run_id`` is ``test``.
 
     Raises ``UnstubbedStepError`` for a step that waits for somebody else (an event, another function) and has no stub.
     """
@@ -167,6 +168,11 @@ class _OneShot:
 
     async def send_signal(self, step_id: str, *, signal: str, data: object) -> Any:
         return await self._play(step_id, None)
+
+    async def produce(self, step_id: str, *, topic: str, key: bytes | None, value: object, **_: Any) -> Any:
+        dump(None if isinstance(value, bytes) else value, step_id, _LIMITS.output_bytes)
+        record = ProducedRecord(topic=topic, key=None if key is None else key.decode(errors="replace"))
+        return await self._play(step_id, record, decoder(ProducedRecord))
 
     def __getattr__(self, name: str) -> Any:
         """Every other kind of step waits for somebody else."""

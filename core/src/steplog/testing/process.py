@@ -120,7 +120,7 @@ class Process:
         app = App("testbed")
         app.functions = {name: self._stubbable(function) for name, function in self._functions.items()}
         registry = Registry(function.spec for function in self._functions.values())
-        self._engine = InlineEngine(lambda: self.log, registry, EngineConfig(), self._clock)
+        self._engine = InlineEngine(lambda: self.log, registry, EngineConfig(can_produce=True), self._clock)
         config = NodeConfig(local=local, drain_s=0)
         return await Node([app], self._engine, config, clock=self._clock.now_ms).__aenter__()
 

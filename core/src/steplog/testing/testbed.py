@@ -30,7 +30,7 @@ from steplog.shells.inline import VirtualClock
 from steplog.testing.errors import NotTriggered, UnusedStubs
 from steplog.testing.process import Options, Process
 from steplog.testing.stubs import Stubs
-from steplog.testing.views import Journal, RunView
+from steplog.testing.views import Journal, Produced, RunView
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 PATIENCE_S = 5.0  # that bodies and code outside of steps may really take
@@ -159,6 +159,10 @@ class Testbed:
         name, decode = (event, None) if isinstance(event, str) else (event.name, event.decode)
         found = [stored for stored, _ in self._journal.events() if stored.name == name and stored.source != SOURCE]
         return [_plain(bytes(each.data)) if decode is None else decode(bytes(each.data)) for each in found]
+
+    def produced(self, topic: str) -> list[Produced]:
+        """The records that functions wrote to a topic with ``step.produce``, in the order of their commits."""
+        return [Produced.of(record) for record in self._process.log.produced if record.topic == topic]
 
     @property
     def reenter(self) -> bool:

@@ -2,14 +2,14 @@
 
 import itertools
 from collections.abc import Awaitable, Callable
-from typing import Any, Generic
+from typing import Any, Generic, Self
 
 import msgspec
 from typing_extensions import TypeVar
 
 from steplog.engine import records
 from steplog.engine.ids import step_wire_id
-from steplog.engine.operations import ErrorInfo
+from steplog.engine.operations import ErrorInfo, Produce
 from steplog.errors import RunFailed
 from steplog.event import Event, read_event
 from steplog.functions import Function
@@ -40,6 +40,28 @@ class StepView(msgspec.Struct, kw_only=True):
     attempts: int = 1
     output: Any = None
     error: ErrorInfo | None = None
+
+
+class Produced(msgspec.Struct, frozen=True, kw_only=True):
+    """A record that a function wrote to a topic. ``partition`` is None where the key chooses it."""
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    headers: dict[str, bytes] = {}
+    partition: int | None = None
+
+    @classmethod
+    def of(cls, record: Produce) -> Self:
+        """As the log has it."""
+        return cls(
+            topic=record.topic, key=record.key, value=record.value, headers=dict(record.headers),
+            partition=record.partition,
+        )  # fmt: skip
+
+    def json(self) -> Any:
+        """The value, read as JSON."""
+        return None if self.value is None else msgspec.json.decode(self.value)
 
 
 class RunState(msgspec.Struct, kw_only=True):
