@@ -13,6 +13,8 @@ import msgspec
 from steplog.log.broker import Assigned, BrokerError, Fenced, Fetched, OffsetOutOfRange, Place, Produced
 from steplog.log.kafka import INPUTS
 
+from .plans import START_MS
+
 SESSION_S = 6.0  # a process that does nothing for so long is put out of the group
 TRANSACTION_S = 10.0  # an open transaction is ended by the cluster after so long
 MOST_READ = 7  # records at once
@@ -255,6 +257,11 @@ class Connection:
     async def end(self, place: Place) -> int:
         await self._way("end")
         return len(self._cluster.log(place))
+
+    async def offset_at(self, place: Place, at_ms: int) -> int:
+        await self._way("offset at")
+        log = self._cluster.log(place)
+        return next((at for at, entry in enumerate(log) if START_MS + entry.at_s * 1000 >= at_ms), len(log))
 
     async def transact(
         self, records: Sequence[Produced], positions: dict[Place, int], token: object

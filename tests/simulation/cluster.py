@@ -43,7 +43,6 @@ TOMBSTONES_MS = 15_000
 NO_NUMBER = -1  # of events that the engine sends
 ANSWERED, MOST_ANSWERED = 0.8, 15  # of the waits; each event may start runs that wait as well
 SLACK_MS = 100_000  # longer than a process may be away, and its partitions with it
-NO_MAIL = 1 << 40  # waits that events are held against in one turn
 LONG_MS = 200_000  # the longer of two time-outs of waits for events
 IDLE_S = 2.0  # between two signs of life
 FASTER = 1_000  # naps and time-outs are so much shorter than in the other simulation
@@ -429,10 +428,11 @@ class Process:
             Connection(world.cluster, self._name), self._name, self._cache, now_ms=lambda: world.now_ms,
             tombstones_ms=TOMBSTONES_MS,
         )  # fmt: skip
+        reader = Connection(world.cluster, f"{self._name}-reader")
         registry, plan = Registry(world.plan.functions), world.plan
         self._driver = driver = Driver(self, plan.scripts)
         self._partitions = Partitions(
-            log, registry, plan.config, world.partitions, now_ms=lambda: world.now_ms, deliver=self._deliver,
+            log, reader, registry, plan.config, world.partitions, now_ms=lambda: world.now_ms, deliver=self._deliver,
             on_lost=self._lose, limits=plan.limits, idle_s=IDLE_S,
         )  # fmt: skip
         self._driver = driver
@@ -508,7 +508,7 @@ def _faster(plan: Plan) -> Plan:
             for f in plan.functions
         ),
         config=msgspec.structs.replace(
-            plan.config, retry=RetryPolicy(interval_ms=1_000), met_per_turn=NO_MAIL, kept_bytes=ROOMY_BYTES
+            plan.config, retry=RetryPolicy(interval_ms=1_000), kept_bytes=ROOMY_BYTES
         ),
         scripts={name: _script(node) for name, node in plan.scripts.items()},
     )
@@ -526,7 +526,7 @@ def _script(node: Node) -> Node:
         case Listen(timeout_ms=ms) | Call(timeout_ms=ms):
             return replace(node, timeout_ms=ms // FASTER + 500)
         case Wait(timeout_ms=ms):
-            return replace(node, timeout_ms=LONG_MS if ms >= SECOND else ms + 500, is_since_trigger=False)
+            return replace(node, timeout_ms=LONG_MS if ms >= SECOND else ms + 500)
         case Step(retry_after_ms=int(ms)):
             return replace(node, retry_after_ms=ms // FASTER)
         case InOrder(nodes=nodes):

@@ -16,6 +16,7 @@ from steplog.engine.processor import Processor
 from steplog.engine.state import Limits
 from steplog.log.broker import BrokerError
 from steplog.log.kafka import KafkaLog
+from steplog.log.lookback import Lookback, Reader
 
 IDLE_S = 1.0  # between two signs of life where nothing comes
 AGAIN_S = 0.5  # after an error
@@ -25,10 +26,11 @@ class Partitions:
     """Decides for the partitions that the group gives it.
 
     ``deliver`` gets the effects of committed turns, ``on_lost`` is told when what was in flight here is dropped.
+    ``reader`` reads events of any partition for waits that look back, beside what the log reads.
     """
 
     def __init__(
-        self, log: KafkaLog, registry: Registry, config: EngineConfig, partitions: int, *, now_ms: Callable[[], int],
+        self, log: KafkaLog, reader: Reader, registry: Registry, config: EngineConfig, partitions: int, *, now_ms: Callable[[], int],
         deliver: Callable[[list[Effect]], None], on_lost: Callable[[], None], limits: Limits = Limits(),
         idle_s: float = IDLE_S,
     ) -> None:  # fmt: skip
@@ -36,6 +38,9 @@ class Partitions:
         self._partitions, self._now_ms = partitions, now_ms
         self._deliver, self._on_lost, self._idle_s = deliver, on_lost, idle_s
         self._owned: dict[int, Processor] = {}
+        self._lookback = Lookback(
+            reader, partitions, answer=self.post, now_ms=now_ms, most_bytes=config.kept_bytes
+        )
         self._wake = asyncio.Event()
         log.on_change(self._wake.set)
 
@@ -53,6 +58,11 @@ class Partitions:
 
     async def run(self) -> None:
         """Take part until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._lookback.run())
+            await self._take_part()
+
+    async def _take_part(self) -> None:
         wanted: tuple[int, ...] = ()
         is_new = True
         while True:
@@ -85,6 +95,7 @@ class Partitions:
     def _drop(self) -> None:
         if self._owned:
             self._owned = {}
+            self._lookback.forget()
             self._on_lost()
 
     async def _turn(self) -> None:
@@ -103,7 +114,7 @@ class Partitions:
                 pass
         await self._log.commit({partition: each.seal() for partition, each in busy.items()})
         for processor in busy.values():
-            self._deliver(processor.committed())
+            self._deliver(self._lookback.take(processor.committed()))
 
     async def _idle(self, now_ms: int) -> None:
         """Wait for a message, the next timer, or the next look at the cluster."""

@@ -111,6 +111,7 @@ class EventOffered(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_li
     prefix: bytes  # of their keys
     name: str
     event: bytes  # as functions see it, JSON
+    received_ms: int
 
 
 class EventMet(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
@@ -120,6 +121,23 @@ class EventMet(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=T
     step: bytes
     name: str
     event: bytes  # as functions see it, JSON
+    received_ms: int
+
+
+class LookBack(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
+    """A wait that looks back was not told what came before by the process that is gone: it asks again."""
+
+    run: bytes
+    step: bytes
+
+
+class EventsRead(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
+    """What came before a wait that looks back: the answer to ``effects.ReadEvents``."""
+
+    run: bytes
+    step: bytes
+    events: tuple[bytes, ...]  # JSON records, in the order of their receipt
+    cut_ms: int = 0  # what was received until then was not looked at; 0: all was
 
 
 class WaitEnded(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
@@ -179,8 +197,8 @@ class SweepSeen(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=
 
 Message = (
     EventAccepted | OpReported | RunReported | RunParked | DispatchLost | SignalAwaited | SignalSent | SignalHeard
-    | SignalAnswered | WaitArmed | EventOffered | EventMet | WaitEnded | WaitForgotten | TimerFired | RetryNow | Adopt
-    | Drain | PlanCrons | SweepSeen
+    | SignalAnswered | WaitArmed | EventOffered | EventMet | LookBack | EventsRead | WaitEnded | WaitForgotten
+    | TimerFired | RetryNow | Adopt | Drain | PlanCrons | SweepSeen
 )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ the positions that stand among the state are the truth, and generations make it 
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import msgspec
@@ -25,6 +25,7 @@ POLL_S = 0.01
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_message = msgspec.msgpack.Decoder(Message).decode
+_decode_event = msgspec.msgpack.Decoder(EventAccepted).decode
 _decode_head = msgspec.msgpack.Decoder(tuple[int, int]).decode
 _decode_owner = msgspec.msgpack.Decoder(str).decode
 
@@ -108,7 +109,7 @@ class KafkaLog:
         turn, now_ms = (0, 0) if head is None else _decode_head(head)
         positions = {topic: _position(cache.table, topic) for topic in INPUTS}
         self._owned[partition] = _Owned(cache, positions)
-        return LoadedState(turn=turn, now_ms=now_ms, table=cache.table, events=_Unread())
+        return LoadedState(turn=turn, now_ms=now_ms, table=cache.table)
 
     async def take(self, partition: int) -> list[Input]:
         """Read what waits for a partition: events, and before them everything that came to its inbox before them."""
@@ -197,11 +198,10 @@ class KafkaLog:
             await (self._broker.renew() if name == self._name else self._broker.fence(name))
 
 
-class _Unread:
-    """The events of before, which no wait can look back on yet: they are in other partitions' topics as well."""
-
-    def accepted(self, first: int, last: int) -> Iterator[tuple[int, list[bytes]]]:
-        raise NotImplementedError("a wait that looks back needs the events of all partitions")
+def event_of(record: Fetched) -> EventAccepted:
+    """Read a record of ``events``."""
+    assert record.value is not None, "events are not deleted by key"
+    return _decode_event(record.value)
 
 
 def _written(owned: _Owned, turn: Turn, offset: int) -> None:
