@@ -19,19 +19,20 @@ from steplog.engine.effects import Effect
 from steplog.engine.events import FAILED_EVENT, FINISHED_EVENT, accept_event
 from steplog.engine.functions import DEFAULT_ENV, EventTrigger, Registry
 from steplog.engine.ids import ulid
-from steplog.engine.messages import EventAccepted, Message, OpReported, RunReported
+from steplog.engine.messages import EventAccepted, EventMet, Message, OpReported, RunReported
 from steplog.engine.operations import EventOut
+from steplog.engine.recent import KEPT_MS
 from steplog.engine.retry import RetryPolicy
 from steplog.engine.run import StepState
 from steplog.log.broker import BrokerError, Place, Produced
-from steplog.log.kafka import EVENTS, JOURNAL, STATE, KafkaLog
+from steplog.log.kafka import EVENTS, INBOX, JOURNAL, STATE, KafkaLog
 from steplog.log.memory import MemoryTable
 from steplog.partitions import Partitions
 
 from . import scripts
 from .broker import Cluster, Connection, Transaction, Troubles
 from .driver import Driver
-from .plans import ROOMY_BYTES, START_MS, Group, Plan, draw, draw_event
+from .plans import CHILDREN, ROOMY_BYTES, ROOTS, START_MS, Group, Plan, draw, draw_event
 from .scripts import SECOND, Call, Gather, Listen, Nap, Node, Race, Step, Wait
 from .scripts import Sequence as InOrder
 from .told import Told
@@ -47,6 +48,7 @@ LONG_MS = 200_000  # the longer of two time-outs of waits for events
 IDLE_S = 2.0  # between two signs of life
 FASTER = 1_000  # naps and time-outs are so much shorter than in the other simulation
 _decode_event = msgspec.msgpack.Decoder(EventAccepted).decode
+_decode_message = msgspec.msgpack.Decoder(Message).decode
 _decode_record = msgspec.json.Decoder(records.Record).decode
 
 
@@ -91,8 +93,9 @@ class ClusterWatch(Watch):
     """What the cluster promises. Messages between partitions take their time, so waits end later than their event.
 
     Each event is routed once (P2), whoever dies. One that was written after a wait was committed ends it, unless the
-    time of the wait is up within ``SLACK_MS`` of that. A failure is told once, by an event that is written in the
-    commit of the failure.
+    time of the wait is up within ``SLACK_MS`` of that. A wait that looks back is ended by the first, in the order of
+    receipt, of those that were written before it was committed and came after its trigger (G1). A failure is told once,
+    by an event that is written in the commit of the failure.
     """
 
     def __init__(self, *, retries: dict[str, int], live_runs: int, lost_allowance: int) -> None:
@@ -102,14 +105,19 @@ class ClusterWatch(Watch):
         self.routed: set[str] = set()
         self._written_now: list[records.StoredEvent] = []
         self.waits: Callable[[records.StepWaiting], None] = lambda _: None  # told of each wait for an event
+        self.scheduled: Callable[[records.RunScheduled], None] = lambda _: None  # told of each run
+        self._offsets: dict[str, tuple[int, int]] = {}  # internal id → partition, offset
+        self._triggers: dict[str, records.StoredEvent] = {}  # run → what has started it
+        self._before: dict[tuple[str, str], list[records.StoredEvent]] = {}  # waits → what came before, in order
         self._missed: dict[tuple[str, str], list[tuple[int, str]]] = {}  # waits → events that should end them, and when
 
-    def wrote(self, event: EventAccepted) -> None:
+    def wrote(self, event: EventAccepted, partition: int, offset: int) -> None:
         """An event is in its topic."""
         stored = msgspec.json.decode(event.body, type=records.StoredEvent)
         if stored.internal_id in self.written:  # a sender that has had no answer
             return
         self.written[stored.internal_id] = self.now_ms
+        self._offsets[stored.internal_id] = partition, offset
         self._events[stored.internal_id] = stored
         for key in self._waiting:
             if self._fits(key, stored):
@@ -130,6 +138,9 @@ class ClusterWatch(Watch):
         if isinstance(record, records.RunStarted) and record.reason in ("lost", "handed-back"):
             self.hit(record.run)  # whoever has executed it may not have noticed yet
         super()._read(record)
+        if isinstance(record, records.RunScheduled):
+            self._triggers[record.run] = self._events[record.events[0]]
+            self.scheduled(record)
 
     def _route(self, routed: records.EventRouted) -> None:
         event = self._events.get(routed.event)
@@ -141,9 +152,19 @@ class ClusterWatch(Watch):
         self._start(event, routed)
 
     def _wait(self, record: records.StepWaiting) -> None:
-        self._waiting[record.run, record.step] = Waiting(record)
-        if record.events is not msgspec.UNSET:
-            self.waits(record)
+        key = (record.run, record.step)
+        if key in self._waiting:  # it has looked back, and found that something is missing
+            is_old = self._triggers[record.run].received_at < self._waiting[key].record.at - KEPT_MS
+            self.expect(record.cut is msgspec.UNSET or is_old, "G1", f"{key} looks back to {record.cut} only")
+            self.kinds["condition failed before"] += record.failed is not msgspec.UNSET
+            return
+        self._waiting[key] = Waiting(record)
+        if record.events is msgspec.UNSET:
+            return
+        if record.since is not msgspec.UNSET:
+            fitting = [event for event in self._events.values() if self._fits(key, event)]
+            self._before[key] = sorted([e for e in fitting if e.received_at >= record.at - KEPT_MS], key=_receipt)
+        self.waits(record)
 
     def number_for(self, record: records.StepWaiting) -> int:
         """The number of an event that a wait goes on with."""
@@ -155,25 +176,37 @@ class ClusterWatch(Watch):
     def _end_wait(self, record: records.StepCompleted) -> None:
         key = (record.run, record.step)
         waiting, missed = self._waiting.pop(key, None), self._missed.pop(key, [])
+        before = self._before.pop(key, [])
         if waiting is None or record.op != "WaitForEvent":
             return
         output, wanted = msgspec.json.decode(record.output), waiting.record
         if output is None:
             self.expect(record.at >= wanted.until, "F4", f"{record.step} of {record.run} wakes early")
-            early = {name for at_ms, name in missed if at_ms < wanted.until - SLACK_MS}
+            came = {event.name for event in before}
+            is_met = came >= set(wanted.events or ()) if wanted.all is True else bool(came)
+            self.expect(not is_met, "G1", f"{record.step} of {record.run} times out, though {came} came before")
+            early = came | {name for at_ms, name in missed if at_ms < wanted.until - SLACK_MS}
             is_met = early >= set(wanted.events or ()) if wanted.all is True else bool(early)
             self.expect(not is_met, "STEP-12", f"{record.step} of {record.run} times out, though {missed} came")
             self.kinds["wait timed out"] += 1
             return
         for seen in output if wanted.all is True else [output]:
             events = [e for e in self._events.values() if (e.id, e.name) == (seen["id"], seen["name"])]
-            is_so = any(self._fits(key, event, waiting) for event in events)
-            self.expect(is_so, "STEP-08", f"{record.step} of {record.run} goes on with {seen}, which it does not want")
+            events = [event for event in events if self._fits(key, event, waiting)]
+            self.expect(
+                bool(events), "STEP-08", f"{record.step} of {record.run} goes on with {seen}, which it does not want"
+            )
+            first = [event for event in before if event.name == seen["name"] or wanted.all is not True][:1]
+            is_first = not first or min(map(_receipt, events)) <= _receipt(first[0])
+            self.expect(is_first, "G1", f"{record.step} of {record.run} goes on with {seen}, and {first} came before")
         self.kinds["wait ended by an event"] += 1
+        self.kinds["wait ended by what came before"] += bool(before)
 
     def _fits(self, key: tuple[str, str], event: records.StoredEvent, waiting: Waiting | None = None) -> bool:
         record = (waiting or self._waiting[key]).record
         if record.events is msgspec.UNSET or event.name not in record.events:
+            return False
+        if record.since is not msgspec.UNSET and not self._is_later(event, self._triggers[key[0]]):
             return False
         number, own = self._number(event), self.runs[key[0]].number
         match record.expression:
@@ -185,6 +218,11 @@ class ClusterWatch(Watch):
                 return NO_NUMBER < number < own
             case _:
                 return True
+
+    def _is_later(self, event: records.StoredEvent, trigger: records.StoredEvent) -> bool:
+        """Whether an event came after another: behind it in their partition, not received before it in two."""
+        (partition, offset), (its, after) = self._offsets[event.internal_id], self._offsets[trigger.internal_id]
+        return event.received_at >= trigger.received_at and (partition != its or offset > after)
 
     def _check_index(self, run: bytes) -> None:
         """The index may be in another partition: messages are on their way. At rest nothing may be left in it."""
@@ -209,6 +247,11 @@ class ClusterWatch(Watch):
         for key in [key for key in self.state if key[0] == keys.NODE]:
             del self.state[key]
         super().at_rest()
+
+
+def _receipt(event: records.StoredEvent) -> tuple[int, str]:
+    """What the order of events is by."""
+    return event.received_at, event.internal_id
 
 
 class Untold(Told):
@@ -264,7 +307,7 @@ class World:
             lands_s=chance.choice((0.0, 0.3, 3.0)),
         )  # fmt: skip
         self.cluster = Cluster(chance, self.partitions, troubles, self.fired)
-        self.watch.waits = self._answer
+        self.watch.waits, self.watch.scheduled = self._answer, self._hurry
         self.cluster.appended, self.cluster.committed = self._appended, self._committed
         self.spent: Counter[tuple[str, str]] = Counter()
         self.is_calm = False
@@ -375,8 +418,19 @@ class World:
             return
         self.fired("wait answered")
         assert waiting.events is not msgspec.UNSET, "it waits for an event"
-        data = b'{"n":%d}' % number
-        group = Group([EventOut(name=self.chance.choice(waiting.events), data=data)])
+        self._send_soon(self.chance.choice(waiting.events), number)
+
+    def _hurry(self, scheduled: records.RunScheduled) -> None:
+        """What a run may come to wait for is sent as soon as the run is there."""
+        number = self.watch.runs[scheduled.run].number - self.chance.choice((0, 0, 1))
+        is_done = self.is_calm or self.counts["event before a wait"] >= MOST_ANSWERED
+        if is_done or number <= NO_NUMBER or self.chance.random() > ANSWERED:
+            return
+        self.fired("event before a wait")
+        self._send_soon(self.chance.choice((*ROOTS, *CHILDREN)), number)
+
+    def _send_soon(self, name: str, number: int) -> None:
+        group = Group([EventOut(name=name, data=b'{"n":%d}' % number)])
         self.tasks.create_task(self._send(group, self.chance.random() ** 3))
 
     async def _compact(self) -> None:
@@ -389,20 +443,30 @@ class World:
     def _appended(self, produced: Sequence[Produced]) -> None:
         for record in produced:
             if record.place.topic == EVENTS and record.value is not None:
-                self.watch.wrote(_decode_event(record.value))
+                self._wrote(record.place, record.value)
+
+    def _wrote(self, place: Place, value: bytes) -> None:
+        log = self.cluster.log(place)
+        offset = next(at for at in range(len(log) - 1, -1, -1) if log[at].value is value)
+        self.watch.wrote(_decode_event(value), place.partition, offset)
 
     def _committed(self, transaction: Transaction) -> None:
         """A transaction is decided: its parts are checked, one partition after the other."""
         self.fired("transaction")
         changes: dict[int, dict[bytes, bytes | None]] = {}
         journal: dict[int, list[bytes]] = {}
+        met = 0
         for place, entry in self.cluster.records_of(transaction):
             if place.topic == STATE:
                 changes.setdefault(place.partition, {})[entry.key] = entry.value
             elif place.topic == JOURNAL and entry.value is not None:
                 journal.setdefault(place.partition, []).append(entry.value)
             elif place.topic == EVENTS and entry.value is not None:
-                self.watch.wrote(_decode_event(entry.value))
+                self._wrote(place, entry.value)
+            elif place.topic == INBOX and entry.value is not None:
+                met += isinstance(_decode_message(entry.value), EventMet)
+        most = self.plan.config.met_per_turn * len(changes)
+        self.watch.expect(met <= most, "limit", f"{met} waits were held against events, at most {most} may be")
         for partition, changed in changes.items():
             self.say(f"{transaction.name} commits {partition}", *journal.get(partition, ()))
             self.watch.changed(changed, journal.get(partition, ()))
