@@ -206,7 +206,7 @@ class ClusterWatch(Watch):
         record = (waiting or self._waiting[key]).record
         if record.events is msgspec.UNSET or event.name not in record.events:
             return False
-        if record.since is not msgspec.UNSET and not self._is_later(event, self._triggers[key[0]]):
+        if not self._is_later(event, self._triggers[key[0]], record):
             return False
         number, own = self._number(event), self.runs[key[0]].number
         match record.expression:
@@ -219,10 +219,11 @@ class ClusterWatch(Watch):
             case _:
                 return True
 
-    def _is_later(self, event: records.StoredEvent, trigger: records.StoredEvent) -> bool:
-        """Whether an event came after another: behind it in their partition, not received before it in two."""
+    def _is_later(self, event: records.StoredEvent, trigger: records.StoredEvent, wait: records.StepWaiting) -> bool:
+        """Whether an event came after a trigger: behind it in its partition; not received before it, if that counts."""
         (partition, offset), (its, after) = self._offsets[event.internal_id], self._offsets[trigger.internal_id]
-        return event.received_at >= trigger.received_at and (partition != its or offset > after)
+        is_received_later = wait.since is msgspec.UNSET or event.received_at >= trigger.received_at
+        return is_received_later and (partition != its or offset > after)
 
     def _check_index(self, run: bytes) -> None:
         """The index may be in another partition: messages are on their way. At rest nothing may be left in it."""
@@ -571,9 +572,7 @@ def _faster(plan: Plan) -> Plan:
             msgspec.structs.replace(f, triggers=tuple(t for t in f.triggers if isinstance(t, EventTrigger)))
             for f in plan.functions
         ),
-        config=msgspec.structs.replace(
-            plan.config, retry=RetryPolicy(interval_ms=1_000), kept_bytes=ROOMY_BYTES
-        ),
+        config=msgspec.structs.replace(plan.config, retry=RetryPolicy(interval_ms=1_000), kept_bytes=ROOMY_BYTES),
         scripts={name: _script(node) for name, node in plan.scripts.items()},
     )
 

@@ -30,17 +30,15 @@ class Partitions:
     """
 
     def __init__(
-        self, log: KafkaLog, reader: Reader, registry: Registry, config: EngineConfig, partitions: int, *, now_ms: Callable[[], int],
-        deliver: Callable[[list[Effect]], None], on_lost: Callable[[], None], limits: Limits = Limits(),
-        idle_s: float = IDLE_S,
+        self, log: KafkaLog, reader: Reader, registry: Registry, config: EngineConfig, partitions: int, *,
+        now_ms: Callable[[], int], deliver: Callable[[list[Effect]], None], on_lost: Callable[[], None],
+        limits: Limits = Limits(), idle_s: float = IDLE_S,
     ) -> None:  # fmt: skip
         self._log, self._registry, self._config, self._limits = log, registry, config, limits
         self._partitions, self._now_ms = partitions, now_ms
         self._deliver, self._on_lost, self._idle_s = deliver, on_lost, idle_s
         self._owned: dict[int, Processor] = {}
-        self._lookback = Lookback(
-            reader, partitions, answer=self.post, now_ms=now_ms, most_bytes=config.kept_bytes
-        )
+        self._lookback = Lookback(reader, partitions, answer=self.post, now_ms=now_ms, most_bytes=config.kept_bytes)
         self._wake = asyncio.Event()
         log.on_change(self._wake.set)
 

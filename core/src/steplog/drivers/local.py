@@ -8,7 +8,7 @@ from steplog.drivers.bodies import Bodies
 from steplog.drivers.config import LocalConfig, warned_at
 from steplog.drivers.live_run import CLOSE_S, LiveRun, now_ms
 from steplog.drivers.loop import UsersLoop
-from steplog.engine.effects import Answer, Backoff, Dispatch, Effect, MakeRoom, Resume, Retry, RunEnded
+from steplog.engine.effects import Answer, Backoff, Dispatch, Effect, MakeRoom, ReadEvents, Resume, Retry, RunEnded
 from steplog.engine.messages import Message
 from steplog.functions import Function
 
@@ -50,7 +50,7 @@ class LocalDriver:
         return [run for run in self._live.values() if run.waits_until_ms() is None]
 
     def handle(self, effects: Sequence[Effect]) -> None:
-        """Do what a committed turn asked for, in order. Answers are not for drivers."""
+        """Do what a committed turn asked for, in order. Answers and reading are not for drivers."""
         if self.is_draining:
             return  # what is not begun here is begun by the next process
         live = self._live
@@ -63,7 +63,7 @@ class LocalDriver:
                 self._dispatch(effect)
             elif isinstance(effect, MakeRoom):
                 self._make_room(effect.count)
-            elif not isinstance(effect, Answer):
+            elif not isinstance(effect, Answer | ReadEvents):
                 run = live.get(effect.run)
                 if run is not None and run.generation == effect.generation:
                     _tell(run, effect)

@@ -4,10 +4,10 @@ A wait counts events from a place in the log on (``EventWait.since``): the place
 event that started its run. One event ends a wait, the first in the order of the log that fits; so what is decided in
 several turns is the same as if it had been decided in one.
 
-Where the log brings the events, those of before lie in the topics of all partitions. A wait that looks back is committed
-first and asks then (``effects.ReadEvents``); the log is read to an end that is later than that commit, and what is
-written behind it meets the wait, which is there. Until the answer comes it puts by what it meets, and its time does not
-end it. There the order is that of receipt.
+Where the log brings the events, those of before lie in the topics of all partitions. A wait that looks back is
+committed first and asks then (``effects.ReadEvents``); the log is read to an end that is later than that commit, and
+what is written behind it meets the wait, which is there. Until the answer comes it puts by what it meets, and its time
+does not end it. There the order is that of receipt.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,7 +22,7 @@ from steplog.engine.failures import Failures
 from steplog.engine.functions import EngineConfig
 from steplog.engine.ids import ulid_ms
 from steplog.engine.mail import Mail, Mailed
-from steplog.engine.messages import EventAccepted, EventMet, EventOffered, EventsRead
+from steplog.engine.messages import EventAccepted, EventMet, EventOffered, EventsRead, Origin
 from steplog.engine.recent import KEPT_MS, Recent
 from steplog.engine.records import ExpressionFailure, event_seen
 from steplog.engine.run import EventWait, Run
@@ -68,11 +68,10 @@ class Arrivals:
         if not self._waits.is_waited_for(event.env, event.name):
             return None
         seen = event_seen(event.body)
-        self._waits.offer(event.env, event.name, seen, event.received_ms)
+        origin = self._draft.home.partition, self._draft.offset, event.received_ms
+        self._waits.offer(event.env, event.name, seen, origin)
         self._recent.note(event.env, event.name, event.received_ms, event.body, seen)
-        mailed = Mailed(
-            env=event.env, name=event.name, place=self._draft.next_place, received_ms=event.received_ms, event=seen
-        )
+        mailed = Mailed(env=event.env, name=event.name, place=self._draft.next_place, origin=origin, event=seen)
         found = self._first(mailed)
         return Met(event.name, seen, self._fitting(found, mailed, are_failures_told=True)) if found else None
 
@@ -81,7 +80,7 @@ class Arrivals:
         event = _decode(message.event)
         mailed = Mailed(
             env=keys.env_of(message.prefix), name=message.name, place=self._draft.next_place,
-            received_ms=message.received_ms, event=event, prefix=message.prefix,
+            origin=message.origin, event=event, prefix=message.prefix,
         )  # fmt: skip
         return Met(message.name, event, self._fitting(self._first(mailed), mailed, are_failures_told=False))
 
@@ -90,7 +89,7 @@ class Arrivals:
         event = _decode(message.event)
         run = self._runs.get(message.run)
         step = None if run is None else run.steps.get(message.step)
-        if run is None or step is None or step.wait is None or message.received_ms < step.wait.since_ms:
+        if run is None or step is None or step.wait is None or not _is_behind(step.wait, message.origin):
             return Met(message.name, event, [])
         fits = self._fits(run, step.wait, event, is_failure_told=False)
         return Met(message.name, event, [(message.run, message.step)] if fits else [])
@@ -121,22 +120,26 @@ class Arrivals:
         if self._draft.home.events_return:
             wait.is_asking, wait.since, wait.since_ms = True, (0, 0), decode_stored(run.events[0]).received_at
             self._draft.state.put(keys.ask(run.key, step), b"", new=True)
-            self.ask(run, step, spots, now_ms)
+            self.ask(run, step, wait, spots, now_ms)
             return LookedBack([], 0, UNSET)
         parts = [self._recent.since(env, spot.name, wait.since, spot.path, spot.value) for spot in spots]
         arrivals = sorted((a for part in parts for a in part.arrivals), key=lambda arrival: arrival.place)
         events = ((arrival.name, arrival.body) for arrival in arrivals)
         return self._looked_back(run, wait, events, now_ms, max(part.cut_ms for part in parts))
 
-    def ask(self, run: Run, step: bytes, spots: Sequence[Spot], at_ms: int) -> None:
+    def trigger_of(self, run: Run) -> tuple[int, int]:
+        """Where the event stands that started a run: partition and offset, where the log brings events."""
+        if not self._draft.home.events_return:
+            return -1, -1
+        return decode_stored(run.events[0]).slot % self._draft.home.partitions, run.head.place[0]
+
+    def ask(self, run: Run, step: bytes, wait: EventWait, spots: Sequence[Spot], at_ms: int) -> None:
         """Ask for what came before a wait that was made at a time. It is read back from the log after the commit."""
-        trigger = decode_stored(run.events[0])
         self._draft.effects.append(
             effects.ReadEvents(
                 run=run.key, step=step, env=keys.env_of(run.key),
                 spots=tuple([(spot.name, spot.path, spot.value) for spot in spots]),
-                since_ms=max(trigger.received_at, at_ms - KEPT_MS),
-                trigger=(trigger.slot % self._draft.home.partitions, run.head.place[0]),
+                since_ms=max(wait.since_ms, at_ms - KEPT_MS), trigger=wait.trigger,
             )
         )  # fmt: skip
 
@@ -203,7 +206,7 @@ class Arrivals:
         event = encode(mailed.event) if len(here) < len(owners) else b""
         for run, step in owners:
             if not self._draft.has(run):
-                met = EventMet(run=run, step=step, name=mailed.name, event=event, received_ms=mailed.received_ms)
+                met = EventMet(run=run, step=step, name=mailed.name, event=event, origin=mailed.origin)
                 self._draft.tell_run(run, met)
         return here
 
@@ -221,4 +224,10 @@ class Arrivals:
 
 def _counts(wait: EventWait, mailed: Mailed) -> bool:
     """Whether an event comes after what a wait waits from on."""
-    return mailed.place >= wait.since and mailed.received_ms >= wait.since_ms
+    return mailed.place >= wait.since and _is_behind(wait, mailed.origin)
+
+
+def _is_behind(wait: EventWait, origin: Origin) -> bool:
+    """Whether an event comes after the one that started the run of a wait, as far as the wait asks for that."""
+    partition, offset, received_ms = origin
+    return received_ms >= wait.since_ms and (partition != wait.trigger[0] or offset > wait.trigger[1])

@@ -12,6 +12,7 @@ import msgspec
 
 from steplog.engine import keys
 from steplog.engine.draft import Draft, encode
+from steplog.engine.messages import Origin
 from steplog.engine.recent import EventLog
 from steplog.engine.records import Place, event_seen
 
@@ -22,7 +23,7 @@ class Mailed(msgspec.Struct, kw_only=True):
     env: int
     name: str
     place: Place  # waits that were made behind it are not ended by it
-    received_ms: int
+    origin: Origin = (0, 0, 0)
     event: Any  # as expressions see it
     prefix: bytes = b""  # one place of the index, which another partition offers it to; else all that are here
     beyond: bytes = b""  # the key of the last wait that it was held against
@@ -48,10 +49,8 @@ class Mail:
             if kept is None:
                 mailed = self._from_log(key, env, name)
             else:
-                place, received_ms, prefix, event = _decode_kept(kept)
-                mailed = Mailed(
-                    env=env, name=name, place=place, received_ms=received_ms, event=event, prefix=prefix, key=key
-                )
+                place, origin, prefix, event = _decode_kept(kept)
+                mailed = Mailed(env=env, name=name, place=place, origin=origin, event=event, prefix=prefix, key=key)
             mailed.beyond = beyond
             self._waiting.append(mailed)
 
@@ -71,7 +70,7 @@ class Mail:
             turn, count = self._added
             self._added = (draft.number, count + 1 if turn == draft.number else 0)
             mailed.key = keys.mail(*self._added)
-            kept = encode((mailed.place, mailed.received_ms, mailed.prefix, mailed.event))
+            kept = encode((mailed.place, mailed.origin, mailed.prefix, mailed.event))
             draft.state.put(keys.mail_event(mailed.key), kept, new=True)
         else:
             mailed.key = keys.mail(*mailed.place)
@@ -93,8 +92,8 @@ class Mail:
         assert self._log is not None, "where there is none the event is written"
         place = turn, index = keys.mail_place(key)
         ((_, bodies),) = self._log.accepted(turn, turn)
-        return Mailed(env=env, name=name, place=place, received_ms=0, event=event_seen(bodies[index]), key=key)
+        return Mailed(env=env, name=name, place=place, event=event_seen(bodies[index]), key=key)
 
 
 _decode_progress = msgspec.json.Decoder(tuple[int, str, bytes]).decode
-_decode_kept = msgspec.json.Decoder(tuple[Place, int, bytes, dict[str, Any]]).decode
+_decode_kept = msgspec.json.Decoder(tuple[Place, Origin, bytes, dict[str, Any]]).decode

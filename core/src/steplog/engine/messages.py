@@ -4,6 +4,8 @@ import msgspec
 
 from steplog.engine.operations import ErrorInfo, Operation
 
+Origin = tuple[int, int, int]  # of an event that the log has brought: partition, offset, received_ms
+
 
 class EventAccepted(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
     """An event to write and to route. Events of one request are one group, and one commit."""
@@ -111,7 +113,7 @@ class EventOffered(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_li
     prefix: bytes  # of their keys
     name: str
     event: bytes  # as functions see it, JSON
-    received_ms: int
+    origin: Origin
 
 
 class EventMet(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
@@ -121,7 +123,7 @@ class EventMet(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=T
     step: bytes
     name: str
     event: bytes  # as functions see it, JSON
-    received_ms: int
+    origin: Origin
 
 
 class LookBack(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):

@@ -155,10 +155,10 @@ class Steps:
         run, step = self._waiting(message.run, message.step)
         if run is not None and step is not None and step.wait is not None:
             spots = self._waits.spots(run.key, message.step, step.wait.events, step.wait.if_exp, run.event)
-            self._arrivals.ask(run, message.step, spots, step.at_ms)
+            self._arrivals.ask(run, message.step, step.wait, spots, step.at_ms)
 
     def looked_back(self, message: EventsRead) -> None:
-        """What came before a wait is known: that comes first, then what has come meanwhile, then the end of its time."""
+        """What came before a wait is known: that counts first, then what has come meanwhile, then its time."""
         run, step = self._waiting(message.run, message.step)
         if run is None or step is None or step.wait is None or not step.wait.is_asking:
             return
@@ -326,7 +326,9 @@ class Steps:
             return
         step.keys = tuple([spot.key for spot in spots])
         since = _after(run.head.place) if op.is_since_trigger else self._draft.next_place
-        wait = step.wait = EventWait(events=op.events, all_of=op.all_of, if_exp=op.if_exp, since=since)
+        wait = step.wait = EventWait(
+            events=op.events, all_of=op.all_of, if_exp=op.if_exp, since=since, trigger=self._arrivals.trigger_of(run)
+        )
         looked = self._arrivals.look_back(run, key, wait, spots) if op.is_since_trigger else None
         self._wait(run, key, step, self._draft.now_ms + op.timeout_ms, is_new=is_new, wait=wait, looked=looked)
         for name, event in looked.found if looked is not None else ():

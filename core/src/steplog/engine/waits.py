@@ -14,7 +14,7 @@ from steplog.cel import EVENT_AND_ASYNC, Filter, compile_filter, value_at
 from steplog.engine import keys
 from steplog.engine.draft import Draft, encode
 from steplog.engine.ids import hash16, slot_of
-from steplog.engine.messages import EventOffered, WaitArmed, WaitForgotten
+from steplog.engine.messages import EventOffered, Origin, WaitArmed, WaitForgotten
 from steplog.errors import EvaluationError
 
 MOST_PATHS = 16  # of a name; further waits stand under the name alone
@@ -101,11 +101,11 @@ class Waits:
                 found += self._draft.state.group(prefix, most - len(found), beyond=beyond)
         return found
 
-    def offer(self, env: int, name: str, event: Any, received_ms: int) -> None:
+    def offer(self, env: int, name: str, event: Any, origin: Origin) -> None:
         """Tell the places of the index that are in other partitions of an event."""
         for prefix in self._prefixes(env, name, event) if self._draft.home.partitions > 1 else ():
             if not self._is_here(prefix):
-                offered = EventOffered(prefix=prefix, name=name, event=encode(event), received_ms=received_ms)
+                offered = EventOffered(prefix=prefix, name=name, event=encode(event), origin=origin)
                 self._draft.send(_slot(prefix), offered)
 
     def leave(self, key: bytes, run_key: bytes, step: bytes) -> None:

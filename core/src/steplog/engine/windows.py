@@ -1,7 +1,7 @@
 """Events of one name that waits look back at: in the order of the log, and found by what they have at a path.
 
-A window is a cache of the log, whole from some place on. Who fills it says what a place is: ``engine/recent.py`` for the
-one partition of a process, ``log/lookback.py`` for a partition of Kafka.
+A window is a cache of the log, whole from some place on. Who fills it says what a place is: ``engine/recent.py`` for
+the one partition of a process, ``log/lookback.py`` for a partition of Kafka.
 """
 
 from collections import deque

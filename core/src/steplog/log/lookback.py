@@ -1,8 +1,8 @@
 """Reads events back for waits that look back, from the topics of all partitions (docs/decisions/0016).
 
-Theory of operation. A wait is committed before it asks here. What is asked for is read up to an end that is asked for
-after that; an event behind that end was written after the wait was there, so it meets the wait by itself. So every event
-is met, without a word between partitions; one that is met twice counts once.
+Theory of operation. A wait is committed before it asks here. What it wants is read up to an end that is asked for after
+that; an event behind that end was written after the wait was there, so it meets the wait by itself. So every event is
+met, without a word between partitions; one that is met twice counts once.
 
 The names that are asked for have a *window* in each partition (``engine/windows.py``), whole from some time of receipt
 on. A pass reads what has come since the last one, once for all that ask, and goes back, in blocks, where somebody wants
