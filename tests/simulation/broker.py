@@ -54,6 +54,7 @@ class Troubles(msgspec.Struct, frozen=True, kw_only=True):
     fails_before: float = 0.0  # a call that has done nothing
     fails_after: float = 0.0  # a call whose answer is lost
     stalls: float = 0.0  # a call after which the process does nothing for longer than its session
+    reading_stalls: float = 0.0  # the same of who reads events back; it is no member of the group
     slow_s: float = 0.01  # the longest way to the cluster and back
     lands_s: float = 0.05  # how late an outcome reaches a place
 
@@ -230,8 +231,9 @@ class Cluster:
 class Connection:
     """What one process has of the cluster (``log/broker.py``)."""
 
-    def __init__(self, cluster: Cluster, name: str) -> None:
+    def __init__(self, cluster: Cluster, name: str, *, is_reader: bool = False) -> None:
         self._cluster, self._name = cluster, name
+        self._stalls = cluster.troubles.reading_stalls if is_reader else cluster.troubles.stalls
         self._epoch = 0
         self._has_joined = False
 
@@ -308,7 +310,7 @@ class Connection:
         if chance.random() < troubles.fails_before:
             cluster.fired(f"{what} failed")
             raise BrokerError(f"{what} failed")
-        if chance.random() < troubles.stalls:
+        if chance.random() < self._stalls:
             cluster.fired(f"stalled before {what}")
             await asyncio.sleep(SESSION_S * (1 + 2 * chance.random()))
         end()

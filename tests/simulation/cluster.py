@@ -109,7 +109,7 @@ class ClusterWatch(Watch):
         self._offsets: dict[str, tuple[int, int]] = {}  # internal id → partition, offset
         self._triggers: dict[str, records.StoredEvent] = {}  # run → what has started it
         self._before: dict[tuple[str, str], list[records.StoredEvent]] = {}  # waits → what came before, in order
-        self._missed: dict[tuple[str, str], list[tuple[int, str]]] = {}  # waits → events that should end them, and when
+        self._missed: dict[tuple[str, str], list[tuple[int, records.StoredEvent]]] = {}  # waits → when, what came
 
     def wrote(self, event: EventAccepted, partition: int, offset: int) -> None:
         """An event is in its topic."""
@@ -121,7 +121,7 @@ class ClusterWatch(Watch):
         self._events[stored.internal_id] = stored
         for key in self._waiting:
             if self._fits(key, stored):
-                self._missed.setdefault(key, []).append((self.now_ms, stored.name))
+                self._missed.setdefault(key, []).append((self.now_ms, stored))
                 self.kinds["event for a wait"] += 1
 
     def changed(self, changes: dict[bytes, bytes | None], journal: Sequence[bytes]) -> None:
@@ -185,11 +185,12 @@ class ClusterWatch(Watch):
             came = {event.name for event in before}
             is_met = came >= set(wanted.events or ()) if wanted.all is True else bool(came)
             self.expect(not is_met, "G1", f"{record.step} of {record.run} times out, though {came} came before")
-            early = came | {name for at_ms, name in missed if at_ms < wanted.until - SLACK_MS}
+            early = came | {event.name for at_ms, event in missed if at_ms < wanted.until - SLACK_MS}
             is_met = early >= set(wanted.events or ()) if wanted.all is True else bool(early)
-            self.expect(not is_met, "STEP-12", f"{record.step} of {record.run} times out, though {missed} came")
+            self.expect(not is_met, "STEP-12", f"{record.step} of {record.run} times out, though {early} came")
             self.kinds["wait timed out"] += 1
             return
+        self._expect_order(record, wanted, [event for _, event in missed])
         for seen in output if wanted.all is True else [output]:
             events = [e for e in self._events.values() if (e.id, e.name) == (seen["id"], seen["name"])]
             events = [event for event in events if self._fits(key, event, waiting)]
@@ -201,6 +202,24 @@ class ClusterWatch(Watch):
             self.expect(is_first, "G1", f"{record.step} of {record.run} goes on with {seen}, and {first} came before")
         self.kinds["wait ended by an event"] += 1
         self.kinds["wait ended by what came before"] += bool(before)
+
+    def _expect_order(
+        self, record: records.StepCompleted, wanted: records.StepWaiting, came: Sequence[records.StoredEvent]
+    ) -> None:
+        """Events of one partition that came after a wait end it in their order, where it does not look back."""
+        if wanted.since is not msgspec.UNSET:
+            return
+        first: dict[tuple[int, str], str] = {}  # partition, name → id
+        later: set[tuple[str, str]] = set()  # id, name
+        for event in sorted(came, key=lambda event: self._offsets[event.internal_id]):
+            partition, _ = self._offsets[event.internal_id]
+            if first.setdefault((partition, event.name), event.id) != event.id:
+                later.add((event.id, event.name))
+        later -= {(id_, name) for (_, name), id_ in first.items()}
+        output = msgspec.json.decode(record.output)
+        for seen in output if wanted.all is True else [output]:
+            is_first = (seen["id"], seen["name"]) not in later
+            self.expect(is_first, "STEP-12", f"{record.step} of {record.run} goes on with {seen}, others were first")
 
     def _fits(self, key: tuple[str, str], event: records.StoredEvent, waiting: Waiting | None = None) -> bool:
         record = (waiting or self._waiting[key]).record
@@ -305,7 +324,7 @@ class World:
         troubles = Troubles(
             fails_before=chance.choice((0, 0.002, 0.01)), fails_after=chance.choice((0, 0.002, 0.01)),
             stalls=chance.choice((0, 0, 0.0005)), slow_s=chance.choice((0.001, 0.01, 0.1)),
-            lands_s=chance.choice((0.0, 0.3, 3.0)),
+            lands_s=chance.choice((0.0, 0.3, 3.0)), reading_stalls=chance.choice((0, 0, 0.02)),
         )  # fmt: skip
         self.cluster = Cluster(chance, self.partitions, troubles, self.fired)
         self.watch.waits, self.watch.scheduled = self._answer, self._hurry
@@ -493,7 +512,7 @@ class Process:
             Connection(world.cluster, self._name), self._name, self._cache, now_ms=lambda: world.now_ms,
             tombstones_ms=TOMBSTONES_MS,
         )  # fmt: skip
-        reader = Connection(world.cluster, f"{self._name}-reader")
+        reader = Connection(world.cluster, f"{self._name}-reader", is_reader=True)
         registry, plan = Registry(world.plan.functions), world.plan
         self._driver = driver = Driver(self, plan.scripts)
         self._partitions = Partitions(

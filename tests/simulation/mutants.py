@@ -871,8 +871,8 @@ CLUSTER_MUTANTS = tuple(
                 "count + 1 if turn == draft.number else 0", "0",
             ),
             (
-                "mail forgets after a loss where it was offered", "STEP-12", "Mail.recover",
-                "event=event, prefix=prefix,", "event=event,",
+                "an event overtakes the mail", "STEP-12", "Mail.add",
+                "self._waiting.append(mailed)", "self._waiting.appendleft(mailed)",
             ),
         ),
         *_of(
