@@ -333,6 +333,7 @@ class World:
         self.is_calm = False
         self._processes = [Process(self, f"node-{n}") for n in range(chance.choice((1, 2, 3)))]
         self._events = 0
+        self._sending: set[asyncio.Task[None]] = set()
         self._main: asyncio.Task[Any] | None = None
         self._error: BaseException | None = None
 
@@ -398,7 +399,7 @@ class World:
 
     def _is_at_rest(self) -> bool:
         watch = self.watch
-        are_routed = watch.are_routed
+        are_routed = watch.are_routed and all(sending.done() for sending in self._sending)
         is_open = any(run.ended is None for run in watch.runs.values())
         is_left = any(key[0] not in (keys.SEEN, keys.PATH, keys.NODE, keys.FUNCTION) for key in watch.state)
         return are_routed and not is_open and not is_left
@@ -451,7 +452,7 @@ class World:
 
     def _send_soon(self, name: str, number: int) -> None:
         group = Group([EventOut(name=name, data=b'{"n":%d}' % number)])
-        self.tasks.create_task(self._send(group, self.chance.random() ** 3))
+        self._sending.add(self.tasks.create_task(self._send(group, self.chance.random() ** 3)))
 
     async def _compact(self) -> None:
         while True:
