@@ -39,7 +39,8 @@ from .told import Told
 from .watch import Waiting, Watch
 from .world import Report
 
-CALM_S, REST_S = 60.0, 4_000.0  # troubles until then; and how long it may take to come to rest afterwards
+CALM_S, REST_S = 60.0, 10_000.0  # troubles until then; and how long it may take to come to rest afterwards
+QUIET_S = 1_000.0  # longer than anything waits; without a commit for so long, it hangs
 TOMBSTONES_MS = 15_000
 NO_NUMBER = -1  # of events that the engine sends
 ANSWERED, MOST_ANSWERED = 0.8, 15  # of the waits; each event may start runs that wait as well
@@ -333,6 +334,7 @@ class World:
         self.is_calm = False
         self._processes = [Process(self, f"node-{n}") for n in range(chance.choice((1, 2, 3)))]
         self._events = 0
+        self._committed_s = CALM_S
         self._sending: set[asyncio.Task[None]] = set()
         self._main: asyncio.Task[Any] | None = None
         self._error: BaseException | None = None
@@ -373,7 +375,7 @@ class World:
             for process in self._processes:
                 process.start()
             until_s = loop.time() + REST_S
-            while not self._is_at_rest() and loop.time() < until_s:
+            while not self._is_at_rest() and loop.time() < min(until_s, self._committed_s + QUIET_S):
                 await asyncio.sleep(1.0)
             for process in self._processes:
                 process.stop()
@@ -474,6 +476,7 @@ class World:
     def _committed(self, transaction: Transaction) -> None:
         """A transaction is decided: its parts are checked, one partition after the other."""
         self.fired("transaction")
+        self._committed_s = asyncio.get_running_loop().time()
         changes: dict[int, dict[bytes, bytes | None]] = {}
         journal: dict[int, list[bytes]] = {}
         met = 0
