@@ -66,6 +66,7 @@ class Cluster:
         self.chance, self.partitions, self.troubles, self.fired = chance, partitions, troubles, fired
         self.logs: dict[Place, list[Entry]] = {}
         self.is_calm = False
+        self._stable: dict[Place, int] = {}
         self.listeners: dict[str, Callable[[], None]] = {}  # told when there may be something new
         self.appended: Callable[[Sequence[Produced]], None] = lambda _: None  # told of what is written outside them
         self.committed: Callable[[Transaction], None] = lambda _: None  # told of each commit
@@ -110,8 +111,11 @@ class Cluster:
 
     def stable_end(self, place: Place) -> int:
         """Up to where readers of what is committed get."""
-        log = self.log(place)
-        return next((offset for offset, entry in enumerate(log) if entry.is_pending(place)), len(log))
+        log, end = self.log(place), self._stable.get(place, 0)  # it never goes back
+        while end < len(log) and not log[end].is_pending(place):
+            end += 1
+        self._stable[place] = end
+        return end
 
     def compact(self, place: Place, *, keep_tombstones_s: float) -> None:
         """Drop what a later record of the same key has replaced, and old tombstones."""

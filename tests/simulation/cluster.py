@@ -130,6 +130,7 @@ class ClusterWatch(Watch):
         for data in journal:
             self._read(_decode_record(data))
         self._due.clear()
+        self.kinds["turn with mail"] += any(key[0] == keys.MAIL for key in changes)
         for run in self._change(changes):
             self._check_run(run)
             if keys.run_id_of(run) in self._by_id:
