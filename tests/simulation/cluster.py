@@ -36,7 +36,7 @@ from .plans import CHILDREN, ROOMY_BYTES, ROOTS, START_MS, Group, Plan, draw, dr
 from .scripts import SECOND, Call, Gather, Listen, Nap, Node, Race, Step, Wait
 from .scripts import Sequence as InOrder
 from .told import Told
-from .watch import Waiting, Watch
+from .watch import Broken, Waiting, Watch
 from .world import Report
 
 CALM_S, REST_S = 60.0, 10_000.0  # troubles until then; and how long it may take to come to rest afterwards
@@ -351,7 +351,7 @@ class World:
         """What went wrong first."""
         while isinstance(raised, BaseExceptionGroup):
             raised = raised.exceptions[0]
-        return self._error or raised
+        return raised if self._error is None or isinstance(raised, Broken) else self._error
 
     async def run(self) -> Report:
         self._main = asyncio.current_task()
