@@ -36,6 +36,14 @@ def _live(env: int, run: bytes) -> bytes:
     return keys.live(keys.run(env, run))
 
 
+def _mail_event(turn: int, index: int) -> bytes:
+    return keys.mail_event(keys.mail(turn, index))
+
+
+def _ask(env: int, run: bytes, step: bytes) -> bytes:
+    return keys.ask(keys.run(env, run), step)
+
+
 # every layout: how a key is built from components, in the order in which it is scanned
 Components = tuple[int | bytes, ...]
 LAYOUTS: dict[str, tuple[Callable[..., bytes], SearchStrategy[Components]]] = {
@@ -47,6 +55,8 @@ LAYOUTS: dict[str, tuple[Callable[..., bytes], SearchStrategy[Components]]] = {
     "live": (_live, st.tuples(envs, ids)),
     "seen": (keys.seen_day, st.tuples(envs, numbers)),
     "mail": (keys.mail, st.tuples(numbers, numbers)),
+    "mail's event": (_mail_event, st.tuples(numbers, numbers)),
+    "ask": (_ask, st.tuples(envs, ids, ids)),
 }
 
 any_key = st.one_of(

@@ -184,7 +184,9 @@ def test_accepted_events_are_read_back_from_the_latest_turn(store: Store) -> Non
     for turn in range(1, 201):
         commit(store.log, turn, {}, events=(b'{"e":"%d"}' % turn, b'{"e":"\\u00e9,[]"}') if turn % 2 else ())
     store.crash()
-    accepted = load(store.log).events.accepted
+    events = load(store.log).events
+    assert events is not None
+    accepted = events.accepted
     assert [turn for turn, _ in accepted(1, 200)] == list(range(199, 0, -2))
     assert list(accepted(6, 9)) == [(turn, [b'{"e":"%d"}' % turn, b'{"e":"\\u00e9,[]"}']) for turn in (9, 7)]
     assert list(accepted(2, 2)) == []

@@ -28,6 +28,8 @@ from steplog.log.broker import (
 from steplog.log.client import ALTERNATING
 from steplog.log.kafka import INPUTS
 
+from .plans import START_MS
+
 SESSION_S = 6.0  # a process that does nothing for so long is put out of the group
 TRANSACTION_S = 10.0  # an open transaction is ended by the cluster after so long
 MOST_READ = 7  # records at once
@@ -71,6 +73,7 @@ class Troubles(msgspec.Struct, frozen=True, kw_only=True):
     fails_after: float = 0.0  # a call whose answer is lost
     stalls: float = 0.0  # a call after which the process does nothing for longer than its session
     refuses: float = 0.0  # a record by its topic, which is not steplog's
+    reading_stalls: float = 0.0  # a stall of who reads events back; it is no member of the group
     slow_s: float = 0.01  # the longest way to the cluster and back
     lands_s: float = 0.05  # how late an outcome reaches a place
 
@@ -82,6 +85,7 @@ class Cluster:
         self.chance, self.partitions, self.troubles, self.fired = chance, partitions, troubles, fired
         self.logs: dict[Place, list[Entry]] = {}
         self.is_calm = False
+        self._stable: dict[Place, int] = {}
         self.listeners: dict[str, Callable[[], None]] = {}  # told when there may be something new
         self.appended: Callable[[Sequence[Produced]], None] = lambda _: None  # told of what is written outside them
         self.committed: Callable[[Transaction], None] = lambda _: None  # told of each commit
@@ -137,8 +141,11 @@ class Cluster:
 
     def stable_end(self, place: Place) -> int:
         """Up to where readers of what is committed get."""
-        log = self.log(place)
-        return next((offset for offset, entry in enumerate(log) if entry.is_pending(place)), len(log))
+        log, end = self.log(place), self._stable.get(place, 0)  # it never goes back
+        while end < len(log) and not log[end].is_pending(place):
+            end += 1
+        self._stable[place] = end
+        return end
 
     def compact(self, place: Place, *, keep_tombstones_s: float) -> None:
         """Drop what a later record of the same key has replaced, and old tombstones."""
@@ -258,8 +265,9 @@ class Cluster:
 class Connection:
     """What one process has of the cluster (``log/broker.py``)."""
 
-    def __init__(self, cluster: Cluster, name: str) -> None:
+    def __init__(self, cluster: Cluster, name: str, *, is_reader: bool = False) -> None:
         self._cluster, self._name = cluster, name
+        self._stalls = cluster.troubles.reading_stalls if is_reader else cluster.troubles.stalls
         self._epochs: list[int] = []  # of its producers, which take turns
         self._turns = itertools.count()
         self._has_joined = False
@@ -291,6 +299,11 @@ class Connection:
     async def ends(self, places: Sequence[Place]) -> dict[Place, int]:
         await self._way("end")
         return {place: len(self._cluster.log(place)) for place in places}
+
+    async def offset_at(self, place: Place, at_ms: int) -> int:
+        await self._way("offset at")
+        log = self._cluster.log(place)
+        return next((at for at, entry in enumerate(log) if START_MS + entry.at_s * 1000 >= at_ms), len(log))
 
     async def transact(
         self, records: Sequence[Produced], positions: dict[Place, int], token: object
@@ -349,7 +362,7 @@ class Connection:
         if chance.random() < troubles.fails_before:
             cluster.fired(f"{what} failed")
             raise BrokerError(f"{what} failed")
-        if chance.random() < troubles.stalls:
+        if chance.random() < self._stalls:
             cluster.fired(f"stalled before {what}")
             await asyncio.sleep(SESSION_S * (1 + 2 * chance.random()))
         end()

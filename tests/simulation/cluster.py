@@ -19,38 +19,40 @@ from steplog.engine.effects import Effect
 from steplog.engine.events import FAILED_EVENT, FINISHED_EVENT, accept_event
 from steplog.engine.functions import DEFAULT_ENV, EventTrigger, Registry
 from steplog.engine.ids import ulid
-from steplog.engine.messages import Message, OpReported, RunReported
+from steplog.engine.messages import EventMet, Message, OpReported, RunReported
 from steplog.engine.operations import EventOut
+from steplog.engine.recent import KEPT_MS
 from steplog.engine.retry import RetryPolicy
 from steplog.engine.run import StepState
 from steplog.errors import LogUnavailable
 from steplog.log.broker import BrokerError, Place, Produced
 from steplog.log.kafka import KafkaLog
 from steplog.log.memory import MemoryTable
-from steplog.log.topics import EVENTS, JOURNAL, STATE
+from steplog.log.topics import EVENTS, INBOX, JOURNAL, STATE
 from steplog.partitions import Partitions
 
 from . import scripts
 from .broker import MISSING, Cluster, Connection, Transaction, Troubles
 from .driver import Driver
-from .plans import ROOMY_BYTES, START_MS, Group, Plan, draw, draw_event
+from .plans import CHILDREN, ROOMY_BYTES, ROOTS, START_MS, Group, Plan, draw, draw_event
 from .scripts import SECOND, Call, Gather, Listen, Nap, Node, Put, Race, Step, Wait
 from .scripts import Sequence as InOrder
 from .told import Told
-from .watch import Waiting, Watch
+from .watch import Broken, Waiting, Watch
 from .world import Report
 
-CALM_S, REST_S = 60.0, 4_000.0  # troubles until then; and how long it may take to come to rest afterwards
+CALM_S, REST_S = 60.0, 10_000.0  # troubles until then; and how long it may take to come to rest afterwards
+QUIET_S = 1_000.0  # longer than anything waits; without a commit for so long, it hangs
 TOMBSTONES_MS = 15_000
 NO_NUMBER = -1  # of events that the engine sends
 ANSWERED, MOST_ANSWERED = 0.8, 15  # of the waits; each event may start runs that wait as well
 SLACK_MS = 100_000  # longer than a process may be away, and its partitions with it
-NO_MAIL = 1 << 40  # waits that events are held against in one turn
 LONG_MS = 200_000  # the longer of two time-outs of waits for events
 IDLE_S = 2.0  # between two signs of life
 PUTS = "147"  # how the ids of steps end that write to topics of others instead
 FASTER = 1_000  # naps and time-outs are so much shorter than in the other simulation
 _decode_event = msgspec.json.Decoder(records.StoredEvent).decode
+_decode_message = msgspec.msgpack.Decoder(Message).decode
 _decode_record = msgspec.json.Decoder(records.Record).decode
 
 
@@ -95,8 +97,9 @@ class ClusterWatch(Watch):
     """What the cluster promises. Messages between partitions take their time, so waits end later than their event.
 
     Each event is routed once (P2), whoever dies. One that was written after a wait was committed ends it, unless the
-    time of the wait is up within ``SLACK_MS`` of that. A failure is told once, by an event that is written in the
-    commit of the failure.
+    time of the wait is up within ``SLACK_MS`` of that. A wait that looks back is ended by the first, in the order of
+    receipt, of those that were written before it was committed and came after its trigger (G1). A failure is told once,
+    by an event that is written in the commit of the failure.
     """
 
     def __init__(self, *, retries: dict[str, int], live_runs: int, lost_allowance: int) -> None:
@@ -106,7 +109,11 @@ class ClusterWatch(Watch):
         self.routed: set[str] = set()
         self._written_now: list[records.StoredEvent] = []
         self.waits: Callable[[records.StepWaiting], None] = lambda _: None  # told of each wait for an event
-        self._missed: dict[tuple[str, str], list[tuple[int, str]]] = {}  # waits → events that should end them, and when
+        self.scheduled: Callable[[records.RunScheduled], None] = lambda _: None  # told of each run
+        self._offsets: dict[str, tuple[int, int]] = {}  # internal id → partition, offset
+        self._triggers: dict[str, records.StoredEvent] = {}  # run → what has started it
+        self._before: dict[tuple[str, str], list[records.StoredEvent]] = {}  # waits → what came before, in order
+        self._missed: dict[tuple[str, str], list[tuple[int, records.StoredEvent]]] = {}  # waits → when, what came
 
     def produced(self, values: list[str], written: list[bytes]) -> None:
         """Records of other topics are written in the transaction that records their steps."""
@@ -114,16 +121,17 @@ class ClusterWatch(Watch):
         steps = [f"{r.run} {r.step}" for r in found if isinstance(r, records.StepCompleted) and r.op == "Produce"]
         self.expect(sorted(values) == sorted(steps), "produce", f"{steps} are recorded, and {values} written")
 
-    def wrote(self, event: bytes) -> None:
+    def wrote(self, event: bytes, partition: int, offset: int) -> None:
         """An event is in its topic."""
         stored = _decode_event(event)
         if stored.internal_id in self.written:  # a sender that has had no answer
             return
         self.written[stored.internal_id] = self.now_ms
+        self._offsets[stored.internal_id] = partition, offset
         self._events[stored.internal_id] = stored
         for key in self._waiting:
             if self._fits(key, stored):
-                self._missed.setdefault(key, []).append((self.now_ms, stored.name))
+                self._missed.setdefault(key, []).append((self.now_ms, stored))
                 self.kinds["event for a wait"] += 1
 
     def changed(self, changes: dict[bytes, bytes | None], journal: Sequence[bytes]) -> None:
@@ -131,6 +139,7 @@ class ClusterWatch(Watch):
         for data in journal:
             self._read(_decode_record(data))
         self._due.clear()
+        self.kinds["turn with mail"] += any(key[0] == keys.MAIL for key in changes)
         for run in self._change(changes):
             self._check_run(run)
             if keys.run_id_of(run) in self._by_id:
@@ -140,6 +149,9 @@ class ClusterWatch(Watch):
         if isinstance(record, records.RunStarted) and record.reason in ("lost", "handed-back"):
             self.hit(record.run)  # whoever has executed it may not have noticed yet
         super()._read(record)
+        if isinstance(record, records.RunScheduled):
+            self._triggers[record.run] = self._events[record.events[0]]
+            self.scheduled(record)
 
     def _route(self, routed: records.EventRouted) -> None:
         event = self._events.get(routed.event)
@@ -151,9 +163,19 @@ class ClusterWatch(Watch):
         self._start(event, routed)
 
     def _wait(self, record: records.StepWaiting) -> None:
-        self._waiting[record.run, record.step] = Waiting(record)
-        if record.events is not msgspec.UNSET:
-            self.waits(record)
+        key = (record.run, record.step)
+        if key in self._waiting:  # it has looked back, and found that something is missing
+            is_old = self._triggers[record.run].received_at < self._waiting[key].record.at - KEPT_MS
+            self.expect(record.cut is msgspec.UNSET or is_old, "G1", f"{key} looks back to {record.cut} only")
+            self.kinds["condition failed before"] += record.failed is not msgspec.UNSET
+            return
+        self._waiting[key] = Waiting(record)
+        if record.events is msgspec.UNSET:
+            return
+        if record.since is not msgspec.UNSET:
+            fitting = [event for event in self._events.values() if self._fits(key, event)]
+            self._before[key] = sorted([e for e in fitting if e.received_at >= record.at - KEPT_MS], key=_receipt)
+        self.waits(record)
 
     def number_for(self, record: records.StepWaiting) -> int:
         """The number of an event that a wait goes on with."""
@@ -165,25 +187,56 @@ class ClusterWatch(Watch):
     def _end_wait(self, record: records.StepCompleted) -> None:
         key = (record.run, record.step)
         waiting, missed = self._waiting.pop(key, None), self._missed.pop(key, [])
+        before = self._before.pop(key, [])
         if waiting is None or record.op != "WaitForEvent":
             return
         output, wanted = msgspec.json.decode(record.output), waiting.record
         if output is None:
             self.expect(record.at >= wanted.until, "F4", f"{record.step} of {record.run} wakes early")
-            early = {name for at_ms, name in missed if at_ms < wanted.until - SLACK_MS}
+            came = {event.name for event in before}
+            is_met = came >= set(wanted.events or ()) if wanted.all is True else bool(came)
+            self.expect(not is_met, "G1", f"{record.step} of {record.run} times out, though {came} came before")
+            early = came | {event.name for at_ms, event in missed if at_ms < wanted.until - SLACK_MS}
             is_met = early >= set(wanted.events or ()) if wanted.all is True else bool(early)
-            self.expect(not is_met, "STEP-12", f"{record.step} of {record.run} times out, though {missed} came")
+            self.expect(not is_met, "STEP-12", f"{record.step} of {record.run} times out, though {early} came")
             self.kinds["wait timed out"] += 1
             return
+        self._expect_order(record, wanted, [event for _, event in missed])
         for seen in output if wanted.all is True else [output]:
             events = [e for e in self._events.values() if (e.id, e.name) == (seen["id"], seen["name"])]
-            is_so = any(self._fits(key, event, waiting) for event in events)
-            self.expect(is_so, "STEP-08", f"{record.step} of {record.run} goes on with {seen}, which it does not want")
+            events = [event for event in events if self._fits(key, event, waiting)]
+            self.expect(
+                bool(events), "STEP-08", f"{record.step} of {record.run} goes on with {seen}, which it does not want"
+            )
+            first = [event for event in before if event.name == seen["name"] or wanted.all is not True][:1]
+            is_first = not first or min(map(_receipt, events)) <= _receipt(first[0])
+            self.expect(is_first, "G1", f"{record.step} of {record.run} goes on with {seen}, and {first} came before")
         self.kinds["wait ended by an event"] += 1
+        self.kinds["wait ended by what came before"] += bool(before)
+
+    def _expect_order(
+        self, record: records.StepCompleted, wanted: records.StepWaiting, came: Sequence[records.StoredEvent]
+    ) -> None:
+        """Events of one partition that came after a wait end it in their order, where it does not look back."""
+        if wanted.since is not msgspec.UNSET:
+            return
+        first: dict[tuple[int, str], str] = {}  # partition, name → id
+        later: set[tuple[str, str]] = set()  # id, name
+        for event in sorted(came, key=lambda event: self._offsets[event.internal_id]):
+            partition, _ = self._offsets[event.internal_id]
+            if first.setdefault((partition, event.name), event.id) != event.id:
+                later.add((event.id, event.name))
+        later -= {(id_, name) for (_, name), id_ in first.items()}
+        output = msgspec.json.decode(record.output)
+        for seen in output if wanted.all is True else [output]:
+            is_first = (seen["id"], seen["name"]) not in later
+            self.expect(is_first, "STEP-12", f"{record.step} of {record.run} goes on with {seen}, others were first")
 
     def _fits(self, key: tuple[str, str], event: records.StoredEvent, waiting: Waiting | None = None) -> bool:
         record = (waiting or self._waiting[key]).record
         if record.events is msgspec.UNSET or event.name not in record.events:
+            return False
+        if not self._is_later(event, self._triggers[key[0]], record):
             return False
         number, own = self._number(event), self.runs[key[0]].number
         match record.expression:
@@ -195,6 +248,12 @@ class ClusterWatch(Watch):
                 return NO_NUMBER < number < own
             case _:
                 return True
+
+    def _is_later(self, event: records.StoredEvent, trigger: records.StoredEvent, wait: records.StepWaiting) -> bool:
+        """Whether an event came after a trigger: behind it in its partition; not received before it, if that counts."""
+        (partition, offset), (its, after) = self._offsets[event.internal_id], self._offsets[trigger.internal_id]
+        is_received_later = wait.since is msgspec.UNSET or event.received_at >= trigger.received_at
+        return is_received_later and (partition != its or offset > after)
 
     def _check_index(self, run: bytes) -> None:
         """The index may be in another partition: messages are on their way. At rest nothing may be left in it."""
@@ -219,6 +278,11 @@ class ClusterWatch(Watch):
         for key in [key for key in self.state if key[0] == keys.NODE]:
             del self.state[key]
         super().at_rest()
+
+
+def _receipt(event: records.StoredEvent) -> tuple[int, str]:
+    """What the order of events is by."""
+    return event.received_at, event.internal_id
 
 
 class Untold(Told):
@@ -271,15 +335,17 @@ class World:
         troubles = Troubles(
             fails_before=chance.choice((0, 0.002, 0.01)), fails_after=chance.choice((0, 0.002, 0.01)),
             refuses=0.1, stalls=chance.choice((0, 0, 0.0005)), slow_s=chance.choice((0.001, 0.01, 0.1)),
-            lands_s=chance.choice((0.0, 0.3, 3.0)),
+            lands_s=chance.choice((0.0, 0.3, 3.0)), reading_stalls=chance.choice((0, 0, 0.02)),
         )  # fmt: skip
         self.cluster = Cluster(chance, self.partitions, troubles, self.fired)
-        self.watch.waits = self._answer
+        self.watch.waits, self.watch.scheduled = self._answer, self._hurry
         self.cluster.appended, self.cluster.committed = self._appended, self._committed
         self.spent: Counter[tuple[str, str]] = Counter()
         self.is_calm = False
         self._processes = [Process(self, f"node-{n}") for n in range(chance.choice((1, 2, 3)))]
         self._events = 0
+        self._committed_s = CALM_S
+        self._sending: set[asyncio.Task[None]] = set()
         self._main: asyncio.Task[Any] | None = None
         self._error: BaseException | None = None
 
@@ -294,7 +360,7 @@ class World:
         """What went wrong first."""
         while isinstance(raised, BaseExceptionGroup):
             raised = raised.exceptions[0]
-        return self._error or raised
+        return raised if self._error is None or isinstance(raised, Broken) else self._error
 
     async def run(self) -> Report:
         self._main = asyncio.current_task()
@@ -319,7 +385,7 @@ class World:
             for process in self._processes:
                 process.start()
             until_s = loop.time() + REST_S
-            while not self._is_at_rest() and loop.time() < until_s:
+            while not self._is_at_rest() and loop.time() < min(until_s, self._committed_s + QUIET_S):
                 await asyncio.sleep(1.0)
             for process in self._processes:
                 process.stop()
@@ -345,7 +411,7 @@ class World:
 
     def _is_at_rest(self) -> bool:
         watch = self.watch
-        are_routed = watch.are_routed
+        are_routed = watch.are_routed and all(sending.done() for sending in self._sending)
         is_open = any(run.ended is None for run in watch.runs.values())
         is_left = any(key[0] not in (keys.SEEN, keys.PATH, keys.NODE, keys.FUNCTION) for key in watch.state)
         return are_routed and not is_open and not is_left
@@ -386,9 +452,20 @@ class World:
             return
         self.fired("wait answered")
         assert waiting.events is not msgspec.UNSET, "it waits for an event"
-        data = b'{"n":%d}' % number
-        group = Group([EventOut(name=self.chance.choice(waiting.events), data=data)])
-        self.tasks.create_task(self._send(group, self.chance.random() ** 3))
+        self._send_soon(self.chance.choice(waiting.events), number)
+
+    def _hurry(self, scheduled: records.RunScheduled) -> None:
+        """What a run may come to wait for is sent as soon as the run is there."""
+        number = self.watch.runs[scheduled.run].number - self.chance.choice((0, 0, 1))
+        is_done = self.is_calm or self.counts["event before a wait"] >= MOST_ANSWERED
+        if is_done or number <= NO_NUMBER or self.chance.random() > ANSWERED:
+            return
+        self.fired("event before a wait")
+        self._send_soon(self.chance.choice((*ROOTS, *CHILDREN)), number)
+
+    def _send_soon(self, name: str, number: int) -> None:
+        group = Group([EventOut(name=name, data=b'{"n":%d}' % number)])
+        self._sending.add(self.tasks.create_task(self._send(group, self.chance.random() ** 3)))
 
     async def _compact(self) -> None:
         while True:
@@ -400,25 +477,36 @@ class World:
     def _appended(self, produced: Sequence[Produced]) -> None:
         for record in produced:
             if record.place.topic == EVENTS and record.value is not None:
-                self.watch.wrote(record.value)
+                self._wrote(record.place, record.value)
+
+    def _wrote(self, place: Place, value: bytes) -> None:
+        log = self.cluster.log(place)
+        offset = next(at for at in range(len(log) - 1, -1, -1) if log[at].value is value)
+        self.watch.wrote(value, place.partition, offset)
 
     def _committed(self, transaction: Transaction) -> None:
         """A transaction is decided: its parts are checked, one partition after the other."""
         self.fired("transaction")
+        self._committed_s = asyncio.get_running_loop().time()
         changes: dict[int, dict[bytes, bytes | None]] = {}
         journal: dict[int, list[bytes]] = {}
         produced: list[str] = []
+        met = 0
         for place, entry in self.cluster.records_of(transaction):
             if place.topic == STATE:
                 changes.setdefault(place.partition, {})[entry.key] = entry.value
             elif place.topic == JOURNAL and entry.value is not None:
                 journal.setdefault(place.partition, []).append(entry.value)
             elif place.topic == EVENTS and entry.value is not None:
-                self.watch.wrote(entry.value)
+                self._wrote(place, entry.value)
+            elif place.topic == INBOX and entry.value is not None:
+                met += isinstance(_decode_message(entry.value), EventMet)
             elif place.topic.startswith("/") and entry.value is not None:
                 produced.append(entry.value.decode())
                 self.watch.expect(place.topic != f"/{MISSING}", "produce", f"{produced[-1]} is written to no topic")
         self.watch.produced(produced, [record for records_ in journal.values() for record in records_])
+        most = self.plan.config.met_per_turn * len(changes)
+        self.watch.expect(met <= most, "limit", f"{met} waits were held against events, at most {most} may be")
         for partition, changed in changes.items():
             self.say(f"{transaction.name} commits {partition}", *journal.get(partition, ()))
             self.watch.changed(changed, journal.get(partition, ()))
@@ -444,10 +532,11 @@ class Process:
             Connection(world.cluster, self._name), self._name, self._cache, partitions=world.partitions,
             now_ms=lambda: world.now_ms, tombstones_ms=TOMBSTONES_MS,
         )  # fmt: skip
+        reader = Connection(world.cluster, f"{self._name}-reader", is_reader=True)
         registry, plan = Registry(world.plan.functions), world.plan
         self._driver = driver = Driver(self, plan.scripts)
         self._partitions = Partitions(
-            log, registry, plan.config, world.partitions, deliver=self._deliver, on_lost=self._lose,
+            log, reader, registry, plan.config, world.partitions, deliver=self._deliver, on_lost=self._lose,
             limits=plan.limits, idle_s=IDLE_S, poll_s=IDLE_S, clocks=lambda: (world.now_ms, world.now_ms),
         )  # fmt: skip
         self._driver = driver
@@ -523,11 +612,7 @@ def _faster(plan: Plan) -> Plan:
             for f in plan.functions
         ),
         config=msgspec.structs.replace(
-            plan.config,
-            retry=RetryPolicy(interval_ms=1_000),
-            met_per_turn=NO_MAIL,
-            kept_bytes=ROOMY_BYTES,
-            can_produce=True,
+            plan.config, retry=RetryPolicy(interval_ms=1_000), kept_bytes=ROOMY_BYTES, can_produce=True
         ),
         scripts={name: _script(node) for name, node in plan.scripts.items()},
     )
@@ -545,7 +630,7 @@ def _script(node: Node) -> Node:
         case Listen(timeout_ms=ms) | Call(timeout_ms=ms):
             return replace(node, timeout_ms=ms // FASTER + 500)
         case Wait(timeout_ms=ms):
-            return replace(node, timeout_ms=LONG_MS if ms >= SECOND else ms + 500, is_since_trigger=False)
+            return replace(node, timeout_ms=LONG_MS if ms >= SECOND else ms + 500)
         case Step(failures=0, kills=0, is_caught=is_caught) if node.id[-1] in PUTS:
             return Put(id=node.id, topic="ledger" if is_caught else MISSING)
         case Step(retry_after_ms=int(ms)):

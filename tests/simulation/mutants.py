@@ -445,7 +445,7 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "which events of several came is not written", "STEP-12", "Steps._meet",
-            "self._runs.put_step(run, key, step, is_new=False)", "pass",
+            "set(wait.events)):\n            self._runs.put_step(run, key, step, is_new=False)", "set(wait.events)):",
         ),
         (
             "a wait is ended twice", "P4", "Steps._waiting", ' and step.state == "waiting"', "",
@@ -533,7 +533,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *_of(
         "engine.waits",
         (
-            "a wait for several events is found by the first", "STEP-12", "Waits.arm",
+            "a wait for several events is found by the first", "STEP-12", "Waits.spots",
             "for name in dict.fromkeys(names):", "for name in names[:1]:",
         ),
         (
@@ -551,11 +551,11 @@ MUTANTS: tuple[Mutant, ...] = (
             "the condition of a wait is ignored", "STEP-08", "Arrivals._fits", "if wait.if_exp is None:", "if True:",
         ),
         (
-            "an event that came before its wait ends it", "STEP-08", "Arrivals._fitting",
-            " or step.wait.since > place", "",
+            "an event that came before its wait ends it", "STEP-08", "_counts",
+            "mailed.place >= wait.since and ", "",
         ),
         (
-            "waits beyond a turn's bound are forgotten", "STEP-12", "Arrivals.find", "self._mail.add(", "str(",
+            "waits beyond a turn's bound are forgotten", "STEP-12", "Arrivals._first", "self._mail.add(", "str(",
         ),
         (
             "mail is not looked at when a wait's time is up", "G2", "Arrivals.mailed_for",
@@ -569,11 +569,11 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "how far mail has come is not written", "P7", "Mail.put",
-            "self._draft.state.put(keys.mail(*mailed.place), value)", "pass",
+            "self._draft.state.put(mailed.key, encode((mailed.env, mailed.name, mailed.beyond)))", "pass",
         ),
         (
             "the note of mail that is done stays", "P7", "Mail.remove_first",
-            "self._draft.state.delete(keys.mail(*self._waiting.popleft().place))", "self._waiting.popleft()",
+            "self._draft.state.delete(key)", "pass",
         ),
     ),
     *_of(
@@ -596,6 +596,13 @@ MUTANTS: tuple[Mutant, ...] = (
         (
             "events count that came too long ago", "STEP-08", "Recent.since",
             "if arrival.received_ms >= oldest_ms:", "if True:",
+        ),
+    ),
+    *_of(
+        "engine.windows",
+        (
+            "an event is not found by its value in a window", "G1", "Window.append",
+            "for path in self.paths:", "for path in ():",
         ),
     ),
     *_of(
@@ -741,7 +748,7 @@ CLUSTER_MUTANTS = tuple(
                 "a process keeps the partitions that it has lost", "P2", "Partitions._load", "self._drop()", "pass",
             ),
             (
-                "a process goes on with the producer that has failed", "P2", "Partitions.run",
+                "a process goes on with the producer that has failed", "P2", "Partitions._take_part",
                 "await self._log.renew()", "pass",
             ),
             (
@@ -776,7 +783,7 @@ CLUSTER_MUTANTS = tuple(
             "engine.waits",
             (
                 "a wait does not stand in another partition's index", "STEP-12", "Waits.arm",
-                "self._draft.send(_slot(key), WaitArmed(key=key))", "pass",
+                "self._draft.send(_slot(spot.key), WaitArmed(key=spot.key))", "pass",
             ),
             (
                 "a wait is not taken out of another partition's index", "P7", "Waits.leave",
@@ -800,6 +807,130 @@ CLUSTER_MUTANTS = tuple(
             (
                 "a step goes on with an event that it does not want", "STEP-08", "Arrivals.brought",
                 "if fits else []", "",
+            ),
+        ),
+        *_of(
+            "engine.arrivals",
+            (
+                "a wait that looks back does not ask", "P7", "Arrivals.look_back",
+                "self.ask(run, step, wait, spots, now_ms)", "pass",
+            ),
+            (
+                "that a wait asks is not written", "P7", "Arrivals.look_back",
+                'self._draft.state.put(keys.ask(run.key, step), b"", new=True)', "pass",
+            ),
+            (
+                "a wait that has its answer asks on", "P7", "Arrivals.looked_back",
+                "self._draft.state.delete(keys.ask(read.run, read.step))", "pass",
+            ),
+            (
+                "an event that was received before the trigger ends a wait", "STEP-08", "_is_behind",
+                "received_ms >= wait.since_ms and ", "",
+            ),
+            (
+                "the event that has started a run ends its wait", "STEP-08", "_is_behind",
+                "offset > wait.trigger[1]", "True",
+            ),
+            (
+                "an event of another partition is held against all waits at once", "limit", "Arrivals._first",
+                "most = self._most - self._draft.met",
+                "most = 1 << 40 if mailed.prefix else self._most - self._draft.met",
+            ),
+            (
+                "waits in another partition beyond a turn's bound are forgotten", "STEP-12", "Arrivals._first",
+                "if len(found) >= most:", "if len(found) >= most and not mailed.prefix:",
+            ),
+        ),
+        *_of(
+            "engine.steps",
+            (
+                "what comes ends a wait that does not know yet what came before", "G1", "Steps._meet",
+                "if wait.is_asking:", "if False:",
+            ),
+            (
+                "its time ends a wait that does not know yet what came before", "G1", "Steps._time_out",
+                "if step.wait is not None and step.wait.is_asking:", "if False:",
+            ),
+            (
+                "what came while a wait asked is forgotten", "STEP-12", "Steps.looked_back",
+                "put_by, wait.met = wait.met, {}", "put_by = wait.met = {}",
+            ),
+            (
+                "a wait whose time was up while it asked waits for ever", "P7", "Steps.looked_back",
+                "if not step.due_ms:", "if False:",
+            ),
+        ),
+        *_of(
+            "engine.endings",
+            (
+                "a run that ends leaves what its waits have asked", "P7", "Endings.leave_index",
+                "if step.wait is not None and step.wait.is_asking:", "if False:",
+            ),
+        ),
+        *_of(
+            "engine.engine",
+            (
+                "what was asked for is not asked for again after a loss", "P7", "Engine.recover",
+                "return found + [LookBack(run=run, step=step) for run, step in asking]", "return found",
+            ),
+        ),
+        *_of(
+            "engine.mail",
+            (
+                "mail goes on without its event", "P7", "Mail.add",
+                "draft.state.put(keys.mail_event(mailed.key), kept, new=True)", "pass",
+            ),
+            (
+                "the event of mail that is done stays", "P7", "Mail.remove_first",
+                "self._draft.state.delete(keys.mail_event(key))", "pass",
+            ),
+            (
+                "two events of a turn share their mail", "P7", "Mail.add",
+                "count + 1 if turn == draft.number else 0", "0",
+            ),
+            (
+                "an event overtakes the mail", "STEP-12", "Mail.add",
+                "self._waiting.append(mailed)", "self._waiting.appendleft(mailed)",
+            ),
+        ),
+        *_of(
+            "log.lookback",
+            (
+                "what was written since the last reading is not read", "G1", "_Tail.read",
+                "while self._end < end:", "while False:",
+            ),
+            (
+                "a window that is not whole is taken for whole", "G1", "_Tail.read",
+                "if since_ms < self._whole_ms.get(name, since_ms + 1) and not window.is_cut:",
+                "if name not in self._whole_ms:",
+            ),
+            (
+                "what is read back is not kept", "G1", "_Tail._read_back", "window.prepend(older[name])", "pass",
+            ),
+            (
+                "an open transaction hides what is read back", "G1", "_Tail._fetch",
+                "await asyncio.sleep(POLL_S)", "break",
+            ),
+            (
+                "only one partition is read back", "G1", "Lookback._found",
+                "in self._tails.items():", "in list(self._tails.items())[:1]:",
+            ),
+            (
+                "what is read back is not in the order of receipt", "G1", "Lookback._found",
+                "found.sort(key=lambda arrival: (arrival.received_ms, decode_stored(arrival.body).internal_id))",
+                "pass",
+            ),
+            (
+                "what was read before the trigger counts", "STEP-08", "Lookback._found",
+                "arrival.place[0] <= after or ", "",
+            ),
+            (
+                "what was received before the trigger counts", "STEP-08", "Lookback._found",
+                "if arrival.received_ms >= question.since_ms:", "if True:",
+            ),
+            (
+                "a reading that has failed is not tried again", "P7", "Lookback.run",
+                "self._wake.set()\n            await", "await",
             ),
         ),
         *_of(

@@ -14,6 +14,7 @@ FAULTS = (
     "a body kills its process",
     "compaction",
     "crash at any moment",
+    "event before a wait",
     "event sent again",
     "hanging transaction ended",
     "partitions dropped",
@@ -27,8 +28,9 @@ FAULTS = (
 RECORDS = (
     "event.routed inngest/function.failed", "event.routed inngest/function.invoked", "run.completed", "run.failed",
     "step.completed InvokeFunction", "step.completed Produce", "step.completed SendSignal",
-    "step.completed WaitForEvent", "step.completed WaitForSignal", "step.late", "wait ended by an event",
-    "wait timed out",
+    "step.completed WaitForEvent", "step.completed WaitForSignal", "step.late", "turn with mail",
+    "wait ended by an event",
+    "wait ended by what came before", "wait timed out",
 )  # fmt: skip
 
 
@@ -38,7 +40,7 @@ def reports() -> list[Report]:
     return simulated(0, SEEDS, is_cluster=True)
 
 
-@pytest.mark.spec("EVT-13", "STEP-12", "STEP-13", "ERR-13")
+@pytest.mark.spec("EVT-13", "STEP-12", "STEP-13", "ERR-13", "FAULT-G1")
 def test_the_promises_hold_on_several_processes(reports: list[Report]) -> None:
     assert [report.seed for report in reports if report.turns] == list(range(SEEDS))
 

@@ -421,8 +421,8 @@ class Watch:
                 run = keys.wait_owner(key)[0]
                 index = self._index.setdefault(run, set())
                 (index.discard if value is None else index.add)(key)
-            elif kind in (keys.TIMER, keys.QUEUE, keys.LIVE, keys.ORPHAN):
-                run = keys.timer_owner(key)[0] if kind == keys.TIMER else keys.run_of(key)
+            elif kind in (keys.TIMER, keys.QUEUE, keys.LIVE, keys.ORPHAN, keys.ASK):
+                run = _woken_by(key)
                 wakes = self._wakes.setdefault(run, set())
                 (wakes.discard if value is None else wakes.add)(key)
                 if kind == keys.LIVE:
@@ -446,6 +446,7 @@ class Watch:
             return
         head = _decode_head(value)
         wanted = {keys.timer(step.due_ms, run, name) for name, step in steps.items() if step.due_ms}
+        wanted |= {keys.ask(run, name) for name, step in steps.items() if step.wait and step.wait.is_asking}
         if head.due_ms:
             wanted.add(keys.timer(head.due_ms, run, keys.NO_STEP))
         if head.state == RUNNING or head.state in TERMINAL:
@@ -598,6 +599,17 @@ class Watch:
         for run_id, run in self.runs.items():
             is_linear = len({r.step for r in run.recorded}) == len(run.recorded)
             self.expect(is_linear, "P4", f"{run_id} has two results of one step")
+
+
+def _woken_by(key: bytes) -> bytes:
+    """The run that a key wakes."""
+    match key[0]:
+        case keys.TIMER:
+            return keys.timer_owner(key)[0]
+        case keys.ASK:
+            return keys.ask_owner(key)[0]
+        case _:
+            return keys.run_of(key)
 
 
 def _takes_over(step: str) -> bool:

@@ -107,8 +107,8 @@ class Member:
             tombstones_ms=TOMBSTONES_MS, on_progress=_Progress().tell,
         )  # fmt: skip
         self._partitions = Partitions(
-            log, self._registry, self._engine, config.partitions, deliver=self._release, on_lost=self._lose,
-            on_found=self._on_found, limits=_limits(config.partitions), clocks=self._clocks,
+            log, client.events, self._registry, self._engine, config.partitions, deliver=self._release,
+            on_lost=self._lose, on_found=self._on_found, limits=_limits(config.partitions), clocks=self._clocks,
         )  # fmt: skip
         try:
             await log.read_registry()

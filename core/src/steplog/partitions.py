@@ -24,6 +24,7 @@ from steplog.engine.state import Limits
 from steplog.errors import LogTruncated, LogUnavailable
 from steplog.log.broker import BrokerError, OffsetOutOfRange
 from steplog.log.kafka import KafkaLog
+from steplog.log.lookback import Lookback, Reader
 from steplog.outage import Outage
 from steplog.told import translated
 
@@ -49,12 +50,12 @@ class Partitions:
     """Decides for the partitions that the group gives it, of ``partitions`` in all.
 
     ``deliver`` gets the effects of committed turns; ``on_lost`` is told of partitions when what was in flight there is
-    dropped, and why; ``on_found`` when all that are owned are loaded. ``clocks`` reads the wall clock and a monotonic
-    one, in ms.
+    dropped, and why; ``on_found`` when all that are owned are loaded. ``reader`` reads events of any partition for
+    waits that look back, beside what the log reads. ``clocks`` reads the wall clock and a monotonic one, in ms.
     """
 
     def __init__(
-        self, log: KafkaLog, registry: Registry, config: EngineConfig, partitions: int, *,
+        self, log: KafkaLog, reader: Reader, registry: Registry, config: EngineConfig, partitions: int, *,
         deliver: Callable[[list[Effect]], None], on_lost: Callable[[Collection[int], LogUnavailable | None], None],
         on_found: Callable[[], None] = lambda: None, limits: Limits = Limits(), idle_s: float = IDLE_S,
         poll_s: float = POLL_S, clocks: Callable[[], tuple[float, float]] = read_clocks,
@@ -64,6 +65,9 @@ class Partitions:
         self._deliver, self._on_lost, self._on_found = deliver, on_lost, on_found
         self._idle_s, self._poll_s = idle_s, poll_s
         self._owned: dict[int, _Owned] = {}
+        self._lookback = Lookback(
+            reader, partitions, answer=self.post_to_run, now_ms=lambda: int(clocks()[0]), most_bytes=config.kept_bytes
+        )  # fmt: skip
         self._unchecked: list[tuple[OpReported, Produce]] = []  # records for topics that have to be looked at first
         self._wanted: tuple[int, ...] = ()
         self._wake = asyncio.Event()
@@ -112,6 +116,11 @@ class Partitions:
 
     async def run(self) -> None:
         """Take part until cancelled. Raises ``LogTruncated`` where records that are needed are gone."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._lookback.run())
+            await self._take_part()
+
+    async def _take_part(self) -> None:
         is_new = True
         while True:
             try:
@@ -182,6 +191,7 @@ class Partitions:
         self._unchecked = []
         if self._owned:
             dropped, self._owned = tuple(self._owned), {}
+            self._lookback.forget()
             self._on_lost(dropped, why)
 
     async def _turn(self) -> None:
@@ -252,7 +262,7 @@ class Partitions:
     def _release(self) -> None:
         for owned in self._owned.values():
             if owned.processor.is_committing:
-                effects = owned.processor.committed()
+                effects = self._lookback.take(owned.processor.committed())
                 if effects:
                     self._deliver(effects)
 

@@ -8,7 +8,18 @@ from steplog.drivers.bodies import Bodies
 from steplog.drivers.config import LocalConfig, warned_at
 from steplog.drivers.live_run import CLOSE_S, LiveRun, now_ms
 from steplog.drivers.loop import UsersLoop
-from steplog.engine.effects import Answer, Backoff, Dispatch, Effect, MakeRoom, PartitionsLost, Resume, Retry, RunEnded
+from steplog.engine.effects import (
+    Answer,
+    Backoff,
+    Dispatch,
+    Effect,
+    MakeRoom,
+    PartitionsLost,
+    ReadEvents,
+    Resume,
+    Retry,
+    RunEnded,
+)
 from steplog.engine.ids import run_slot
 from steplog.engine.keys import run_id_of
 from steplog.engine.messages import Message
@@ -52,7 +63,7 @@ class LocalDriver:
         return [run for run in self._live.values() if run.waits_until_ms() is None]
 
     def handle(self, effects: Sequence[Effect]) -> None:
-        """Do what a committed turn asked for, in order. Answers are not for drivers."""
+        """Do what a committed turn asked for, in order. Answers and reading are not for drivers."""
         if self.is_draining:
             return  # what is not begun here is begun by the next process
         live = self._live
@@ -67,7 +78,7 @@ class LocalDriver:
                 self._make_room(effect.count)
             elif isinstance(effect, PartitionsLost):
                 self.abandon(effect)
-            elif not isinstance(effect, Answer):
+            elif not isinstance(effect, Answer | ReadEvents):
                 run = live.get(effect.run)
                 if run is not None and run.generation == effect.generation:
                     _tell(run, effect)

@@ -34,14 +34,15 @@ class Draft:
     """
 
     __slots__ = (
-        "dead", "effects", "events", "follow_ups", "home", "messages", "met", "now_ms", "number", "outbox", "produced",
-        "records", "registered", "state",
+        "dead", "effects", "events", "follow_ups", "home", "messages", "met", "now_ms", "number", "offset", "outbox",
+        "produced", "records", "registered", "state",
     )  # fmt: skip
 
     def __init__(self, state: State, home: Home = Home()) -> None:
         self.state, self.home = state, home
         self.number = 0
         self.now_ms = 0
+        self.offset = 0  # in its topic, of what the log has brought last
         self.records: list[bytes] = []  # journal, JSON
         self.events: list[bytes] = []  # accepted, JSON
         self.effects: list[Effect] = []
@@ -64,6 +65,11 @@ class Draft:
     def next_place(self) -> Place:
         """Where the next accepted event will stand."""
         return self.number, len(self.events)
+
+    @property
+    def place(self) -> Place:
+        """Where the event stands that was accepted last: its turn and number there, or its offset in its topic."""
+        return (self.offset, 0) if self.home.events_return else (self.number, len(self.events) - 1)
 
     def is_here(self, slot: int) -> bool:
         """Whether the owners of a slot decide in this partition."""

@@ -74,6 +74,20 @@ class MakeRoom(msgspec.Struct, frozen=True, tag=True, array_like=True):
     count: int
 
 
+class ReadEvents(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
+    """A wait looks back, and the log is read outside of turns: ``EventsRead`` answers, from all partitions.
+
+    What was committed when this is carried out has to be read: the wait is there then, and meets what comes later.
+    """
+
+    run: bytes
+    step: bytes
+    env: int
+    spots: tuple[tuple[str, tuple[str, ...], bytes], ...]  # name, path, and the hash of what is there
+    since_ms: int  # only what was received from then on
+    trigger: tuple[int, int]  # partition and offset of the event that started the run; behind it only
+
+
 class Answer(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """A group of events is durable, or a signal was heard."""
 
@@ -99,4 +113,4 @@ class PartitionsLost(msgspec.Struct, frozen=True, tag=True, array_like=True):
     of: int
 
 
-Effect = Dispatch | Resume | Retry | Backoff | MakeRoom | Answer | RunEnded | PartitionsLost
+Effect = Dispatch | Resume | Retry | Backoff | MakeRoom | ReadEvents | Answer | RunEnded | PartitionsLost

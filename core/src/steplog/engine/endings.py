@@ -65,6 +65,8 @@ class Endings:
             else:
                 self._waits.leave(index_key, run.key, step_hash)
         step.keys = ()
+        if step.wait is not None and step.wait.is_asking:
+            self._draft.state.delete(keys.ask(run.key, step_hash))
 
     def keep_late(self, run: Run, message: OpReported) -> None:
         """Keep an answer that came too late in the journal; it changes nothing (P4, P10)."""

@@ -26,7 +26,9 @@ from steplog.engine.messages import (
     EventAccepted,
     EventMet,
     EventOffered,
+    EventsRead,
     Input,
+    LookBack,
     Message,
     OpReported,
     PlanCrons,
@@ -58,7 +60,7 @@ class Engine:
     """The owners of one partition."""
 
     def __init__(
-        self, state: State, log: EventLog, registry: Registry, config: EngineConfig, home: Home = Home()
+        self, state: State, log: EventLog | None, registry: Registry, config: EngineConfig, home: Home = Home()
     ) -> None:
         self.state, self._registry = state, registry
         self._learnt: set[bytes] = set()
@@ -89,6 +91,8 @@ class Engine:
             WaitArmed: waits.armed,
             EventOffered: self._offer,
             EventMet: self._bring,
+            LookBack: steps.look_back,
+            EventsRead: steps.looked_back,
             SignalAwaited: signals.wait,
             SignalSent: signals.send,
             SignalHeard: steps.hear,
@@ -133,7 +137,8 @@ class Engine:
             self._waits.recover(env)
             found += [SweepSeen(env=env), PlanCrons(env=env)]
         self._mail.recover()
-        return found
+        asking = [keys.ask_owner(key) for key, _ in state.owned(bytes([keys.ASK]))]
+        return found + [LookBack(run=run, step=step) for run, step in asking]
 
     def apply(self, message: Message | Input) -> None:
         """Decide a message. What owners send each other because of it is in ``draft.messages``, to be decided next."""

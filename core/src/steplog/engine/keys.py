@@ -18,7 +18,8 @@ PATH = 0x90  # path/<env>/<name>/<path>: hashes; where the events of a name are 
 SIGNAL = 0xA0  # signal/<env>/<hash>: the step that waits for a signal
 CRON = 0xB0  # cron/<env>/<hash of function>: the tick that is planned next
 FUNCTION = 0xC0  # function/<env>/<hash>: its version, and the configuration that has it
-MAIL = 0xD0  # mail/<turn>/<n>: an event, by its place, whose waits have not all been held against it
+MAIL = 0xD0  # mail/<turn>/<n>[/event]: an event, by its place, whose waits have not all been held against it
+ASK = 0xE0  # ask/<env>/<run>/<step>: a wait that looks back, and has not been told what came before
 NODE = 0x70  # node/<name>: facts of the processor itself
 
 _EVENT, _STEP = b"\x01", b"\x02"
@@ -34,8 +35,10 @@ _SIGNAL = bytes([SIGNAL])
 _CRON = bytes([CRON])
 _FUNCTION = bytes([FUNCTION])
 _MAIL = bytes([MAIL])
+_ASK = bytes([ASK])
 
 WAIT_PREFIX_BYTES = 53  # of wait/<env>/<name>/<path>/<value>
+MAIL_BYTES = 17  # of mail/<turn>/<n>
 NO_PATH = bytes(16)  # stands for path and value of a wait for any event of a name
 NO_STEP = bytes(16)  # stands in a timer's key for the run itself
 CRON_TICK = b"\xff" * 16  # stands there for the crons of a function, whose hash is in the place of the run
@@ -186,7 +189,22 @@ def mail(turn: int, index: int) -> bytes:
 
 def mail_place(key: bytes) -> tuple[int, int]:
     """Read the turn and the number of ``mail/…``."""
-    return int.from_bytes(key[1:9], "big"), int.from_bytes(key[9:], "big")
+    return int.from_bytes(key[1:9], "big"), int.from_bytes(key[9:17], "big")
+
+
+def mail_event(mail_key: bytes) -> bytes:
+    """``mail/<turn>/<n>/event``."""
+    return mail_key + _EVENT
+
+
+def ask(run_key: bytes, step: bytes) -> bytes:
+    """``ask/<env>/<run>/<step>``."""
+    return _ASK + run_key[1:] + step
+
+
+def ask_owner(key: bytes) -> tuple[bytes, bytes]:
+    """Read the run key and the step hash of ``ask/…``."""
+    return _RUN + key[1:21], key[21:]
 
 
 def cron_timer(due_ms: int, cron_key: bytes) -> bytes:
@@ -270,7 +288,10 @@ def printed(key: bytes) -> str:
         case 0xC0:
             return f"function/{int.from_bytes(key[1:5], 'big')}/{key[5:].hex()}"
         case 0xD0:
-            return "mail/{}/{}".format(*mail_place(key))
+            return "mail/{}/{}{}".format(*mail_place(key), "/event" if len(key) > MAIL_BYTES else "")
+        case 0xE0:
+            run_key, step = ask_owner(key)
+            return f"ask/{printed(run_key)}/{step.hex()}"
         case 0x70:
             return f"node/{key[1:].decode(errors='replace')}"
         case kind:

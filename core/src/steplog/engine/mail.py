@@ -1,7 +1,8 @@
 """Events that end more waits than one turn may: they go on in later turns, in the order in which they were accepted.
 
 While one is here, every event that is waited for comes here too, so no later event overtakes it. What is written is
-the event's place in the log and how far it has come; its body is read from the log after a start.
+the event's place in the log and how far it has come; its body is read from the log after a start. Where the log brings
+events, and messages of other partitions do, the body is written as well, once.
 """
 
 from collections import deque
@@ -11,6 +12,7 @@ import msgspec
 
 from steplog.engine import keys
 from steplog.engine.draft import Draft, encode
+from steplog.engine.messages import Origin
 from steplog.engine.recent import EventLog
 from steplog.engine.records import Place, event_seen
 
@@ -20,27 +22,37 @@ class Mailed(msgspec.Struct, kw_only=True):
 
     env: int
     name: str
-    place: Place
+    place: Place  # waits that were made behind it are not ended by it
+    origin: Origin = (0, 0, 0)
     event: Any  # as expressions see it
+    prefix: bytes = b""  # one place of the index, which another partition offers it to; else all that are here
     beyond: bytes = b""  # the key of the last wait that it was held against
+    key: bytes = b""
 
 
 class Mail:
     """The events that go on, the oldest first."""
 
-    def __init__(self, draft: Draft, log: EventLog) -> None:
+    def __init__(self, draft: Draft, log: EventLog | None) -> None:
         self._draft, self._log = draft, log
         self._waiting: deque[Mailed] = deque()
+        self._added = (0, 0)  # turn, and how many in it
 
     def recover(self) -> None:
         """Read what is not done yet."""
-        for key, value in self._draft.state.owned(bytes([keys.MAIL])):
-            place = turn, index = keys.mail_place(key)
-            env, name, beyond = _decoder.decode(value)
-            ((_, bodies),) = self._log.accepted(turn, turn)
-            self._waiting.append(
-                Mailed(env=env, name=name, place=place, event=event_seen(bodies[index]), beyond=beyond)
-            )
+        state = self._draft.state
+        for key, value in state.owned(bytes([keys.MAIL])):
+            if key == keys.mail_event(key[: keys.MAIL_BYTES]):
+                continue
+            env, name, beyond = _decode_progress(value)
+            kept = state.get(keys.mail_event(key))
+            if kept is None:
+                mailed = self._from_log(key, env, name)
+            else:
+                place, origin, prefix, event = _decode_kept(kept)
+                mailed = Mailed(env=env, name=name, place=place, origin=origin, event=event, prefix=prefix, key=key)
+            mailed.beyond = beyond
+            self._waiting.append(mailed)
 
     @property
     def is_empty(self) -> bool:
@@ -53,17 +65,35 @@ class Mail:
 
     def add(self, mailed: Mailed) -> None:
         """Let an event go on in the next turn."""
+        draft = self._draft
+        if draft.home.events_return:
+            turn, count = self._added
+            self._added = (draft.number, count + 1 if turn == draft.number else 0)
+            mailed.key = keys.mail(*self._added)
+            kept = encode((mailed.place, mailed.origin, mailed.prefix, mailed.event))
+            draft.state.put(keys.mail_event(mailed.key), kept, new=True)
+        else:
+            mailed.key = keys.mail(*mailed.place)
         self._waiting.append(mailed)
         self.put(mailed)
 
     def put(self, mailed: Mailed) -> None:
         """Write how far an event has come."""
-        value = encode((mailed.env, mailed.name, mailed.beyond))
-        self._draft.state.put(keys.mail(*mailed.place), value)
+        self._draft.state.put(mailed.key, encode((mailed.env, mailed.name, mailed.beyond)))
 
     def remove_first(self) -> None:
         """The oldest event is done."""
-        self._draft.state.delete(keys.mail(*self._waiting.popleft().place))
+        key = self._waiting.popleft().key
+        self._draft.state.delete(key)
+        if self._draft.home.events_return:
+            self._draft.state.delete(keys.mail_event(key))
+
+    def _from_log(self, key: bytes, env: int, name: str) -> Mailed:
+        assert self._log is not None, "where there is none the event is written"
+        place = turn, index = keys.mail_place(key)
+        ((_, bodies),) = self._log.accepted(turn, turn)
+        return Mailed(env=env, name=name, place=place, event=event_seen(bodies[index]), key=key)
 
 
-_decoder = msgspec.json.Decoder(tuple[int, str, bytes])
+_decode_progress = msgspec.json.Decoder(tuple[int, str, bytes]).decode
+_decode_kept = msgspec.json.Decoder(tuple[Place, Origin, bytes, dict[str, Any]]).decode

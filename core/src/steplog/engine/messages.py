@@ -4,6 +4,8 @@ import msgspec
 
 from steplog.engine.operations import ErrorInfo, Operation
 
+Origin = tuple[int, int, int]  # of an event that the log has brought: partition, offset, received_ms
+
 
 class EventAccepted(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
     """An event to write and to route. Events of one request are one group, and one commit."""
@@ -111,6 +113,7 @@ class EventOffered(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_li
     prefix: bytes  # of their keys
     name: str
     event: bytes  # as functions see it, JSON
+    origin: Origin
 
 
 class EventMet(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
@@ -120,6 +123,23 @@ class EventMet(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=T
     step: bytes
     name: str
     event: bytes  # as functions see it, JSON
+    origin: Origin
+
+
+class LookBack(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
+    """A wait that looks back was not told what came before by the process that is gone: it asks again."""
+
+    run: bytes
+    step: bytes
+
+
+class EventsRead(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
+    """What came before a wait that looks back: the answer to ``effects.ReadEvents``."""
+
+    run: bytes
+    step: bytes
+    events: tuple[bytes, ...]  # JSON records, in the order of their receipt
+    cut_ms: int = 0  # what was received until then was not looked at; 0: all was
 
 
 class WaitEnded(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
@@ -190,8 +210,8 @@ class Unreadable(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like
 
 Message = (
     EventAccepted | OpReported | RunReported | RunParked | DispatchLost | SignalAwaited | SignalSent | SignalHeard
-    | SignalAnswered | WaitArmed | EventOffered | EventMet | WaitEnded | WaitForgotten | TimerFired | RetryNow | Adopt
-    | Drain | PlanCrons | SweepSeen | Unreadable
+    | SignalAnswered | WaitArmed | EventOffered | EventMet | LookBack | EventsRead | WaitEnded | WaitForgotten
+    | TimerFired | RetryNow | Adopt | Drain | PlanCrons | SweepSeen | Unreadable
 )  # fmt: skip
 
 

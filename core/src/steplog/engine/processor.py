@@ -44,7 +44,7 @@ class LoadedState(msgspec.Struct, frozen=True, kw_only=True):
     turn: int  # the last one; 0 for an empty log
     now_ms: int  # the partition's time then
     table: Table
-    events: EventLog
+    events: EventLog | None = None  # None: those of before are read by an effect
 
 
 class Processor:
@@ -182,6 +182,7 @@ class Processor:
     def _take(self, given: Input) -> None:
         """Decide what a log has brought, and note how far it has come."""
         self._taken_up_to[given.topic] = given.offset + 1
+        self.engine.draft.offset = given.offset
         self.engine.apply(given.message)
         if isinstance(given.message, EventAccepted):
             self._bytes += len(given.message.body)

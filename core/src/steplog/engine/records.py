@@ -11,7 +11,7 @@ from msgspec import UNSET, UnsetType
 from steplog.engine.operations import ErrorInfo
 
 VERSION = 1
-Place = tuple[int, int]  # of an accepted event in the log: the turn that wrote it, and its number there
+Place = tuple[int, int]  # of an accepted event in the log: the turn that wrote it, and its number there (draft.py)
 
 
 class RunRef(msgspec.Struct, frozen=True):

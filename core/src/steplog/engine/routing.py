@@ -104,7 +104,7 @@ class Routing:
         draft, runs = self._draft, self._runs
         head = RunHead(
             function=function.id, app=function.app, state=SCHEDULED, parent=parent, is_quiet=event.name in QUIET,
-            place=(draft.number, len(draft.events) - 1),
+            place=draft.place,
         )  # fmt: skip
         run = Run(key, head, [event.body], run_text)
         runs.add(run)

@@ -49,6 +49,9 @@ class EventWait(msgspec.Struct, kw_only=True, omit_defaults=True):
     all_of: bool = False
     if_exp: str | None = None
     since: Place = (0, 0)  # events from there on count
+    since_ms: int = 0  # and those received from then on
+    trigger: tuple[int, int] = (-1, -1)  # of what started the run: none of its partition that is not behind its offset
+    is_asking: bool = False  # what came before is not known yet: until then, what comes is put by in ``met``
     met: dict[str, msgspec.Raw] = {}  # by name, where each is waited for
 
 

@@ -13,7 +13,16 @@ from steplog.engine.endings import Endings
 from steplog.engine.events import INVOKED_EVENT, accept_event
 from steplog.engine.functions import EngineConfig, Registry
 from steplog.engine.ids import encode_ulid, hash16, run_id, ulid
-from steplog.engine.messages import OpReported, SignalAwaited, SignalHeard, SignalSent, TimerFired, WaitEnded
+from steplog.engine.messages import (
+    EventsRead,
+    LookBack,
+    OpReported,
+    SignalAwaited,
+    SignalHeard,
+    SignalSent,
+    TimerFired,
+    WaitEnded,
+)
 from steplog.engine.operations import (
     ErrorInfo,
     EventOut,
@@ -129,7 +138,7 @@ class Steps:
         for run_key, key in met.steps:
             run = self._runs.get(run_key)
             step = None if run is None else run.steps.get(key)
-            if run is None or step is None or step.wait is None:
+            if run is None or step is None or step.wait is None or step.wait.is_asking:
                 continue
             if not step.wait.all_of or step.wait.met.keys() | {met.name} == set(step.wait.events):
                 found.append(records.StepRef(run.id, step.name))
@@ -143,6 +152,31 @@ class Steps:
             step = None if run is None else run.steps.get(key)
             if run is not None and step is not None and step.wait is not None:
                 self._meet(run, key, step, step.wait, met.name, event)
+
+    def look_back(self, message: LookBack) -> None:
+        """A wait of before asks again for what came before it."""
+        run, step = self._waiting(message.run, message.step)
+        if run is not None and step is not None and step.wait is not None:
+            spots = self._waits.spots(run.key, message.step, step.wait.events, step.wait.if_exp, run.event)
+            self._arrivals.ask(run, message.step, step.wait, spots, step.at_ms)
+
+    def looked_back(self, message: EventsRead) -> None:
+        """What came before a wait is known: that counts first, then what has come meanwhile, then its time."""
+        run, step = self._waiting(message.run, message.step)
+        if run is None or step is None or step.wait is None or not step.wait.is_asking:
+            return
+        key, wait = message.step, step.wait
+        looked = self._arrivals.looked_back(run, wait, step.at_ms, message)
+        put_by, wait.met = wait.met, {}
+        if step.due_ms and (looked.cut_ms or looked.failed):
+            self._tell_wait(run, step, wait, looked=looked)
+        self._runs.put_step(run, key, step, is_new=False)
+        for name, event in [*((name, encode(event)) for name, event in looked.found), *put_by.items()]:
+            self._meet(run, key, step, wait, name, bytes(event))
+            if step.wait is None:
+                return
+        if not step.due_ms:
+            self._time_out(run, key, step)
 
     def hear(self, message: SignalHeard) -> None:
         """The signal that a step waits for was sent."""
@@ -239,12 +273,20 @@ class Steps:
         function: str | UnsetType = UNSET, child: str | UnsetType = UNSET,
     ) -> None:  # fmt: skip
         """Let a step wait until a time, or until something comes before."""
-        step.state, step.due_ms, step.seq = "waiting", until_ms, run.next_seq()
-        step.at_ms = self._draft.now_ms
+        step.state, step.due_ms, step.at_ms = "waiting", until_ms, self._draft.now_ms
+        self._tell_wait(run, step, wait, looked=looked, signal=signal, function=function, child=child)
+        self._runs.set_step_timer(run, key, step)
+        self._runs.put_step(run, key, step, is_new=is_new)
+
+    def _tell_wait(
+        self, run: Run, step: StepState, wait: EventWait | None, *, looked: LookedBack | None = None,
+        signal: str | UnsetType = UNSET, function: str | UnsetType = UNSET, child: str | UnsetType = UNSET,
+    ) -> None:  # fmt: skip
+        step.seq = run.next_seq()
         self._draft.journal(
             records.StepWaiting(
-                at=step.at_ms, env=run.env, run=run.id, seq=step.seq, step=step.name, id=step.id, op=step.op,
-                until=until_ms, events=UNSET if wait is None else wait.events,
+                at=self._draft.now_ms, env=run.env, run=run.id, seq=step.seq, step=step.name, id=step.id, op=step.op,
+                until=step.due_ms, events=UNSET if wait is None else wait.events,
                 all=True if wait is not None and wait.all_of else UNSET,
                 expression=UNSET if wait is None or wait.if_exp is None else wait.if_exp, signal=signal,
                 function=function, child=child, since=UNSET if looked is None else "trigger",
@@ -252,8 +294,6 @@ class Steps:
                 failed=UNSET if looked is None else looked.failed,
             )
         )  # fmt: skip
-        self._runs.set_step_timer(run, key, step)
-        self._runs.put_step(run, key, step, is_new=is_new)
 
     def _stop_waiting(self, run: Run, key: bytes, step: StepState) -> int:
         """Take a step's timer and its keys in the index away; returns since when it has waited."""
@@ -265,6 +305,10 @@ class Steps:
     def _time_out(self, run: Run, key: bytes, step: StepState) -> None:
         """The time of a wait is up; its timer is gone already."""
         now_ms = self._draft.now_ms
+        if step.wait is not None and step.wait.is_asking:
+            step.due_ms = 0  # what came before may end it still
+            self._runs.put_step(run, key, step, is_new=False)
+            return
         if step.wait is not None:
             for name, event in self._arrivals.mailed_for(run, step.wait):
                 self._meet(run, key, step, step.wait, name, encode(event))
@@ -285,14 +329,21 @@ class Steps:
             return
         step.keys = tuple([spot.key for spot in spots])
         since = _after(run.head.place) if op.is_since_trigger else self._draft.next_place
-        wait = step.wait = EventWait(events=op.events, all_of=op.all_of, if_exp=op.if_exp, since=since)
-        looked = self._arrivals.look_back(run, wait, spots) if op.is_since_trigger else None
+        wait = step.wait = EventWait(
+            events=op.events, all_of=op.all_of, if_exp=op.if_exp, since=since, trigger=self._arrivals.trigger_of(run)
+        )
+        looked = self._arrivals.look_back(run, key, wait, spots) if op.is_since_trigger else None
         self._wait(run, key, step, self._draft.now_ms + op.timeout_ms, is_new=is_new, wait=wait, looked=looked)
         for name, event in looked.found if looked is not None else ():
             self._meet(run, key, step, wait, name, encode(event))
 
     def _meet(self, run: Run, key: bytes, step: StepState, wait: EventWait, name: str, event: bytes) -> None:
         """An event that a step waits for has come: the step ends, unless it waits for others as well."""
+        if wait.is_asking:
+            if wait.all_of or not wait.met:
+                wait.met.setdefault(name, msgspec.Raw(event))
+                self._runs.put_step(run, key, step, is_new=False)
+            return
         if wait.all_of:
             if name in wait.met:
                 return

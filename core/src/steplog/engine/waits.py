@@ -5,6 +5,7 @@ event is looked into at the paths that waits for its name use, and meets the wai
 an equality stands under the name alone. The index finds candidates; the step decides.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -13,7 +14,7 @@ from steplog.cel import EVENT_AND_ASYNC, Filter, compile_filter, value_at
 from steplog.engine import keys
 from steplog.engine.draft import Draft, encode
 from steplog.engine.ids import hash16, slot_of
-from steplog.engine.messages import EventOffered, WaitArmed, WaitForgotten
+from steplog.engine.messages import EventOffered, Origin, WaitArmed, WaitForgotten
 from steplog.errors import EvaluationError
 
 MOST_PATHS = 16  # of a name; further waits stand under the name alone
@@ -67,34 +68,45 @@ class Waits:
 
     def arm(self, run_key: bytes, step: bytes, names: tuple[str, ...], if_exp: str | None, event: Any) -> list[Spot]:
         """Let events of some names find a step; returns where they do. ``event`` started the run."""
-        env, state = keys.env_of(run_key), self._draft.state
-        made: list[Spot] = []
+        made = self.spots(run_key, step, names, if_exp, event)
+        for spot in made:
+            if self._is_here(spot.key):
+                self._draft.state.put(spot.key, b"", new=True)
+            else:
+                self._draft.send(_slot(spot.key), WaitArmed(key=spot.key))
+        return made
+
+    def spots(self, run_key: bytes, step: bytes, names: tuple[str, ...], if_exp: str | None, event: Any) -> list[Spot]:
+        """Where events of some names find a step, or would."""
+        env, found = keys.env_of(run_key), list[Spot]()
         for name in dict.fromkeys(names):
             path, value = self._place(env, name, if_exp, event)
             key = keys.wait(keys.waits(env, _name_hash(name), _path_hash(path), value), run_key, step)
-            if self._is_here(key):
-                state.put(key, b"", new=True)
-            else:
-                self._draft.send(_slot(key), WaitArmed(key=key))
-            made.append(Spot(name, path, value, key))
-        return made
+            found.append(Spot(name, path, value, key))
+        return found
 
     def candidates(self, env: int, name: str, event: Any, most: int, *, beyond: bytes = b"") -> list[bytes]:
         """The keys of the first ``most`` waits, in order, that an event may end: of those greater than ``beyond``.
 
         Those are the ones that stand in this partition; ``offer`` tells the others.
         """
+        here = [prefix for prefix in sorted(self._prefixes(env, name, event)) if self._is_here(prefix)]
+        return self.standing(here, most, beyond=beyond)
+
+    def standing(self, prefixes: Sequence[bytes], most: int, *, beyond: bytes = b"") -> list[bytes]:
+        """The keys of the first ``most`` waits, in order, at places of the index: of those greater than ``beyond``."""
         found: list[bytes] = []
-        for prefix in sorted(self._prefixes(env, name, event)):
-            if len(found) < most and self._is_here(prefix):  # the turn may have done enough before the first
+        for prefix in prefixes:
+            if len(found) < most:  # the turn may have done enough before the first
                 found += self._draft.state.group(prefix, most - len(found), beyond=beyond)
         return found
 
-    def offer(self, env: int, name: str, event: Any) -> None:
+    def offer(self, env: int, name: str, event: Any, origin: Origin) -> None:
         """Tell the places of the index that are in other partitions of an event."""
         for prefix in self._prefixes(env, name, event) if self._draft.home.partitions > 1 else ():
             if not self._is_here(prefix):
-                self._draft.send(_slot(prefix), EventOffered(prefix=prefix, name=name, event=encode(event)))
+                offered = EventOffered(prefix=prefix, name=name, event=encode(event), origin=origin)
+                self._draft.send(_slot(prefix), offered)
 
     def leave(self, key: bytes, run_key: bytes, step: bytes) -> None:
         """Let events no longer find a step."""

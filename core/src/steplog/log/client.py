@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from steplog.log.broker import ANY_PARTITION, Assigned, BrokerError, Fenced, Fetched, Place, Produced, Refused, Target
 from steplog.log.fetcher import NO_OFFSET, Fetcher
-from steplog.log.topics import EVENTS, INBOX, Layout, watermarks
+from steplog.log.topics import EVENTS, INBOX, Layout, offsets
 
 if TYPE_CHECKING:
     from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
@@ -47,6 +47,7 @@ class KafkaClient:
         self._plain = _Plain(self._settings, layout, message_bytes)
         self._group: Consumer | None = None
         self._assigned: Assigned | None = None
+        self.events = EventsReader(self)
         self._producers: list[Producer] = []
         self._turns = itertools.count()
 
@@ -64,15 +65,27 @@ class KafkaClient:
         (self._inputs if place.topic in (EVENTS, INBOX) else self._others).forget(place)
 
     async def ends(self, places: Sequence[Place]) -> dict[Place, int]:
+        return await self._ask_offsets(places)
+
+    async def _ask_offsets(self, places: Sequence[Place], at_ms: int | None = None) -> dict[Place, int]:
         from confluent_kafka import KafkaException
 
         asked = {self._partition(place): place for place in places}
         try:
-            answers = watermarks(self._admin, list(asked))
+            answers = offsets(self._admin, list(asked), at_ms)
             found = {asked[each]: await asyncio.wrap_future(answer) for each, answer in answers.items()}
         except KafkaException as error:
             raise _ours(error) from error
         return {place: answer.offset for place, answer in found.items()}
+
+    async def offset_at(self, place: Place, at_ms: int) -> int:
+        """The offset of the first record of this time or a later one; the end where there is none."""
+        (offset,) = (await self._ask_offsets([place], at_ms)).values()
+        return offset if offset >= 0 else (await self.ends([place]))[place]
+
+    def fetcher(self) -> Fetcher:
+        """A further reader, for who closes it."""
+        return Fetcher(self._settings, self._layout, lambda: None)
 
     async def transact(
         self, records: Sequence[Produced], positions: dict[Place, int], token: object
@@ -109,7 +122,7 @@ class KafkaClient:
         """Leave the group, so that others take over at once, and end every thread."""
         await self._call(self._leave)
         await self._call(self._drop_producers)
-        for close in (self._inputs.close, self._others.close, self._plain.close):
+        for close in (self._inputs.close, self._others.close, self._plain.close, self.events.close):
             await self._loop.run_in_executor(self._executor, close)
         self._executor.shutdown(wait=False)
 
@@ -245,6 +258,34 @@ class KafkaClient:
 
     def _tell(self) -> None:
         self._callback()
+
+
+class EventsReader:
+    """Reads the events of any partition (``log/lookback.py``): outside the group, and beside what the log reads."""
+
+    def __init__(self, client: KafkaClient) -> None:
+        self._client = client
+        self._fetcher: Fetcher | None = None  # with the first wait that looks back
+
+    async def read(self, place: Place, offset: int, *, wait_s: float = 0) -> tuple[list[Fetched], int]:
+        if self._fetcher is None:
+            self._fetcher = self._client.fetcher()
+        return await self._fetcher.read(place, offset, wait_s)
+
+    def forget(self, place: Place) -> None:
+        if self._fetcher is not None:
+            self._fetcher.forget(place)
+
+    async def ends(self, places: Sequence[Place]) -> dict[Place, int]:
+        return await self._client.ends(places)
+
+    async def offset_at(self, place: Place, at_ms: int) -> int:
+        return await self._client.offset_at(place, at_ms)
+
+    def close(self) -> None:
+        """End its thread; blocks for a moment."""
+        if self._fetcher is not None:
+            self._fetcher.close()
 
 
 class _Plain:

@@ -65,8 +65,17 @@ def produced(partition: int, message: Message) -> Produced:
     return Produced(Place(EVENTS, partition), message.id.encode("utf8", "surrogatepass"), message.body, headers)
 
 
-def understood(fetched: Fetched, partitions: int) -> Message | None:
-    """Read a message; one that makes no sense is ``Unreadable``. None: there is nothing to read."""
+def event_of(fetched: Fetched) -> EventAccepted | None:
+    """Read an event, whatever the partition; None where it makes no sense."""
+    message = understood(fetched, None)
+    return message if isinstance(message, EventAccepted) else None
+
+
+def understood(fetched: Fetched, partitions: int | None) -> Message | None:
+    """Read a message; one that makes no sense is ``Unreadable``. None: there is nothing to read.
+
+    An event has to stand in the partition of its slot, of ``partitions`` in all, where that is given.
+    """
     if fetched.value is None:
         return None
     try:
@@ -80,13 +89,13 @@ def understood(fetched: Fetched, partitions: int) -> Message | None:
         )  # fmt: skip
 
 
-def _event(fetched: Fetched, value: bytes, partitions: int) -> EventAccepted:
+def _event(fetched: Fetched, value: bytes, partitions: int | None) -> EventAccepted:
     event = _decode_event(value)
     header = next((value for name, value in fetched.headers if name == HEADER), None)
     rest = _Rest(event.id != event.internal_id) if header is None else _decode_rest(header)
     if not 0 <= event.slot < SLOTS:
         raise ValueError(f"slot is {event.slot}, it must be from 0 to {SLOTS - 1}")
-    if event.slot % partitions != fetched.place.partition:
+    if partitions is not None and event.slot % partitions != fetched.place.partition:
         raise ValueError(f"slot {event.slot} is not of partition {fetched.place.partition}")
     return EventAccepted(
         env=_NUMBERS[event.env], internal_id=decode_ulid(event.internal_id), internal_text=event.internal_id,

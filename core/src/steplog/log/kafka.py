@@ -7,7 +7,7 @@ the positions that stand among the state are the truth, and generations make it 
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 import msgspec
@@ -120,7 +120,7 @@ class KafkaLog:
         turn, now_ms = (0, 0) if head is None else _decode_head(head)
         positions = {topic: _position(cache.table, topic) for topic in INPUTS}
         self._owned[partition] = _Owned(cache, positions)
-        return LoadedState(turn=turn, now_ms=now_ms, table=cache.table, events=_Unread())
+        return LoadedState(turn=turn, now_ms=now_ms, table=cache.table)
 
     async def take(self, partitions: Iterable[int]) -> dict[int, list[Input]]:
         """Read what waits for partitions: events, and before them everything that came to the inbox before them.
@@ -246,13 +246,6 @@ class KafkaLog:
         if owner is not None:
             name = _decode_owner(owner)
             await (self._broker.renew() if name == self._name else self._broker.fence(name))
-
-
-class _Unread:
-    """The events of before, which no wait can look back on yet: they are in other partitions' topics as well."""
-
-    def accepted(self, first: int, last: int) -> Iterator[tuple[int, list[bytes]]]:
-        raise NotImplementedError("a wait that looks back needs the events of all partitions")
 
 
 def _written(owned: _Owned, turn: Turn, offset: int) -> None:

@@ -131,7 +131,7 @@ def _wait_for_leaders(admin: "AdminClient", layout: Layout, topics: Sequence[str
     until_s = time.monotonic() + ADMIN_S
     while waited:
         admin.list_topics(timeout=ADMIN_S)  # or it goes on asking whom it has asked before
-        answers = watermarks(admin, waited)
+        answers = offsets(admin, waited)
         waited = []
         for partition, answer in answers.items():
             try:
@@ -143,14 +143,15 @@ def _wait_for_leaders(admin: "AdminClient", layout: Layout, topics: Sequence[str
         time.sleep(0.05 if waited else 0)
 
 
-def watermarks(
-    admin: "AdminClient", partitions: "Sequence[TopicPartition]"
+def offsets(
+    admin: "AdminClient", partitions: "Sequence[TopicPartition]", at_ms: int | None = None
 ) -> "dict[TopicPartition, Future[ListOffsetsResultInfo]]":
-    """Ask where partitions end: behind everything that was written, committed or not."""
+    """Ask where partitions end, behind everything that was written, committed or not; or where they were at a time."""
     from confluent_kafka.admin import OffsetSpec
 
-    latest: Any = OffsetSpec
-    return admin.list_offsets(dict.fromkeys(partitions, latest.latest()), request_timeout=ADMIN_S)
+    untyped: Any = OffsetSpec
+    spec = untyped.latest() if at_ms is None else untyped.for_timestamp(at_ms)
+    return admin.list_offsets(dict.fromkeys(partitions, spec), request_timeout=ADMIN_S)
 
 
 def _settings(admin: "AdminClient", layout: Layout) -> dict[str, dict[str, str]]:
