@@ -33,7 +33,7 @@ def engine_of(
         [function.spec for function in functions_of(apps).values()],
         EngineConfig(
             live_runs=config.engine.live_runs, steps_per_run=limits.steps, run_state_bytes=limits.run_size_bytes,
-            retry=RetryPolicy(interval_ms=config.engine.retry_interval_ms),
+            retry=RetryPolicy(interval_ms=config.engine.retry_interval_ms), can_produce=is_kafka(config.log.url),
         ),
         log_path=path, history=config.history.address(path), cluster=cluster_of(config, path), sockets=sockets,
         on_serving=on_serving, connection=connection, check=types.misfit, connectors=config.connectors,
