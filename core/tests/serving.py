@@ -128,7 +128,10 @@ class TurnsBackend:
             answer.set_result(self.check(events))
         return answer
 
-    async def signal(self, name: str, data: bytes) -> str | None:
+    def problem(self) -> str | None:
+        return self.turns.problem
+
+    async def signal(self, name: str, data: bytes, *, is_forwarded: bool) -> str | None:
         return await self.turns.signal(name, data)
 
     def is_function(self, function: str) -> bool:

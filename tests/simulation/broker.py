@@ -265,6 +265,8 @@ class Cluster:
 class Connection:
     """What one process has of the cluster (``log/broker.py``)."""
 
+    marks = 0
+
     def __init__(self, cluster: Cluster, name: str, *, is_reader: bool = False) -> None:
         self._cluster, self._name = cluster, name
         self._stalls = cluster.troubles.reading_stalls if is_reader else cluster.troubles.stalls
@@ -295,6 +297,8 @@ class Connection:
         return [Fetched(place, at, e.key, e.value, e.headers) for at, e in kept], end
 
     def forget(self, place: Place) -> None: ...
+
+    def reopen(self) -> None: ...
 
     async def ends(self, places: Sequence[Place]) -> dict[Place, int]:
         await self._way("end")

@@ -31,7 +31,7 @@ from steplog.paths import KafkaAddress
 logger = logging.getLogger(__name__)
 
 MOST_WAITING = 50_000  # messages; beyond it the edge answers 503
-OPENS_S = 60.0  # the longest that a start waits for its first assignment
+REGISTRY_S = 1.0  # between two looks at what every process knows, without the engine
 TOLD_EVERY = 0.25  # of a long restore
 
 
@@ -60,10 +60,24 @@ class Node(msgspec.Struct, frozen=True, array_like=True):
     address: str
 
 
-class Apps(msgspec.Struct, frozen=True, array_like=True):
-    """What the registry says of an app."""
+class Declared(msgspec.Struct, frozen=True, array_like=True):
+    """What the registry says of an app: its functions, as the process that started last has them."""
 
     functions: tuple[FunctionSpec, ...]
+
+
+APP, NODE, OWNER, TOPIC = b"app/", b"node/", b"owner/", b"topic/"  # keys of the registry
+_decode_declared = msgspec.msgpack.Decoder(Declared).decode
+_decode_node = msgspec.msgpack.Decoder(Node).decode
+_decode_name = msgspec.msgpack.Decoder(str).decode
+
+
+class Elsewhere(Exception):
+    """Another process decides this, at ``address``."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__(f"another process decides this: {address}")
+        self.address = address
 
 
 class Member:
@@ -84,6 +98,7 @@ class Member:
         self._ended: dict[bytes, list[asyncio.Future[None]]] = {}
         self._last_ticket = 0
         self._appending = 0  # events
+        self._declared: list[bytes] = []  # by apps
         self._tasks: set[asyncio.Task[None]] = set()
         self._client: KafkaClient | None = None
         self._log: KafkaLog
@@ -108,24 +123,34 @@ class Member:
         )  # fmt: skip
         self._partitions = Partitions(
             log, client.events, self._registry, self._engine, config.partitions, deliver=self._release,
-            on_lost=self._lose, on_found=self._on_found, limits=_limits(config.partitions), clocks=self._clocks,
+            on_lost=self._lose, on_found=self._on_found, on_registry=self._learn,
+            limits=_limits(config.partitions), clocks=self._clocks,
         )  # fmt: skip
         try:
             await log.read_registry()
             checked_ids(_ids_in(log.registry), found, self._layout)
             for topic, id_ in found.topic_ids.items():
-                await log.register(b"topic/" + topic.encode(), msgspec.msgpack.encode(id_))
+                await log.register(TOPIC + topic.encode(), msgspec.msgpack.encode(id_))
             node = Node(config.address)
-            await log.register(b"node/" + config.node.encode(), msgspec.msgpack.encode(node))
+            await log.register(NODE + config.node.encode(), msgspec.msgpack.encode(node))
+            for app, functions in self._apps().items():
+                value = msgspec.msgpack.encode(Declared(tuple(functions)))
+                if log.registry.get(APP + app.encode()) != value:
+                    await log.register(APP + app.encode(), value)
+            await log.read_registry()
+            self._learn(log.registry)
         except BrokerError as error:
             raise LogUnavailable(f"Kafka: {error}") from error
 
     async def run(self) -> None:
-        """Take part until cancelled."""
+        """Take part until cancelled. Without the engine, only keep up with what every process knows."""
         if self._config.is_engine:
             await self._partitions.run()
-        else:
-            await asyncio.Event().wait()
+        while True:
+            await asyncio.sleep(REGISTRY_S)
+            with suppress(BrokerError):  # it is asked again, and whoever needs it now reads it
+                await self._log.read_registry()
+                self._learn(self._log.registry)
 
     async def finish(self) -> None:
         """Hand back in order what is in flight, and leave the group."""
@@ -179,24 +204,48 @@ class Member:
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._answers[self._last_ticket] = answer
         sent = SignalSent(env=DEFAULT_ENV, signal=name, data=data, ticket=self._last_ticket)
-        if not self._partitions.post(slot_of_signal(DEFAULT_ENV, name), sent):
+        slot = slot_of_signal(DEFAULT_ENV, name)
+        if not self._partitions.post(slot, sent):
             del self._answers[self._last_ticket]
-            raise LogUnavailable("another process decides this signal")
+            raise await self._elsewhere(slot)
         return (await answer).run_id
+
+    async def _elsewhere(self, slot: int) -> Exception:
+        """The error that says which process decides for a slot."""
+        try:
+            await self._log.read_registry()
+        except BrokerError as error:
+            return LogUnavailable(f"Kafka: {error}; send again later")
+        registry = self._log.registry
+        owner = registry.get(OWNER + b"%d" % (slot % self._config.partitions))
+        node = None if owner is None else registry.get(NODE + _decode_name(owner).encode())
+        if owner is None or node is None or _decode_name(owner) == self._config.node:
+            return LogUnavailable("the partition moves from one process to another; send again later")
+        return Elsewhere(_decode_node(node).address)
 
     def is_function(self, function: str) -> bool:
         """Whether a function, by its qualified id, is registered."""
         return function in self._registry.by_id
 
-    async def wait_ended(self, run_id: str, timeout_s: float) -> None:
-        """Return when a run has ended, or the time is up; at once for a run that is not open here."""
+    @property
+    def problem(self) -> str | None:
+        """What keeps it from its work, if anything does."""
+        return self._partitions.problem if self._client is not None else "it is not connected to Kafka"
+
+    async def wait_ended(self, run_id: str, timeout_s: float) -> bool:
+        """Return when a run has ended, or the time is up; at once for one that is not open.
+
+        False where another process decides the run, and knows when it ends.
+        """
         key = keys.run(DEFAULT_ENV, decode_ulid(run_id))
-        if not self._partitions.is_open(key):
-            return
+        is_open = self._partitions.is_open(key)
+        if not is_open:
+            return is_open is not None
         ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._ended.setdefault(key, []).append(ended)
         with suppress(TimeoutError):
             await asyncio.wait_for(ended, timeout_s)
+        return True
 
     async def are_open(self, run_keys: Sequence[bytes]) -> list[bool]:
         """Whether each of some runs is open here."""
@@ -215,6 +264,22 @@ class Member:
     def owned(self) -> Sequence[int]:
         """The partitions that are decided here."""
         return self._partitions.owned
+
+    def _apps(self) -> dict[str, list[FunctionSpec]]:
+        """The functions of this process, by their apps."""
+        apps: dict[str, list[FunctionSpec]] = {}
+        for function in self._registry.own:
+            apps.setdefault(function.app, []).append(function)
+        return apps
+
+    def _learn(self, registry: Mapping[bytes, bytes]) -> bool:
+        """Know the functions that others have declared; returns whether there are others than before."""
+        declared = [value for key, value in registry.items() if key.startswith(APP)]
+        if declared == self._declared:
+            return False
+        self._declared = declared
+        self._registry.learn([function for value in declared for function in _decode_declared(value).functions])
+        return True
 
     def _check_room(self, count: int) -> None:
         waiting = self._appending + self._partitions.waiting
@@ -314,9 +379,4 @@ def _limits(partitions: int) -> Limits:
 
 
 def _ids_in(registry: Mapping[bytes, bytes]) -> dict[str, str]:
-    prefix = b"topic/"
-    return {
-        key[len(prefix) :].decode(): msgspec.msgpack.decode(value, type=str)
-        for key, value in registry.items()
-        if key.startswith(prefix)
-    }
+    return {key[len(TOPIC) :].decode(): _decode_name(value) for key, value in registry.items() if key.startswith(TOPIC)}

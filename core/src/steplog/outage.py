@@ -19,6 +19,10 @@ class Outage:
         self._began_s: float | None = None
         self._told_after_s = 0.0
 
+    @property
+    def is_on(self) -> bool:
+        return self._began_s is not None
+
     def go_on(self, error: LogUnavailable) -> None:
         """The log could not be read or written."""
         now_s, fields = time.monotonic(), {"fields": {"reason": str(error)}}

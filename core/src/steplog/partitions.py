@@ -6,7 +6,7 @@ is dropped and loaded again, as at a start.
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 
 import msgspec
@@ -30,6 +30,7 @@ from steplog.told import translated
 
 IDLE_S = 1.0  # between two signs of life where nothing comes
 POLL_S = 0.1  # between two looks at the group
+WATCH_S = 5.0  # between two looks at whether reading goes on
 TRIM_S = 60.0  # between two deletions of what was handled
 AGAIN_S = 0.5  # after an error
 YIELD_S = 0.005  # others on this loop have their turn after so long
@@ -51,18 +52,21 @@ class Partitions:
 
     ``deliver`` gets the effects of committed turns; ``on_lost`` is told of partitions when what was in flight there is
     dropped, and why; ``on_found`` when all that are owned are loaded. ``reader`` reads events of any partition for
-    waits that look back, beside what the log reads. ``clocks`` reads the wall clock and a monotonic one, in ms.
+    waits that look back, beside what the log reads. ``on_registry`` is told what every process knows, and says whether
+    that has changed which functions there are. ``clocks`` reads the wall clock and a monotonic one, in ms.
     """
 
     def __init__(
         self, log: KafkaLog, reader: Reader, registry: Registry, config: EngineConfig, partitions: int, *,
         deliver: Callable[[list[Effect]], None], on_lost: Callable[[Collection[int], LogUnavailable | None], None],
-        on_found: Callable[[], None] = lambda: None, limits: Limits = Limits(), idle_s: float = IDLE_S,
-        poll_s: float = POLL_S, clocks: Callable[[], tuple[float, float]] = read_clocks,
+        on_found: Callable[[], None] = lambda: None,
+        on_registry: Callable[[Mapping[bytes, bytes]], bool] = lambda _: False, limits: Limits = Limits(),
+        idle_s: float = IDLE_S, poll_s: float = POLL_S, clocks: Callable[[], tuple[float, float]] = read_clocks,
     ) -> None:  # fmt: skip
         self._log, self._registry, self._config, self._limits = log, registry, config, limits
         self._partitions, self._clocks = partitions, clocks
         self._deliver, self._on_lost, self._on_found = deliver, on_lost, on_found
+        self._on_registry = on_registry
         self._idle_s, self._poll_s = idle_s, poll_s
         self._owned: dict[int, _Owned] = {}
         self._lookback = Lookback(
@@ -70,8 +74,11 @@ class Partitions:
         )  # fmt: skip
         self._unchecked: list[tuple[OpReported, Produce]] = []  # records for topics that have to be looked at first
         self._wanted: tuple[int, ...] = ()
+        self._is_between = True  # two assignments: nothing may be committed
+        self._registry_version = 0  # of what was learnt
         self._wake = asyncio.Event()
-        self._poll_at_s = self._trim_at_s = 0.0
+        self._poll_at_s = self._trim_at_s = self._watch_at_s = 0.0
+        self.problem: str | None = None  # what keeps it from its work
         self._outage = Outage()
         log.on_change(self._wake.set)
 
@@ -126,17 +133,23 @@ class Partitions:
             try:
                 if is_new:
                     await self._log.renew()
-                    await self._load(are_ours=True)
+                    if not self._is_between:
+                        await self._load(are_ours=True)
                     is_new = False
                 await self._look_around()
-                await self._turn()
+                if self._is_between:
+                    self._wake.clear()
+                    await self._idle()
+                else:
+                    await self._turn()
             except OffsetOutOfRange as error:
                 raise LogTruncated(str(error)) from error
             except BrokerError as error:
                 is_new = True
                 unavailable = LogUnavailable(f"Kafka: {error}")
                 self._outage.go_on(unavailable)
-                self._drop(unavailable)
+                self.problem = str(unavailable)
+                self._drop(unavailable, tuple(self._owned))
                 await asyncio.sleep(AGAIN_S)
 
     async def finish(self) -> None:
@@ -156,24 +169,35 @@ class Partitions:
             self._poll_at_s = now_s + self._poll_s
             assigned = await self._log.poll()
             if assigned is not None:
-                self._wanted = assigned
-                await self._load(are_ours=False)
-        if now_s >= self._trim_at_s and self._owned:
+                self._is_between = assigned.token is None
+                if not self._is_between:
+                    self._wanted = assigned.partitions
+                    await self._load(are_ours=False)
+        if now_s >= self._watch_at_s and self._owned and not self._is_between:
+            self._watch_at_s = now_s + WATCH_S
+            self.problem = await self._log.watch(now_s)
+        if now_s >= self._trim_at_s and self._owned and not self._is_between:
             self._trim_at_s = now_s + TRIM_S
             await self._log.trim()
 
     async def _load(self, *, are_ours: bool) -> None:
-        """Read the partitions that are owned. ``are_ours``: what was in flight there was in flight here."""
-        before = set(self._owned)
-        self._drop(None)
+        """Read the partitions that are owned, but those that nobody else has had in between.
+
+        ``are_ours``: what was in flight there was in flight here.
+        """
+        kept = set(await self._log.kept([p for p in self._wanted if p in self._owned]))
+        before = self._owned.keys() - kept
+        self._drop(None, before)
         try:
             async with asyncio.TaskGroup() as tasks:  # where one fails, none of the others may go on
                 loading = {
-                    p: tasks.create_task(self._loaded(p, are_ours=are_ours or p in before)) for p in self._wanted
+                    p: tasks.create_task(self._loaded(p, are_ours=are_ours or p in before))
+                    for p in self._wanted
+                    if p not in kept
                 }
         except* BrokerError as errors:
             raise errors.exceptions[0] from None
-        self._owned = {partition: task.result() for partition, task in loading.items()}
+        self._owned |= {partition: task.result() for partition, task in loading.items()}
         if loading:
             self._on_found()
 
@@ -182,17 +206,23 @@ class Partitions:
         loaded = await self._log.load(partition)
         processor = Processor(loaded, self._registry, self._config, self._limits, home)
         processor.recover(is_counted=not are_ours)
+        processor.engine.learn(self._log.registry)
         wall_ms, monotonic_ms = self._clocks()
         return _Owned(
             processor, PartitionClock(stored_ms=loaded.now_ms, wall_ms=wall_ms, monotonic_ms=monotonic_ms)
         )  # fmt: skip
 
-    def _drop(self, why: LogUnavailable | None) -> None:
-        self._unchecked = []
-        if self._owned:
-            dropped, self._owned = tuple(self._owned), {}
-            self._lookback.forget()
+    def _drop(self, why: LogUnavailable | None, partitions: Collection[int]) -> None:
+        """Forget partitions, and what was in flight in them. What others have asked for is answered nevertheless."""
+        self._unchecked = [(m, r) for m, r in self._unchecked if self._partition_of(m.run) not in partitions]
+        dropped = tuple([partition for partition in partitions if self._owned.pop(partition, None) is not None])
+        self._log.release(partitions)
+        if dropped:
+            self._lookback.forget(lambda run: self._partition_of(run) in dropped)
             self._on_lost(dropped, why)
+
+    def _partition_of(self, run: bytes) -> int:
+        return run_slot(run_id_of(run)) % self._partitions
 
     async def _turn(self) -> None:
         """Commit what waits, and decide meanwhile what comes; wait a moment where nothing does."""
@@ -216,7 +246,9 @@ class Partitions:
         finally:
             committing.cancel()
         self._wake.set()
-        self._outage.end()
+        if self._outage.is_on:
+            self._outage.end()
+            self.problem = None
         self._release()
 
     async def _check(self) -> None:
@@ -237,12 +269,23 @@ class Partitions:
         if self._unchecked:
             await self._check()
         ready = [p for p, owned in self._owned.items() if owned.processor.waiting < MOST_WAITING]
-        for partition, inputs in (await self._log.take(ready)).items():
+        taken = await self._log.take(ready)
+        if self._log.registry_version != self._registry_version:
+            self._learn()
+        for partition, inputs in taken.items():
             owned = self._owned[partition]
             if inputs:
                 self._now_ms(owned)
                 owned.processor.post(*[_translated(each, owned.clock) for each in inputs])
+
+    def _learn(self) -> None:
+        """Tell every partition what is new in the registry, before it decides what comes."""
+        self._registry_version = self._log.registry_version
+        has_other_functions = self._on_registry(self._log.registry)
+        for owned in self._owned.values():
             owned.processor.engine.learn(self._log.registry)
+            if has_other_functions:
+                owned.processor.post(*owned.processor.engine.reconcile())
 
     async def _decide(self) -> None:
         """Decide what waits, as far as it fits in one turn of each partition."""

@@ -7,11 +7,14 @@ from typing import TypeVar
 
 from steplog.diagnostics import wants_json
 from steplog.engine.messages import EventAccepted
+from steplog.errors import NotFound
+from steplog.forwarding import Forwarding
 from steplog.history.position import Position
 from steplog.history.process import HistoryProcess
 from steplog.history.queries import History
-from steplog.member import Member
+from steplog.member import Elsewhere, Member
 from steplog.server.app import Application
+from steplog.server.backend import Misdirected
 from steplog.server.config import ServerConfig
 from steplog.server.listen import serve
 from steplog.server.validation import Ask, Misfit
@@ -19,13 +22,16 @@ from steplog.turns import Turns
 
 T = TypeVar("T")
 HISTORY_OPENS_S = 10.0
+LOOK_S = 0.1  # between two looks for the end of a run that another node decides
+_ANY = Position()
 
 
 class NodeBackend:
     """A node, as the server sees it."""
 
-    def __init__(self, turns: Turns | Member, history: HistoryProcess, ask: Ask) -> None:
+    def __init__(self, turns: Turns | Member, history: HistoryProcess, ask: Ask, forwarding: Forwarding) -> None:
         self._turns, self._history, self._ask = turns, history, ask
+        self._forwarding = forwarding
 
     def now_ms(self) -> int:
         return self._turns.now_ms()
@@ -36,8 +42,16 @@ class NodeBackend:
     def ask(self, events: list[EventAccepted]) -> "asyncio.Future[Misfit | None]":
         return self._ask(events)
 
-    async def signal(self, name: str, data: bytes) -> str | None:
-        return await self._turns.signal(name, data)
+    async def signal(self, name: str, data: bytes, *, is_forwarded: bool) -> str | None:
+        try:
+            return await self._turns.signal(name, data)
+        except Elsewhere as elsewhere:
+            if is_forwarded:
+                raise Misdirected(str(elsewhere)) from None
+            return await self._forwarding.signal(elsewhere.address, name, data)
+
+    def problem(self) -> str | None:
+        return self._turns.problem
 
     def is_function(self, function: str) -> bool:
         return self._turns.is_function(function)
@@ -46,7 +60,17 @@ class NodeBackend:
         return self._turns.reached
 
     async def wait_ended(self, run_id: str, timeout_s: float) -> None:
-        await self._turns.wait_ended(run_id, timeout_s)
+        if await self._turns.wait_ended(run_id, timeout_s):
+            return
+        until_s = asyncio.get_running_loop().time() + timeout_s  # it is decided elsewhere: its record tells
+        while asyncio.get_running_loop().time() < until_s:
+            try:
+                is_over, _ = await self.read(lambda history: history.run(run_id).ended_ms is not None, at_least=_ANY)
+            except NotFound:
+                is_over = False
+            if is_over:
+                return
+            await asyncio.sleep(LOOK_S)
 
     async def read(self, query: Callable[[History], T], *, at_least: Position) -> tuple[T, bool]:
         return await self._history.read(query, at_least=at_least)
@@ -74,7 +98,8 @@ class HttpService:
             projecting = tasks.create_task(history.run())
             try:
                 await history.opened(HISTORY_OPENS_S)
-                app = Application(NodeBackend(turns, history, ask), self._config)
+                key = next(iter(self._config.signing_keys), None)
+                app = Application(NodeBackend(turns, history, ask, Forwarding(key)), self._config)
                 async with serve(app, self._sockets, on_stop=app.stop):
                     self._on_serving()
                     await asyncio.Event().wait()

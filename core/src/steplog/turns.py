@@ -158,15 +158,21 @@ class Turns:
         self._answers[self._last_ticket] = answer
         return self._last_ticket, answer
 
-    async def wait_ended(self, run_id: str, timeout_s: float) -> None:
-        """Return when a run has ended, or the time is up; at once for a run that is not open."""
+    @property
+    def problem(self) -> str | None:
+        """What keeps it from its work, if anything does."""
+        return None if self._processor is not None else "the log is unavailable; open runs go on when it is back"
+
+    async def wait_ended(self, run_id: str, timeout_s: float) -> bool:
+        """Return when a run has ended, or the time is up; at once for a run that is not open. Nobody else knows."""
         key = keys.run(DEFAULT_ENV, decode_ulid(run_id))
         if self._processor is None or not self._processor.engine.runs.is_open(key):
-            return
+            return True
         ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._ended.setdefault(key, []).append(ended)
         with suppress(TimeoutError):
             await asyncio.wait_for(ended, timeout_s)
+        return True
 
     async def are_open(self, run_keys: Sequence[bytes]) -> list[bool]:
         """Whether each of some runs exists and has not ended."""

@@ -74,7 +74,8 @@ def start(files: tuple[str, ...], ready_fd: int | None, **given: Any) -> None:
 def _options(files: tuple[str, ...], ready_fd: int | None, where: Sources) -> Options:
     configured = load(where)
     named = files or configured.config.app.load
-    if not named and not where.is_dev:
+    needs_file = not where.is_dev and "engine" in configured.config.server.roles
+    if not named and needs_file:
         problem = "no file is named: give one, as in steplog start orders.py, or write [app] load in steplog.toml"
         raise ConfigInvalid("steplog start", [problem])
     log = configured.values["log.url"]

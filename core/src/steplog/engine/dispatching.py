@@ -28,7 +28,7 @@ class Dispatches:
         """Dispatch a run that can go on, or let it wait for a place."""
         if run.is_live or run.is_terminal or run.head.state == QUEUED or run.head.due_ms:
             return
-        if self.has_place() or run.head.function not in self._registry.by_id:  # an orphan needs no place
+        if self.has_place() or not self._registry.is_here(run.head.function):  # an orphan needs no place
             self.dispatch(run, _reason(run))
         else:
             self.enqueue(run)
@@ -40,7 +40,7 @@ class Dispatches:
     def dispatch(self, run: Run, reason: str | None) -> None:
         """Send a run to its driver, with a new generation. ``reason`` None: its start is journalled already."""
         head = run.head
-        if head.function not in self._registry.by_id:
+        if not self._registry.is_here(head.function):
             self._draft.state.put(keys.orphan(head.function, run.key), b"")
             self._set_aside(run)
             return

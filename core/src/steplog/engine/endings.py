@@ -29,7 +29,6 @@ class Endings:
     ) -> None:
         self._draft, self._runs, self._waits, self._signals = draft, runs, waits, signals
         self._registry, self._config = registry, config
-        self._starts_by_ends = registry.is_trigger(FINISHED_EVENT)
 
     def report(self, message: RunReported) -> None:
         """The function returned or raised."""
@@ -131,12 +130,12 @@ class Endings:
     ) -> None:
         """Bring a run to its end. It keeps its head while bodies of its steps still execute, so that they are late."""
         head, key = run.head, run.key
-        if (self._starts_by_ends or self._waits.is_used) and self._is_asked_for_end(run):
+        if (self._registry.is_trigger(FINISHED_EVENT) or self._waits.is_used) and self._is_asked_for_end(run):
             told = [*told, self._finished_event(run, output, error)]
         gone: list[bytes] = []
         if head.state == QUEUED:
             gone.append(keys.queue(key))
-        if head.function not in self._registry.by_id:
+        if not self._registry.is_here(head.function):
             gone.append(keys.orphan(head.function, key))
         if head.due_ms:
             gone.append(keys.timer(head.due_ms, key, keys.NO_STEP))
@@ -168,7 +167,9 @@ class Endings:
 
     def _is_asked_for_end(self, run: Run) -> bool:
         """Whether a function or a wait names the event of a run's end, which is not written otherwise."""
-        is_named = self._starts_by_ends or self._waits.is_waited_for(keys.env_of(run.key), FINISHED_EVENT)
+        is_named = self._registry.is_trigger(FINISHED_EVENT) or self._waits.is_waited_for(
+            keys.env_of(run.key), FINISHED_EVENT
+        )
         return is_named and not run.head.is_quiet
 
     def _failed_event(self, run: Run, error: ErrorInfo) -> EventAccepted:

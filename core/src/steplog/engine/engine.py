@@ -131,7 +131,7 @@ class Engine:
         for env in ENVIRONMENTS:
             for function, spec in self._registry.by_id.items():
                 self._versions.of(env, spec)
-                orphans = state.owned(keys.orphans(env, function))
+                orphans = state.owned(keys.orphans(env, function)) if self._registry.is_here(function) else ()
                 found.extend(Adopt(run=keys.run_of(key), function=function) for key, _ in orphans)
             self._routing.recover(env)
             self._waits.recover(env)
@@ -139,6 +139,13 @@ class Engine:
         self._mail.recover()
         asking = [keys.ask_owner(key) for key, _ in state.owned(bytes([keys.ASK]))]
         return found + [LookBack(run=run, step=step) for run, step in asking]
+
+    def reconcile(self) -> list[Message]:
+        """What has to be decided when other functions are known than before."""
+        for env in ENVIRONMENTS:
+            for spec in self._registry.by_id.values():
+                self._versions.of(env, spec)
+        return [PlanCrons(env=env) for env in ENVIRONMENTS]
 
     def apply(self, message: Message | Input) -> None:
         """Decide a message. What owners send each other because of it is in ``draft.messages``, to be decided next."""

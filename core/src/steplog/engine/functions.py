@@ -78,10 +78,17 @@ class _Candidate(NamedTuple):
 
 
 class Registry:
-    """The functions of a node, found by id, by the event that triggers them, and by whose failures they handle."""
+    """The functions of an engine, found by id, by the event that triggers them, and by whose failures they handle."""
 
-    def __init__(self, functions: Iterable[FunctionSpec]) -> None:
-        self.by_id: dict[str, FunctionSpec] = {function.id: function for function in functions}
+    def __init__(self, functions: Iterable[FunctionSpec], *, others: Iterable[FunctionSpec] = ()) -> None:
+        """``functions`` are carried out here; ``others`` are known, and carried out by other processes alone."""
+        self.own = tuple(functions)
+        self._here = frozenset(function.id for function in self.own)
+        self.learn(others)
+
+    def learn(self, others: Iterable[FunctionSpec]) -> None:
+        """Know these beside those of here. One that other processes have declared anew counts as they have."""
+        self.by_id: dict[str, FunctionSpec] = {function.id: function for function in (*self.own, *others)}
         self._failure_handlers = {f.failure_of: f for f in self.by_id.values() if f.failure_of is not None}
         triggers = [(f, t) for f in self.by_id.values() for t in f.triggers if isinstance(t, EventTrigger)]
         self._patterns = [(function, trigger) for function, trigger in triggers if trigger.event.endswith("*")]
@@ -92,6 +99,11 @@ class Registry:
             for name, candidates in self._by_name.items()
             if not any(conditions for _, conditions in candidates)
         }
+        self._is_trigger: dict[str, bool] = {}
+
+    def is_here(self, function: str) -> bool:
+        """Whether a function is carried out by this process."""
+        return function in self._here
 
     def started_by(
         self, event: EventAccepted, *, on_failure: Callable[[str, str, EvaluationError], None] | None = None
@@ -119,7 +131,9 @@ class Registry:
 
     def is_trigger(self, name: str) -> bool:
         """Whether events of a name may start a function."""
-        return name in self._by_name or (bool(self._patterns) and bool(_candidates(name, self._patterns)))
+        if name not in self._is_trigger:
+            self._is_trigger[name] = name in self._by_name or bool(_candidates(name, self._patterns))
+        return self._is_trigger[name]
 
     def failure_handler(self, function: str) -> FunctionSpec | None:
         """The function that handles the failures of another (ERR-13)."""

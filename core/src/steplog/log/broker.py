@@ -74,6 +74,8 @@ class Assigned(NamedTuple):
 class Broker(Protocol):
     """One process's connection to the cluster: a consumer in the group, and one transactional producer."""
 
+    marks: int  # how many offsets a transaction takes in each place besides its records
+
     def on_change(self, callback: Callable[[], None]) -> None:
         """Have somebody told when there may be something new to read, or a new assignment."""
 
@@ -86,6 +88,9 @@ class Broker(Protocol):
         Where there is nothing it waits a moment, at most ``wait_s``. Raises ``OffsetOutOfRange`` where the topic does
         not go back that far, or ends before.
         """
+
+    def reopen(self) -> None:
+        """Read inputs by a new connection: the present one has stopped, and nobody says why."""
 
     def forget(self, place: Place) -> None:
         """Nobody reads on there."""

@@ -33,6 +33,8 @@ class KafkaClient:
     ``settings`` are those of the client library: ``bootstrap.servers`` and what security needs.
     """
 
+    marks = 1
+
     def __init__(self, settings: Mapping[str, Any], layout: Layout, name: str, *, message_bytes: int) -> None:
         from confluent_kafka.admin import AdminClient
 
@@ -60,6 +62,10 @@ class KafkaClient:
     async def read(self, place: Place, offset: int, *, wait_s: float = 0) -> tuple[list[Fetched], int]:
         fetcher = self._inputs if place.topic in (EVENTS, INBOX) else self._others
         return await fetcher.read(place, offset, wait_s)
+
+    def reopen(self) -> None:
+        stopped, self._inputs = self._inputs, Fetcher(self._settings, self._layout, self._tell)
+        threading.Thread(target=stopped.close, name="steplog-kafka-close", daemon=True).start()
 
     def forget(self, place: Place) -> None:
         (self._inputs if place.topic in (EVENTS, INBOX) else self._others).forget(place)

@@ -19,13 +19,14 @@ from steplog.engine.processor import LoadedState, Turn
 from steplog.engine.state import Table
 from steplog.errors import SteplogError
 from steplog.log import encoding
-from steplog.log.broker import Broker, Fetched, Place, Produced, Refused
+from steplog.log.broker import Assigned, Broker, Fetched, Place, Produced, Refused
 from steplog.log.targets import Targets
 from steplog.log.topics import EVENTS, INBOX, JOURNAL, REGISTRY, STATE
 
 INPUTS = (INBOX, EVENTS)  # the inbox first: what was told before an event was sent is known when it is routed
 HANGING_S = 1.0  # a watermark that stays ahead of what is committed for so long: a dead owner's transaction hangs
 READ_S = 0.05
+STUCK_S = 30.0  # longer than a transaction may be open
 _REGISTRY = Place(REGISTRY, 0)
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -57,10 +58,11 @@ class Cache(Protocol):
 class _Owned:
     """A partition that is owned here."""
 
-    __slots__ = ("cache", "committed", "held", "held_until", "positions", "starts")
+    __slots__ = ("cache", "committed", "end", "held", "held_until", "positions", "starts")
 
-    def __init__(self, cache: Cache, positions: dict[str, int]) -> None:
+    def __init__(self, cache: Cache, positions: dict[str, int], end: int) -> None:
         self.cache = cache
+        self.end = end  # of its state, as it was left here
         self.positions = positions  # up to which it was read
         self.committed = dict(positions)  # and decided
         self.held: list[Fetched] = []  # events that wait for what was told before
@@ -86,24 +88,39 @@ class KafkaLog:
         self._token: object = None
         self._targets = Targets(broker.describe, now_ms)
         self._registered = 0  # the registry is read up to here
+        self._registry_lock = asyncio.Lock()  # around reading it
         self.registry: dict[bytes, bytes] = {}  # what every process knows, as far as it was read
+        self.registry_version = 0  # rises with every change of it
+        self._behind: dict[Place, tuple[int, float]] = {}  # where reading has come, and since when, where there is more
         self.reached: dict[Place, int] = {}  # of events and journal: the offset behind the last record of ours
 
     def on_change(self, callback: Callable[[], None]) -> None:
         """Have somebody told when there may be something new to take."""
         self._broker.on_change(callback)
 
-    async def poll(self) -> tuple[int, ...] | None:
-        """Take part in the group. Returns all partitions owned from now on, where that has changed.
+    async def poll(self) -> Assigned | None:
+        """Take part in the group. Returns what is owned from now on, where that has changed.
 
-        Nothing of the partitions owned before may be committed any more: those that stay are loaded again.
+        Without a token it is not known yet: nothing may be committed until it is.
         """
         assigned = await self._broker.poll()
-        if assigned is None:
-            return None
-        self._owned.clear()
-        self._token = assigned.token
-        return assigned.partitions
+        if assigned is not None:
+            self._token = assigned.token
+        return assigned
+
+    async def kept(self, partitions: Iterable[int]) -> list[int]:
+        """Which of some partitions are as they were left here: nobody else has written their state since."""
+        left = {Place(STATE, p): self._owned[p].end for p in partitions if p in self._owned}
+        ends = await self._broker.ends(list(left)) if left else {}
+        # The mark of our last transaction may be written or not; who comes after it has waited for it, and writes more.
+        return [place.partition for place, end in left.items() if ends[place] in (end, end + self._broker.marks)]
+
+    def release(self, partitions: Iterable[int]) -> None:
+        """Forget partitions."""
+        for partition in partitions:
+            self._owned.pop(partition, None)
+            for topic in INPUTS:
+                self._broker.forget(Place(topic, partition))
 
     async def load(self, partition: int) -> LoadedState:
         """Read a partition's state, to its true end."""
@@ -119,7 +136,7 @@ class KafkaLog:
         head = cache.table.get(keys.HEAD)
         turn, now_ms = (0, 0) if head is None else _decode_head(head)
         positions = {topic: _position(cache.table, topic) for topic in INPUTS}
-        self._owned[partition] = _Owned(cache, positions)
+        self._owned[partition] = _Owned(cache, positions, end)
         return LoadedState(turn=turn, now_ms=now_ms, table=cache.table)
 
     async def take(self, partitions: Iterable[int]) -> dict[int, list[Input]]:
@@ -160,9 +177,11 @@ class KafkaLog:
         except Refused as error:
             self._targets.refused(error.topic, error.reason)
             raise
-        for partition, turn in turns.items():
-            _written(self._owned[partition], turn, first[Place(STATE, partition)])
         written = Counter([record.place for record in records])
+        for partition, turn in turns.items():
+            state = Place(STATE, partition)
+            _written(self._owned[partition], turn, first[state])
+            self._owned[partition].end = first[state] + written[state]
         self._reach({place: offset + written[place] for place, offset in first.items()})
 
     async def problem(self, record: Produce) -> SteplogError | None:
@@ -188,6 +207,23 @@ class KafkaLog:
     async def read_registry(self) -> None:
         """Read what every process knows, up to what was written before this was asked."""
         await self._read_registry((await self._broker.ends([_REGISTRY]))[_REGISTRY])
+
+    async def watch(self, now_s: float) -> str | None:
+        """See whether reading goes on: where it does not though there is more, it begins anew, and this says so."""
+        read = {Place(topic, p): each.positions[topic] for p, each in self._owned.items() for topic in INPUTS}
+        ends = await self._broker.ends(list(read))
+        behind = {place: offset for place, offset in read.items() if offset < ends[place]}
+        self._behind = {
+            place: self._behind[place] if self._behind.get(place, (-1, 0.0))[0] == offset else (offset, now_s)
+            for place, offset in behind.items()
+        }
+        stuck = [place for place, (_, since_s) in self._behind.items() if now_s - since_s > STUCK_S]
+        if not stuck:
+            return None
+        self._behind.clear()
+        self._broker.reopen()
+        names = ", ".join(f"{place.topic} [{place.partition}]" for place in stuck)
+        return f"nothing was read of {names} for {STUCK_S:.0f} s, though there is more; the connection is made anew"
 
     async def trim(self) -> None:
         """Delete what was handled of the inboxes."""
@@ -215,13 +251,15 @@ class KafkaLog:
         return fetched
 
     async def _read_registry(self, end: int) -> None:
-        while self._registered < end:
-            fetched, self._registered = await self._broker.read(_REGISTRY, self._registered, wait_s=READ_S)
-            for each in fetched:
-                if each.value is None:
-                    self.registry.pop(each.key, None)
-                else:
-                    self.registry[each.key] = each.value
+        async with self._registry_lock:
+            while self._registered < end:
+                fetched, self._registered = await self._broker.read(_REGISTRY, self._registered, wait_s=READ_S)
+                self.registry_version += len(fetched)
+                for each in fetched:
+                    if each.value is None:
+                        self.registry.pop(each.key, None)
+                    else:
+                        self.registry[each.key] = each.value
 
     async def _read_state(self, cache: Cache, place: Place, end: int) -> None:
         first, stuck_s, loop = cache.offset, 0.0, asyncio.get_running_loop()

@@ -73,9 +73,9 @@ class Lookback:
         self._wake.set()
         return [effect for effect in effects if not isinstance(effect, ReadEvents)]
 
-    def forget(self) -> None:
-        """The runs that have asked are not here any more."""
-        self._asked.clear()
+    def forget(self, is_gone: Callable[[bytes], bool]) -> None:
+        """Some runs are not here any more."""
+        self._asked = {key: question for key, question in self._asked.items() if not is_gone(question.run)}
 
     async def run(self) -> None:
         """Answer until cancelled."""

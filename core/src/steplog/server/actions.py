@@ -14,7 +14,8 @@ from steplog.engine.events import INVOKED_EVENT, accept_event
 from steplog.engine.functions import DEFAULT_ENV
 from steplog.engine.operations import EventOut, signal_problem
 from steplog.errors import EventInvalid
-from steplog.server.backend import Backend
+from steplog.forwarding import HEADER
+from steplog.server.backend import Backend, Misdirected
 from steplog.server.config import ServerConfig
 from steplog.server.http import BodyTooLarge, Held, Intake, encode, read_body
 from steplog.server.ingest import ENTROPY_BYTES, InternalIds
@@ -59,7 +60,12 @@ class Actions:
         problem = signal_problem(given.signal)
         if problem is not None:
             raise HTTPException(400, f"the signal's name {problem}")
-        resumed = await self._backend.signal(given.signal, bytes(given.data))
+        try:
+            resumed = await self._backend.signal(
+                given.signal, bytes(given.data), is_forwarded=HEADER in request.headers
+            )
+        except Misdirected as error:
+            raise HTTPException(421, str(error)) from error
         if resumed is None:
             raise HTTPException(404, f"no run waits for the signal {given.signal!r}")
         return Response(encode({"data": {"run_id": resumed}, "run_id": resumed}), media_type="application/json")

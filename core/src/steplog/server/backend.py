@@ -12,8 +12,16 @@ from steplog.server.validation import Misfit
 T = TypeVar("T")
 
 
+class Misdirected(Exception):
+    """Another node was to be asked."""
+
+
 class Backend(Protocol):
     """A node, as the server sees it. Its methods are called on the server's loop."""
+
+    def problem(self) -> str | None:
+        """What keeps the node from its work, if anything does."""
+        ...
 
     def now_ms(self) -> int:
         """The partition's time."""
@@ -30,8 +38,11 @@ class Backend(Protocol):
         """Have the functions say which of some events is the first whose data do not fit its type."""
         ...
 
-    async def signal(self, name: str, data: bytes) -> str | None:
-        """Send a signal; returns the run that it resumes, None where nobody waits. Raises ``LogUnavailable``."""
+    async def signal(self, name: str, data: bytes, *, is_forwarded: bool) -> str | None:
+        """Send a signal; returns the run that it resumes, None where nobody waits.
+
+        Raises ``LogUnavailable``; ``Misdirected`` where it was forwarded to this node, which does not decide it.
+        """
         ...
 
     def is_function(self, function: str) -> bool:

@@ -79,7 +79,8 @@ class RestApi:
         return app
 
     async def _health(self, _: Request) -> Response:
-        return _json(self._is_well)
+        problem = self._backend.problem()
+        return _json(self._is_well) if problem is None else _json(Problem(problem, 503), 503)
 
     async def _event(self, request: Request) -> Response:
         event_id = _ulid(request)
