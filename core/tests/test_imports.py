@@ -10,8 +10,8 @@ ROOT = Path(steplog.__file__).parent
 # Each may import those before it. Packages count as one.
 ORDER = (
     "errors", "json_text", "clock", "durations", "entropy", "paths", "signing", "forwarding", "kafka_record", "dead",
-    "tuning", "diagnostics", "cel", "engine", "config", "codec", "event", "values", "functions", "group", "step", "step_sync",
-    "context", "app", "outgoing", "client", "__init__", "log", "history", "server", "drivers", "outage", "told",
+    "tuning", "diagnostics", "cel", "engine", "config", "codec", "event", "values", "functions", "group",
+    "step", "step_sync", "context", "app", "outgoing", "client", "__init__", "log", "history", "server", "drivers", "outage", "told",
     "turns", "partitions", "member", "connectors", "service", "shells", "event_types", "node", "testing", "loading",
     "demo", "cli", "__main__",
 )  # fmt: skip

@@ -95,7 +95,7 @@ class Member:
         self._deliver, self._on_lost, self._on_found, self._clocks = deliver, on_lost, on_found, clocks
         self._layout = Layout(config.prefix, config.partitions)
         self._answers: dict[int, asyncio.Future[Answer]] = {}
-        self._ended: dict[bytes, list[asyncio.Future[None]]] = {}
+        self._ended: dict[bytes, list[asyncio.Future[bool]]] = {}
         self._last_ticket = 0
         self._appending = 0  # events
         self._declared: list[bytes] = []  # by apps
@@ -241,11 +241,12 @@ class Member:
         is_open = self._partitions.is_open(key)
         if not is_open:
             return is_open is not None
-        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        ended: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._ended.setdefault(key, []).append(ended)
-        with suppress(TimeoutError):
-            await asyncio.wait_for(ended, timeout_s)
-        return True
+        try:
+            return await asyncio.wait_for(ended, timeout_s)
+        except TimeoutError:
+            return True
 
     async def are_open(self, run_keys: Sequence[bytes]) -> list[bool]:
         """Whether each of some runs is open here."""
@@ -311,15 +312,15 @@ class Member:
                     answer.set_result(effect)
                 continue
             if isinstance(effect, RunEnded) and effect.run in self._ended:
-                self._tell_ended(effect.run)
+                self._tell_ended(effect.run, is_over=True)
             outside.append(effect)
         if outside:
             self._deliver(outside)
 
-    def _tell_ended(self, run: bytes) -> None:
+    def _tell_ended(self, run: bytes, *, is_over: bool) -> None:
         for ended in self._ended.pop(run, ()):
             if not ended.done():
-                ended.set_result(None)
+                ended.set_result(is_over)
 
     def _lose(self, partitions: Collection[int], why: LogUnavailable | None) -> None:
         """What was in flight in some partitions is dropped here."""
@@ -334,7 +335,7 @@ class Member:
         for run in [
             run for run in self._ended if run_slot(keys.run_id_of(run)) % self._config.partitions in partitions
         ]:
-            self._tell_ended(run)
+            self._tell_ended(run, is_over=False)
 
 
 class _Progress:

@@ -60,9 +60,10 @@ class NodeBackend:
         return self._turns.reached
 
     async def wait_ended(self, run_id: str, timeout_s: float) -> None:
+        until_s = asyncio.get_running_loop().time() + timeout_s
         if await self._turns.wait_ended(run_id, timeout_s):
             return
-        until_s = asyncio.get_running_loop().time() + timeout_s  # it is decided elsewhere: its record tells
+        # It is decided elsewhere: its record tells.
         while asyncio.get_running_loop().time() < until_s:
             try:
                 is_over, _ = await self.read(lambda history: history.run(run_id).ended_ms is not None, at_least=_ANY)
