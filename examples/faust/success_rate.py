@@ -5,6 +5,7 @@ STEPLOG_LOG=kafka://127.0.0.1:9092/steplog faust -A success_rate worker --withou
 """
 
 import os
+import sys
 from datetime import UTC, datetime, timedelta
 
 import faust
@@ -40,7 +41,6 @@ class Minute(faust.Record):
 
 
 begun = app.Table("begun", value_type=Begun)  # by run
-ended = app.topic("success-rate-ended", key_type=str, value_type=Ended, internal=True)  # by function
 minutes = app.Table("minutes", value_type=Minute, default=Minute).tumbling(
     timedelta(minutes=1), expires=timedelta(hours=1)
 )
@@ -59,10 +59,10 @@ async def follow(records: StreamT[Record]) -> None:
                 one = Ended(
                     at_ms=record.at, took_ms=record.at - run.due_ms, is_completed=isinstance(record, RunCompleted)
                 )
-                await ended.send(key=run.function, value=one, timestamp=record.at / 1000)
+                await count.send(key=run.function, value=one, timestamp=record.at / 1000)
 
 
-@app.agent(ended)
+@app.agent(key_type=str, value_type=Ended)  # over a topic of its own, whose key is the function
 async def count(runs: StreamT[Ended]) -> None:
     """Count a run in the minute in which it ended."""
     async for function, run in runs.items():
@@ -85,6 +85,7 @@ async def show() -> None:
         print(
             f"{at:%H:%M} {function}: {minute.completed} completed, {minute.failed} failed, "
             f"{minute.completed / total:.1%}, {minute.took_ms / total:.0f} ms",
+            file=sys.__stdout__,  # Faust makes warnings of what goes to sys.stdout
             flush=True,
         )
     changed.clear()

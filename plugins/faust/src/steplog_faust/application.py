@@ -13,17 +13,15 @@ from steplog.paths import KAFKA_LOG, KafkaAddress, masked
 from steplog_faust.read_committed import Transport
 
 LOOK_AGAIN_S = 1.0
-_OPTIONS = {  # where Faust's own defaults surprise
-    "broker_session_timeout": 10.0,  # a worker that was killed is missed after this, not after a minute
-    "worker_redirect_stdouts": False,  # print() prints, instead of one warning for each of its arguments
-}
+SESSION_S = 10.0  # after which a worker that was killed is missed; Faust's own is a minute
 
 
 class App(faust.App):
     """A Faust app that reads the topics of one log."""
 
     def __init__(self, name: str, address: KafkaAddress, **options: Any) -> None:
-        super().__init__(name, broker=f"kafka://{address.servers.replace(',', ';')}", **options)
+        servers = address.servers.replace(",", ";")
+        super().__init__(address.topic(name), broker=f"kafka://{servers}", **options)
         self.log_address = address
         self.log_topics = set[str]()  # that it reads, by their names on the cluster
         self._is_cut = "topic_partitions" in options
@@ -67,9 +65,9 @@ class App(faust.App):
 def app(name: str, log: str = KAFKA_LOG, **options: Any) -> App:
     """Make a Faust app for a log: ``kafka://HOST:PORT,HOST:PORT/PREFIX``, as steplog is given it.
 
-    ``name`` is Faust's id of the app: its consumer group, and the prefix of its own topics. ``options`` are Faust's
-    settings. Raises ``ConfigInvalid`` for an address that is none, or that has settings of librdkafka, which Faust
-    does not use.
+    Faust's id of the app is ``PREFIX.NAME``: its consumer group, and how the names of its own topics begin. ``options``
+    are Faust's settings. Raises ``ConfigInvalid`` for an address that is none, or that has settings of librdkafka,
+    which Faust does not use.
     """
     address = KafkaAddress.parse(log)
     if address.settings:
@@ -77,4 +75,4 @@ def app(name: str, log: str = KAFKA_LOG, **options: Any) -> App:
         raise ConfigInvalid(
             "log", [f"{masked(log)!r} sets {names}, which Faust does not know; give its own, as broker_credentials"]
         )
-    return App(name, address, **{**_OPTIONS, **options})
+    return App(name, address, **{"broker_session_timeout": SESSION_S, **options})

@@ -222,7 +222,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _KINDS = frozenset(str(kind.__struct_config__.tag) for kind in _Known.__args__)
-_decode_known = msgspec.json.Decoder(_Known).decode
+_decode_known: Callable[[bytes], _Known] = msgspec.json.Decoder(_Known).decode
 _decode_other = msgspec.json.Decoder(Other).decode
 
 decode_event: Callable[[bytes], Event] = msgspec.json.Decoder(Event).decode

@@ -15,7 +15,7 @@ from steplog_faust.records import decode_event, decode_record
 logger = logging.getLogger(__name__)
 
 
-class _Schema(faust.Schema):
+class _Schema(faust.Schema[Any, Any]):
     """The key as text, the value by a decoder of msgspec's."""
 
     def __init__(self, decode: Callable[[bytes], Any]) -> None:
