@@ -25,11 +25,12 @@ BY = {  # pages whose snippets have tests of their own, and where
     "docs/client.md": "core/tests/test_client_docs.py",
     "docs/errors.md": "core/tests/test_errors.py",
     "docs/expressions.md": "core/tests/test_cel.py",
+    "docs/faust.md": "plugins/faust/tests/test_faust.py",
     "docs/patterns.md": "core/tests/test_patterns_docs.py",
     "docs/testing.md": "core/tests/test_testbed_docs.py",
 }
 OTHERS = {  # whose words are not checked; those of compose/kafka-local by tests/test_compose.py
-    "cd", "compose/kafka-local", "cp", "kcat", "pip", "pytest", "python", "rm", "sqlite3", "uv",
+    "cd", "compose/kafka-local", "cp", "faust", "kcat", "pip", "pytest", "python", "rm", "sqlite3", "uv",
 }  # fmt: skip
 ALL = [
     each

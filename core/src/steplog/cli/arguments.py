@@ -3,7 +3,7 @@
 import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
@@ -13,8 +13,13 @@ from steplog.errors import EventInvalid
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)")
 _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
+if TYPE_CHECKING:
+    FloatType = click.ParamType[float]
+else:
+    FloatType = click.ParamType  # no generic before click 8.4, which Faust does not go with
 
-class Duration(click.ParamType[float]):
+
+class Duration(FloatType):
     """A duration with its unit, as seconds."""
 
     name = "duration"

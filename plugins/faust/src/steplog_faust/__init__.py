@@ -1,0 +1,53 @@
+"""Faust over a log on Kafka: agents and windowed tables that read its events and its journal (docs/faust.md)."""
+
+from steplog_faust.application import App, app
+from steplog_faust.records import (
+    Error,
+    Event,
+    EventRouted,
+    ExpressionFailure,
+    LogRestored,
+    Other,
+    Record,
+    RunCompleted,
+    RunErrored,
+    RunFailed,
+    RunRef,
+    RunScheduled,
+    RunStarted,
+    Skip,
+    StepCompleted,
+    StepErrored,
+    StepFailed,
+    StepLate,
+    StepRef,
+    StepWaiting,
+)
+from steplog_faust.topics import events, journal
+
+__all__ = [
+    "App",
+    "Error",
+    "Event",
+    "EventRouted",
+    "ExpressionFailure",
+    "LogRestored",
+    "Other",
+    "Record",
+    "RunCompleted",
+    "RunErrored",
+    "RunFailed",
+    "RunRef",
+    "RunScheduled",
+    "RunStarted",
+    "Skip",
+    "StepCompleted",
+    "StepErrored",
+    "StepFailed",
+    "StepLate",
+    "StepRef",
+    "StepWaiting",
+    "app",
+    "events",
+    "journal",
+]
