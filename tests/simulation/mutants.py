@@ -359,8 +359,8 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "an end is told though it failed only", "SYS-04", "Endings._end",
-            "if (self._starts_by_ends or self._waits.is_used) and self._is_asked_for_end(run):",
-            "if error is None and self._starts_by_ends:",
+            "if (self._registry.is_trigger(FINISHED_EVENT) or self._waits.is_used) and self._is_asked_for_end(run):",
+            "if error is None and self._registry.is_trigger(FINISHED_EVENT):",
         ),
         (
             "the end of a child is not told", "P7", "Endings._end",
@@ -698,15 +698,15 @@ CLUSTER_MUTANTS = tuple(
             "log.kafka",
             (
                 "an event is routed before what was told of earlier", "STEP-12", "KafkaLog.take",
-                "end = await self._broker.end(Place(INBOX, partition))", "end = 0",
+                "owned[partition].held_until = ends[Place(INBOX, partition)]", "pass",
             ),
             (
-                "an open transaction in the inbox is passed over", "STEP-12", "KafkaLog.take",
-                "positions[EVENTS], events = before, []", "pass",
+                "an open transaction in the inbox is passed over", "STEP-12", "KafkaLog._take",
+                "if owned.held and owned.positions[INBOX] >= owned.held_until:", "if owned.held:",
             ),
             (
                 "the registry is not read before events are routed", "STEP-12", "KafkaLog.take",
-                "await self.read_registry()", "pass",
+                "await self._read_registry(ends[_REGISTRY])", "pass",
             ),
             (
                 "what has to be known first is not registered", "STEP-12", "KafkaLog.commit",
@@ -745,7 +745,9 @@ CLUSTER_MUTANTS = tuple(
         *_of(
             "partitions",
             (
-                "a process keeps the partitions that it has lost", "P2", "Partitions._load", "self._drop()", "pass",
+                "a process keeps the partitions that it has lost", "P2", "Partitions._load",
+                "kept = set(await self._log.kept([p for p in self._wanted if p in self._owned]))",
+                "kept = set(self._wanted) & self._owned.keys()",
             ),
             (
                 "a process goes on with the producer that has failed", "P2", "Partitions._take_part",
@@ -753,9 +755,9 @@ CLUSTER_MUTANTS = tuple(
             ),
             (
                 "effects are released before the commit", "P4", "Partitions._turn",
-                "await self._log.commit({partition: each.seal() for partition, each in busy.items()})",
-                "turns = {p: e.seal() for p, e in busy.items()}; [self._deliver(e._effects) for e in busy.values()]; "  # noqa: ISC004
-                "await self._log.commit(turns)",
+                "committing = asyncio.ensure_future(self._log.commit(turns))",
+                "[self._deliver(self._owned[p].processor._effects) for p in turns]; "  # noqa: ISC004
+                "committing = asyncio.ensure_future(self._log.commit(turns))",
             ),
         ),
         *_of(
@@ -909,7 +911,7 @@ CLUSTER_MUTANTS = tuple(
             ),
             (
                 "an open transaction hides what is read back", "G1", "_Tail._fetch",
-                "await asyncio.sleep(POLL_S)", "break",
+                "begin = after", "begin = after if after > begin else end",
             ),
             (
                 "only one partition is read back", "G1", "Lookback._found",
