@@ -71,7 +71,8 @@ def test_any_node_takes_what_another_decides(log: str, source: Path, tmp_path: P
                 return answer["run_id"] if status == 200 else None
 
             assert until(resumed) == run["run_id"]
-            asked.ask("GET", f"/v1/runs/{run['run_id']}?wait=30s")
+            _, answer = asked.ask("GET", f"/v1/runs/{run['run_id']}?wait=30s")
+            assert answer["data"]["state"] == "completed", answer
             assert asked.run(event, "completed")["output"] == f"order {n}: {n}"
         assert one.ask("POST", "/v1/signals", {"signal": "approve/nobody", "data": 1})[0] == 404
 

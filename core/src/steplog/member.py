@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import secrets
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
@@ -96,7 +97,7 @@ class Member:
         self._layout = Layout(config.prefix, config.partitions)
         self._answers: dict[int, asyncio.Future[Answer]] = {}
         self._ended: dict[bytes, list[asyncio.Future[bool]]] = {}
-        self._last_ticket = 0
+        self._last_ticket = secrets.randbits(62)  # answers come to whoever has the partition then: none is another's
         self._appending = 0  # events
         self._declared: list[bytes] = []  # by apps
         self._tasks: set[asyncio.Task[None]] = set()
@@ -151,6 +152,12 @@ class Member:
             with suppress(BrokerError):  # it is asked again, and whoever needs it now reads it
                 await self._log.read_registry()
                 self._learn(self._log.registry)
+
+    async def joined(self, timeout_s: float) -> None:
+        """Wait until it is known which partitions are decided here, not for ever: others may hold that up."""
+        if self._config.is_engine:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._partitions.has_joined.wait(), timeout_s)
 
     async def finish(self) -> None:
         """Hand back in order what is in flight, and leave the group."""
@@ -239,8 +246,11 @@ class Member:
         """
         key = keys.run(DEFAULT_ENV, decode_ulid(run_id))
         is_open = self._partitions.is_open(key)
+        if is_open is None:
+            return False
         if not is_open:
-            return is_open is not None
+            await self._partitions.settled(key)
+            return True
         ended: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._ended.setdefault(key, []).append(ended)
         try:

@@ -78,6 +78,8 @@ class Partitions:
         self._registry_version = 0  # of what was learnt
         self._wake = asyncio.Event()
         self._poll_at_s = self._trim_at_s = self._watch_at_s = 0.0
+        self.has_joined = asyncio.Event()  # the group has said what is owned, and it is loaded
+        self._has_committed = asyncio.Event()
         self.problem: str | None = None  # what keeps it from its work
         self._outage = Outage()
         log.on_change(self._wake.set)
@@ -120,6 +122,13 @@ class Partitions:
         """Whether a run exists and has not ended; None where that is decided elsewhere."""
         owned = self._owned.get(run_slot(run_id_of(run)) % self._partitions)
         return None if owned is None else owned.processor.engine.runs.is_open(run)
+
+    async def settled(self, run: bytes) -> None:
+        """Return when what was decided of a run until now is committed, or dropped."""
+        partition = self._partition_of(run)
+        while (owned := self._owned.get(partition)) is not None and owned.processor.is_unsettled:
+            self._has_committed.clear()
+            await self._has_committed.wait()
 
     async def run(self) -> None:
         """Take part until cancelled. Raises ``LogTruncated`` where records that are needed are gone."""
@@ -198,6 +207,7 @@ class Partitions:
         except* BrokerError as errors:
             raise errors.exceptions[0] from None
         self._owned |= {partition: task.result() for partition, task in loading.items()}
+        self.has_joined.set()
         if loading:
             self._on_found()
 
@@ -217,6 +227,7 @@ class Partitions:
         self._unchecked = [(m, r) for m, r in self._unchecked if self._partition_of(m.run) not in partitions]
         dropped = tuple([partition for partition in partitions if self._owned.pop(partition, None) is not None])
         self._log.release(partitions)
+        self._has_committed.set()
         if dropped:
             self._lookback.forget(lambda run: self._partition_of(run) in dropped)
             self._on_lost(dropped, why)
@@ -303,6 +314,7 @@ class Partitions:
         return {p: owned.processor.seal() for p, owned in self._owned.items() if owned.processor.is_open}
 
     def _release(self) -> None:
+        self._has_committed.set()
         for owned in self._owned.values():
             if owned.processor.is_committing:
                 effects = self._lookback.take(owned.processor.committed())

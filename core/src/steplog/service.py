@@ -22,6 +22,7 @@ from steplog.turns import Turns
 
 T = TypeVar("T")
 HISTORY_OPENS_S = 10.0
+JOINS_S = 15.0
 LOOK_S = 0.1  # between two looks for the end of a run that another node decides
 _ANY = Position()
 
@@ -102,6 +103,7 @@ class HttpService:
                 key = next(iter(self._config.signing_keys), None)
                 app = Application(NodeBackend(turns, history, ask, Forwarding(key)), self._config)
                 async with serve(app, self._sockets, on_stop=app.stop):
+                    await turns.joined(JOINS_S)
                     self._on_serving()
                     await asyncio.Event().wait()
             finally:

@@ -163,6 +163,9 @@ class Turns:
         """What keeps it from its work, if anything does."""
         return None if self._processor is not None else "the log is unavailable; open runs go on when it is back"
 
+    async def joined(self, timeout_s: float) -> None:
+        """A log that is one file has nobody else to wait for."""
+
     async def wait_ended(self, run_id: str, timeout_s: float) -> bool:
         """Return when a run has ended, or the time is up; at once for a run that is not open. Nobody else knows."""
         key = keys.run(DEFAULT_ENV, decode_ulid(run_id))

@@ -88,6 +88,11 @@ class Processor:
         """How many messages wait."""
         return len(self._inbox)
 
+    @property
+    def is_unsettled(self) -> bool:
+        """Whether something is decided and not committed."""
+        return self.is_open or self.is_committing
+
     def has_work(self, now_ms: int) -> bool:
         """Whether a turn would decide anything."""
         if self._inbox or self._has_more or self.is_open:
