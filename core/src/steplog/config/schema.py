@@ -98,7 +98,7 @@ class ServerTable(Table, frozen=True, kw_only=True):
         Meta(description="Names besides localhost that requests to `dev` may be sent to."),
     ] = ()  # fmt: skip
     roles: Annotated[
-        tuple[str, ...], form("texts"),
+        tuple[Literal["api", "engine"], ...], form("words"),
         Meta(description="What this process does of a log on Kafka: `api` takes events and answers, `engine` runs "
                          "functions."),
     ] = ("api", "engine")  # fmt: skip
@@ -219,6 +219,7 @@ def _described(key: Key) -> dict[str, Any]:
         "count": {"type": "integer"},
         "text": text | {"minLength": 1},
         "word": {"enum": list(key.words)},
+        "words": {"type": "array", "items": {"enum": list(key.words)}, "minItems": 1},
         "duration": text | {"pattern": DURATION_PATTERN},
         "size": text | {"pattern": SIZE_PATTERN},
         "log": text | {"pattern": "^(sqlite:.+|memory:|kafka://.+)$"},
