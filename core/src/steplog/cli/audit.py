@@ -10,9 +10,8 @@ import msgspec
 from steplog.cli.output import Waiting, bar, counted, echo, print_json, styled
 from steplog.cli.source import local_log, shown_log
 from steplog.errors import NotFound
-from steplog.history.audit import AuditReport
+from steplog.history.audit import AuditReport, audit_source
 from steplog.history.audit import audit as audit_log
-from steplog.history.audit import audit_source
 from steplog.history.source import open_source
 from steplog.paths import is_kafka, log_path
 

@@ -11,6 +11,7 @@ import msgspec
 from steplog.cli.client import Server
 from steplog.cli.output import echo
 from steplog.cli.views import Run, Steps
+from steplog.config.forms import Form
 from steplog.config.load import Sources, examine
 from steplog.config.problems import refuse
 from steplog.config.schema import Config
@@ -161,7 +162,8 @@ def shown_log(log: str) -> str:
 def _config(*, is_dev: bool, log: str | None = None) -> Config:
     flags = {} if log is None else {"log": log}
     where = Sources(is_dev=is_dev, flags=flags, environment=os.environ, directory=Path.cwd())
-    configured, problems = examine(where, reads=() if log is None else ("history",))
+    reads: tuple[Form, ...] = () if log is None else ("history",)
+    configured, problems = examine(where, reads=reads)
     refuse(problems, "the configuration")
     return configured.config
 

@@ -11,7 +11,9 @@ from steplog.config.secrets import Secret
 from steplog.config.units import format_duration, format_size
 from steplog.paths import masked
 
-Form = Literal["count", "text", "word", "words", "duration", "size", "log", "history", "targets", "texts", "secrets", "options"]
+Form = Literal[
+    "count", "text", "word", "words", "duration", "size", "log", "history", "targets", "texts", "secrets", "options"
+]
 Shown = str | int | list[str] | dict[str, str | int | float]
 
 
