@@ -32,7 +32,7 @@ DRAW_EVERY_S = 0.1
 )  # fmt: skip
 @click.option(
     "--log",
-    help="sqlite:PATH instead of log.db in that directory, or kafka://HOST:PORT; kafka is that of this machine.",
+    help="sqlite:PATH, instead of log.db in that directory, or kafka://HOST:PORT; kafka: on this machine.",
 )
 @click.option("--keep", is_flag=True, help="On Kafka, leave the topics there; otherwise they go when it is over.")
 @click.option("--verbose", is_flag=True, help="Name every body that ran twice.")
