@@ -8,7 +8,7 @@ from typing import Any, Self, TypeVar
 
 import msgspec
 from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaError, KafkaException, Message, TopicPartition
-from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
+from confluent_kafka.admin import AdminClient, ConfigResource, OffsetSpec, ResourceType
 
 from steplog.engine import keys
 from steplog.errors import LogUnavailable, NotFound
@@ -23,7 +23,6 @@ from steplog.log.topics import (
     SETTINGS,
     STATE,
     Layout,
-    offsets,
 )
 from steplog.paths import KafkaAddress
 
@@ -36,8 +35,10 @@ HOLDS = {
     DEAD: "records that could not be read, until they are dropped",
 }
 ANSWER_S = 10.0
+FOLLOW_S = 0.2
 READ_AT_ONCE = 500
 EXACT = 100  # a difference of offsets up to this is counted: some of them are marks of transactions
+HELD_MS = 20  # a request at the end of a partition, by the broker: so late the end is seen
 WINDOW = 200  # offsets that are read at first, from a partition's end
 INPUTS = (EVENTS, INBOX)
 T = TypeVar("T")
@@ -123,6 +124,7 @@ class Inspector:
             {
                 **self._settings, "group.id": address.topic("topics"), "isolation.level": "read_committed",
                 "enable.auto.commit": False, "enable.partition.eof": True, "auto.offset.reset": "earliest",
+                "fetch.wait.max.ms": HELD_MS, "fetch.queue.backoff.ms": HELD_MS,
             }
         )  # fmt: skip
         self._found = self._metadata()
@@ -188,10 +190,10 @@ class Inspector:
 
     def last(self, topic: str, count: int, partition: int | None = None) -> list[Record]:
         """The newest records of a topic, or of one of its partitions, in the order of their times."""
-        found: list[Record] = []
-        for each in self._chosen(topic, partition):
-            found += self._backwards(topic, each, lambda records: len(records) >= count)[-count:] if count else []
-        return sorted(found, key=_moment)[-count:] if count else []
+        chosen = self._chosen(topic, partition)
+        read = self._backwards(topic, chosen, lambda records: len(records) >= count)
+        newest = [record for records in read.values() for record in records[-count:]]
+        return sorted(newest, key=_moment)[-count:] if count else []
 
     def follow(self, topic: str, partition: int | None = None) -> Iterator[Record]:
         """Records that come from now on, for ever."""
@@ -199,21 +201,25 @@ class Inspector:
         ends = self._ends(places)
         self._assign([self._partition(*place, offset) for place, offset in ends.items()])
         while True:
-            yield from [record for record in self._consume(0.2) if isinstance(record, Record)]
+            yield from [record for _, record in self._consume(FOLLOW_S) if record is not None]
 
     # --- lag
 
     def lag(self) -> list[PartitionLag]:
         """How far each partition is. The engine's positions are those of the state: its group's are for tools."""
         partitions = range(self._layout.partitions)
-        ends = self._ends([(topic, p) for topic in (*INPUTS, JOURNAL) for p in partitions])
-        first = self._first([(topic, p) for topic in INPUTS for p in partitions])
+        places = [(topic, p) for topic in (*INPUTS, JOURNAL) for p in partitions]
+        ends, first = self._ends(places), self._first(places)
         registry, members, history = self._registry(), self._members(), self._history()
+        positions = {place: max(at, first[place]) for place, at in self._positions(partitions).items()}
+        waiting = {place: max(ends[place] - at, 0) for place, at in positions.items()}
+        for topic in INPUTS:  # some of a few offsets are marks of transactions
+            ranges = {p: (positions[topic, p], ends[topic, p]) for p in partitions if 0 < waiting[topic, p] <= EXACT}
+            waiting.update({(topic, p): len(records) for p, records in self._read(topic, ranges).items()})
         found = []
         for p in partitions:
-            positions = self._positions(p)
             inputs = {
-                topic: self._input_lag(topic, p, max(positions.get(topic, 0), first[topic, p]), ends[topic, p])
+                topic: InputLag(position=positions[topic, p], end=ends[topic, p], waiting=waiting[topic, p])
                 for topic in INPUTS
             }
             owner = registry.get(b"owner/%d" % p)
@@ -229,30 +235,24 @@ class Inspector:
             )  # fmt: skip
         return found
 
-    def _input_lag(self, topic: str, partition: int, position: int, end: int) -> InputLag:
-        waiting = max(end - position, 0)
-        if 0 < waiting <= EXACT:
-            waiting = len(self._read(topic, partition, position, end))
-        return InputLag(position=position, end=end, waiting=waiting)
-
-    def _positions(self, partition: int) -> dict[str, int]:
-        """How far a partition's inputs are decided: among the newest of its state, if not where it began."""
+    def _positions(self, partitions: Sequence[int]) -> dict[tuple[str, int], int]:
+        """How far inputs are decided: among the newest records of each partition's state; 0 where nothing was."""
         wanted = {keys.position(topic): topic for topic in INPUTS}
 
         def have_all(records: Sequence[Record]) -> bool:
             return wanted.keys() <= {record.key for record in records}
 
-        records = self._backwards(STATE, partition, have_all)
-        return {
-            wanted[record.key]: int.from_bytes(record.value, "big")
-            for record in records
-            if record.key in wanted and record.value is not None
-        }
+        positions = dict.fromkeys([(topic, p) for topic in INPUTS for p in partitions], 0)
+        for p, records in self._backwards(STATE, partitions, have_all).items():
+            for record in records:
+                if record.key in wanted and record.value is not None:
+                    positions[wanted[record.key], p] = int.from_bytes(record.value, "big")
+        return positions
 
     def _registry(self) -> dict[bytes, bytes]:
         end = self._ends([(REGISTRY, 0)])[REGISTRY, 0]
         found: dict[bytes, bytes | None] = {}
-        for record in self._read(REGISTRY, 0, 0, end):
+        for record in self._read(REGISTRY, {0: (0, end)})[0]:
             found[record.key or b""] = record.value
         return {key: value for key, value in found.items() if value is not None}
 
@@ -314,72 +314,69 @@ class Inspector:
         }
 
     def _ends(self, places: Sequence[tuple[str, int]]) -> dict[tuple[str, int], int]:
-        asked = {self._partition(*place): place for place in places}
-        answers = self._call(lambda: offsets(self._admin, list(asked)))
-        return {asked[each]: self._call(answer.result).offset for each, answer in answers.items()}
+        return self._offsets(places, OffsetSpec.latest())  # type: ignore[no-untyped-call] # the client's
 
     def _first(self, places: Sequence[tuple[str, int]]) -> dict[tuple[str, int], int]:
-        return {
-            place: self._call(
-                lambda place=place: self._consumer.get_watermark_offsets(self._partition(*place), timeout=ANSWER_S)  # type: ignore[misc]  # a loop's variable
-            )[0]
-            for place in places
-        }
+        return self._offsets(places, OffsetSpec.earliest())  # type: ignore[no-untyped-call] # the client's
+
+    def _offsets(self, places: Sequence[tuple[str, int]], spec: OffsetSpec) -> dict[tuple[str, int], int]:
+        asked = {self._partition(*place): place for place in places}
+        answers = self._call(lambda: self._admin.list_offsets(dict.fromkeys(asked, spec), request_timeout=ANSWER_S))
+        return {asked[each]: self._call(answer.result).offset for each, answer in answers.items()}
 
     def _partition(self, topic: str, partition: int, offset: int = 0) -> TopicPartition:
         return TopicPartition(self._layout.name(topic), partition, offset)
 
     def _backwards(
-        self, topic: str, partition: int, is_enough: Callable[[Sequence[Record]], bool]
-    ) -> list[Record]:  # fmt: skip
-        """Read a partition from its end towards its beginning, until that is enough; in the order of offsets."""
-        first, start = (
-            self._first([(topic, partition)])[topic, partition],
-            self._ends([(topic, partition)])[topic, partition],
-        )
-        found: list[Record] = []
+        self, topic: str, partitions: Sequence[int], is_enough: Callable[[Sequence[Record]], bool]
+    ) -> dict[int, list[Record]]:  # fmt: skip
+        """Read partitions from their ends towards their beginnings, each until that is enough; by offset."""
+        places = [(topic, p) for p in partitions]
+        first, starts = self._first(places), self._ends(places)
+        found: dict[int, list[Record]] = {p: [] for p in partitions}
         window = WINDOW
-        while start > first and not is_enough(found):
-            begin = max(first, start - window)
-            found = self._read(topic, partition, begin, start) + found
-            start, window = begin, 4 * window
+        while more := [p for _, p in places if starts[topic, p] > first[topic, p] and not is_enough(found[p])]:
+            ranges = {p: (max(first[topic, p], starts[topic, p] - window), starts[topic, p]) for p in more}
+            for p, records in self._read(topic, ranges).items():
+                found[p] = records + found[p]
+                starts[topic, p] = ranges[p][0]
+            window *= 4
         return found
 
-    def _read(self, topic: str, partition: int, begin: int, end: int) -> list[Record]:
-        """The records between two offsets, as far as they are committed."""
-        found: list[Record] = []
-        self._assign([self._partition(topic, partition, begin)])
-        at = begin
-        while at < end:
+    def _read(self, topic: str, ranges: Mapping[int, tuple[int, int]]) -> dict[int, list[Record]]:
+        """The records of partitions between two offsets, as far as they are committed."""
+        found: dict[int, list[Record]] = {p: [] for p in ranges}
+        left = {p for p, (begin, end) in ranges.items() if begin < end}
+        self._assign([self._partition(topic, p, ranges[p][0]) for p in left])
+        while left:
             read = self._consume(ANSWER_S)
             if not read:
                 raise LogUnavailable(f"{self._address.servers}: no record came within {ANSWER_S:g} s")
-            for each in read:
-                if isinstance(each, Record):
-                    at = each.offset + 1
-                    found += [each] if at <= end else []
-                else:
-                    at = end
+            for p, record in read:
+                end = ranges[p][1]
+                if record is not None and record.offset < end:
+                    found[p].append(record)
+                if record is None or record.offset + 1 >= end:
+                    left.discard(p)
         return found
 
     def _assign(self, places: list[TopicPartition]) -> None:
         self._call(lambda: self._consumer.assign(places))
 
-    def _consume(self, wait_s: float) -> list[Record | None]:
-        """What has come; None stands for the end of a partition."""
-        messages: list[Message] = []
+    def _consume(self, wait_s: float) -> list[tuple[int, Record | None]]:
+        """What has come, by partition; None stands for the end of one."""
         first = self._call(lambda: self._consumer.poll(wait_s))
-        if first is not None:
-            messages = [first, *self._call(lambda: self._consumer.consume(READ_AT_ONCE, 0))]
+        if first is None:
+            return []
+        messages = [first, *self._call(lambda: self._consumer.consume(READ_AT_ONCE, 0))]
         return [self._record(message) for message in messages]
 
-    def _record(self, message: Message) -> Record | None:
-        error = message.error()
-        if error is None:
-            return read_record(message)
-        if error.code() == KafkaError._PARTITION_EOF:
-            return None
-        raise LogUnavailable(f"{self._address.servers}: {error.str()}")
+    def _record(self, message: Message) -> tuple[int, Record | None]:
+        error, partition = message.error(), message.partition()
+        if error is not None and (error.code() != KafkaError._PARTITION_EOF or partition is None):
+            raise LogUnavailable(f"{self._address.servers}: {error.str()}")
+        assert partition is not None, "a record is somewhere"
+        return partition, None if error is not None else read_record(message)
 
     def _call(self, call: Callable[[], T]) -> T:
         try:
