@@ -15,7 +15,7 @@ from steplog.config.connectors import CONNECTORS, TYPES, Connector
 from steplog.config.forms import Form, Key, Table, form, keys_of
 from steplog.config.secrets import Secret
 from steplog.config.units import DURATION_PATTERN, SIZE_PATTERN
-from steplog.paths import DEV_LOG, START_LOG, file_url, history_path
+from steplog.paths import DEV_LOG, START_LOG, file_url, history_path, is_kafka
 
 DEV = {"log.url": DEV_LOG, "limits.event_size": 3 << 20}
 """The defaults of ``dev`` where they differ from those of ``start``."""
@@ -177,6 +177,11 @@ class Config(Table, frozen=True, kw_only=True):
     events: EventsTable = EventsTable()
     engine: EngineTable = EngineTable()
     connectors: dict[str, Connector] = field(default_factory=dict)  # by name
+
+    @property
+    def kafka_log(self) -> str | None:
+        """The log's address where it is on Kafka."""
+        return self.log.url if is_kafka(self.log.url) else None
 
 
 @cache
