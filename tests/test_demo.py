@@ -9,7 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
+from confluent_kafka.admin import AdminClient
 
+from compose.kafka_local import Cluster
 from steplog.demo.outside import SERVICES
 from steplog.demo.webhooks import bodies, to_event
 
@@ -44,6 +46,51 @@ def test_nothing_is_lost_or_recorded_twice_when_the_engine_is_killed(tmp_path: P
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert "30 runs completed, 0 unaccounted" in audit.stdout
+
+
+@pytest.mark.spec("DUR-01", "STEP-03", "ARCH-02")
+def test_the_same_holds_on_kafka_and_the_topics_go_afterwards(
+    kafka: Cluster, kafka_prefix: str, tmp_path: Path
+) -> None:
+    log = f"kafka://{kafka.bootstrap}/{kafka_prefix}"
+    played = demo(tmp_path, "--orders", "40", "--kills", "2", "--json", "--log", log)
+    assert played.returncode == 0, played.stderr
+    result = json.loads(played.stdout)
+    assert result["ok"]
+    assert result["log"].startswith(f"{log}-")
+    assert (result["accepted"], result["completed"], result["unaccounted"]) == (40, 40, 0)
+    assert result["steps_planned"] == result["steps_recorded"] == result["effects"] == 40 * len(SERVICES)
+    in_flight = [kill["in_flight"] for kill in result["kills"]]
+    assert [kill["finished"] < 40 for kill in result["kills"]] == [True, True]
+    assert in_flight[0] > 0
+    assert result["bodies_started"] == 120 + sum(in_flight)
+    admin = AdminClient({"bootstrap.servers": kafka.bootstrap})
+    assert not [topic for topic in admin.list_topics(timeout=10).topics if topic.startswith(kafka_prefix)]
+
+
+def test_kept_topics_can_be_looked_into(kafka: Cluster, kafka_prefix: str, tmp_path: Path) -> None:
+    played = demo(
+        tmp_path, "--orders", "10", "--kills", "0", "--keep", "--log", f"kafka://{kafka.bootstrap}/{kafka_prefix}"
+    )
+    assert played.returncode == 0, played.stderr
+    head = played.stdout.splitlines()[0]
+    found = re.search(r"log (kafka://\S+) \(Kafka, 4 partitions, transactions\)", head)
+    assert found is not None, head
+    assert f"steplog topics tail journal --log {found[1]}" in played.stderr
+    topics = subprocess.run(
+        [sys.executable, "-m", "steplog", "topics", "lag", "--log", found[1], "--json"], cwd=tmp_path,
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    lags = json.loads(topics.stdout)["partitions"]
+    assert sum(lag["events"]["position"] for lag in lags) >= 10
+    assert [lag["events"]["waiting"] for lag in lags] == [0] * 4
+
+
+def test_without_a_broker_the_demo_says_how_to_start_one(tmp_path: Path) -> None:
+    refused = demo(tmp_path, "--log", "kafka://127.0.0.1:1")
+    assert refused.returncode == 3
+    assert "no Kafka broker answers at 127.0.0.1:1" in refused.stderr
+    assert "compose/kafka-local" in refused.stderr
 
 
 def test_the_transcript_names_what_began_again(tmp_path: Path) -> None:

@@ -94,8 +94,9 @@ def test_an_audit_without_a_log_says_so(tmp_path: Path) -> None:
     assert nothing.stderr.startswith("error[not_found]: there is no log in this directory")
 
 
-def test_other_logs_are_refused() -> None:
-    refused = steplog("audit", "--log", "kafka://127.0.0.1:9092")
+@pytest.mark.parametrize("log", ["redis://127.0.0.1:6379", "memory:", "kafka:orders"])
+def test_other_logs_are_refused(log: str) -> None:
+    refused = steplog("audit", "--log", log)
     assert refused.code == 2
     assert refused.stderr.startswith("error[config_invalid]: ")
 

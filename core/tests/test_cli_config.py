@@ -138,7 +138,11 @@ def test_the_schema_is_json() -> None:
             '--postgres-uri  history.url = "x"  is no history; write sqlite:PATH, or postgresql://',
         ),
         (("-u", "http://h"), "--sdk-url    apps over HTTP will come in a later version; name Python files"),
-        (("--log", "kafka://h"), '--log  log.url = "kafka://h"  needs Kafka, which will come in a later version'),
+        (
+            ("--log", "kafka:h"),
+            '--log  log.url = "kafka:h"  is no log on Kafka; write kafka://HOST:PORT,HOST:PORT/PREFIX',
+        ),
+        (("--role", "api,egine"), '--role  server.roles  expected one or more of "api", "engine"'),
         (("--config", "gone.toml"), "--config    there is no file gone.toml"),
         (("--set", "server.prot=1"), '--set  server.prot  unknown key; did you mean "port"?'),
     ],

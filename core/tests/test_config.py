@@ -17,7 +17,9 @@ from steplog.engine.functions import EngineConfig
 from steplog.errors import ConfigInvalid
 from steplog.server.config import DEV_EVENT_BYTES, ServerConfig
 
-WRITE_SQLITE = "write sqlite:PATH, as sqlite:steplog.db"
+WRITE_LOG = "write sqlite:PATH, as sqlite:steplog.db, or kafka://HOST:PORT"
+WRITE_KAFKA = "write kafka://HOST:PORT,HOST:PORT/PREFIX, as kafka://127.0.0.1:9092/shop"
+SOME_ROLE = 'expected one or more of "api", "engine"'
 LATER = "not available in this version"
 DOCS = Path(__file__).parents[2] / "docs" / "configuration.md"
 
@@ -293,7 +295,7 @@ url = "redis://db"
         '  steplog.toml:6   engine.evict_after = 7      a duration needs its unit: "7s"',
         "  steplog.toml:7   engine.live_runs = 0        expected a whole number of 1 or more",
         '  steplog.toml:10  limits.event_size = 262144  a size needs its unit: "262144B"',
-        f'  steplog.toml:13  log.url = "redis://db"      is no log that this version knows; {WRITE_SQLITE}',
+        f'  steplog.toml:13  log.url = "redis://db"      is no log that this version knows; {WRITE_LOG}',
     ]
 
 
@@ -302,18 +304,18 @@ url = "redis://db"
     [
         ("[servr]\nport = 1", '1  servr  unknown table; did you mean "server"?'),
         ("port = 1", '1  port  unknown key; did you mean "server.port"?'),
-        ("[xyz]", "1  xyz  unknown table; there are app, log, history, server, auth, limits, events, engine"),
+        ("[xyz]", "1  xyz  unknown table; there are app, log, kafka, history, server, auth, limits, events, engine"),
         ("[server]\nload = []", '2  server.load  unknown key; did you mean "app.load"?'),
         ("[log]\nx = 1", "2  log.x  unknown key; there are url"),
         ('log = "sqlite:x"', "1  log  a table is expected: [log]"),
         ("[[log]]\n", "1  log  a table is expected: [log]"),
         ("[log.url]\n", '1  log.url  expected text in quotes, as "…"'),
-        ("[kafka]\npartitions = 64", f"1  kafka  {LATER}: Kafka will come; take it out"),
+        ("[kafka]\npartitions = 0", "2  kafka.partitions = 0  expected a whole number from 1 to 4096"),
         ("[plugins.sentry]\ndsn = 1", f"1  plugins  {LATER}: plugins will come; take it out"),
         ('[app]\nurls = ["u"]', f"2  app.urls  {LATER}: apps over HTTP will come; take it out"),
         (
-            '[log]\nurl = "kafka://b:9092"',
-            f'2  log.url = "kafka://b:9092"  needs Kafka, which will come in a later version; {WRITE_SQLITE}',
+            '[log]\nurl = "kafka:b:9092"',
+            f'2  log.url = "kafka:b:9092"  is no log on Kafka; {WRITE_KAFKA}',
         ),
         ("[engine]\nretry_interval = 7", '2  engine.retry_interval = 7  a duration needs its unit: "7s"'),
         (
@@ -325,6 +327,8 @@ url = "redis://db"
         ("[auth]\nevent_keys = [1]", '2  auth.event_keys  expected a list of texts, as ["…", "…"]'),
         ('[events]\nvalidate = "maybe"', '2  events.validate = "maybe"  expected "accept" or "refuse"'),
         ("[events]\nvalidate = true", '2  events.validate = true  expected "accept" or "refuse"'),
+        ('[server]\nroles = ["apo"]', f"2  server.roles  {SOME_ROLE}"),
+        ("[server]\nroles = []", f"2  server.roles  {SOME_ROLE}"),
         ("[server]\nhost = ''", '2  server.host = ""  expected text in quotes, as "…"'),
     ],
 )

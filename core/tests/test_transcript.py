@@ -399,6 +399,27 @@ def test_levels_leave_out_what_is_usual() -> None:
     assert told(records.RunStarted(**HEAD, generation=2, reason="wake")) == []
 
 
+def test_dev_tells_what_happens_in_a_log_on_kafka_and_reloads_there(
+    kafka: str, kafka_prefix: str, tmp_path: Path
+) -> None:  # fmt: skip
+    (tmp_path / "orders.py").write_text(SHOP)
+    log = f"kafka://{kafka}/{kafka_prefix}"
+    with DevServer(tmp_path, "orders.py", "--log", log, "--set", "kafka.partitions=2", "--payloads") as dev:
+        assert f"  log     {log}" in dev.lines
+        dev.send("shop/order.checked", {"id": "o1"})
+        dev.said("run +check-stock.*completed in .* → 2")
+        (tmp_path / "orders.py").write_text(SHOP.replace("return 2", "return 3"))
+        dev.said("reloaded")
+        dev.send("shop/order.checked", {"id": "o2"})
+        dev.said("run +check-stock.*completed in .* → 3")
+
+
+def test_a_log_on_kafka_is_not_put_aside(tmp_path: Path) -> None:
+    refused = steplog("dev", "--fresh", "--log", "kafka://127.0.0.1:1/shop", cwd=tmp_path)
+    assert refused.code == 2
+    assert "a log on Kafka is not put aside: take another prefix" in refused.stderr
+
+
 def test_what_is_too_much_to_show_is_counted(tmp_path: Path) -> None:
     functions = (FunctionSpec(id="shop-x", app="shop", triggers=(EventTrigger("a/b"),)),)
     said, now_s = list[str](), 0.0

@@ -1,17 +1,19 @@
 """``steplog audit``: every accepted event, accounted for from the log alone."""
 
 import re
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
 import click
 import msgspec
 
 from steplog.cli.output import Waiting, bar, counted, echo, print_json, styled
-from steplog.cli.source import local_log
+from steplog.cli.source import local_log, shown_log
 from steplog.errors import NotFound
-from steplog.history.audit import AuditReport
+from steplog.history.audit import AuditReport, audit_source
 from steplog.history.audit import audit as audit_log
-from steplog.paths import log_path
+from steplog.history.source import open_source
+from steplog.paths import is_kafka, log_path
 
 _AGO = re.compile(r"([0-9]+)(s|m|h|d)")
 _UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -19,8 +21,9 @@ _UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 @click.command()
 @click.option(
-    "--log", envvar="STEPLOG_LOG", help="The log, as sqlite:PATH. Default: that of dev or start in this directory."
-)
+    "--log", envvar="STEPLOG_LOG",
+    help="The log, sqlite:PATH or kafka://HOST:PORT/PREFIX. Default: that of dev or start in this directory.",
+)  # fmt: skip
 @click.option("--since", help="Events accepted from then on: a time with its zone, or how long ago, as 24h.")
 @click.option("--until", help="Events accepted before then.")
 @click.option("--deep", is_flag=True, help="Read the whole file, to find what a failing disk has damaged.")
@@ -33,22 +36,36 @@ def audit(log: str | None, since: str | None, until: str | None, deep: bool, as_
     \b
     Examples:
       steplog audit
-      steplog audit --log sqlite:/var/lib/shop/steplog.db --since 24h --json
+      steplog audit --log kafka://broker:9092/shop --since 24h --json
     """
-    path = log_path(log) if log is not None else local_log()
-    if path is None or not path.exists():
-        raise NotFound(f"there is no log {path or 'in this directory'}; name it with --log sqlite:PATH")
+    log = log or local_log()
+    if log is None or not (is_kafka(log) or log_path(log).exists()):
+        where = "in this directory" if log is None else shown_log(log)
+        raise NotFound(f"there is no log {where}; name it with --log sqlite:PATH or --log kafka://HOST:PORT/PREFIX")
+    if deep and is_kafka(log):
+        raise click.UsageError("--deep reads a file; what Kafka stores, it checks itself")
     with Waiting() as waiting:
-        report = audit_log(
-            path, _at_ms(since, "--since"), _at_ms(until, "--until"), is_deep=deep,
-            on_progress=lambda turn, last: waiting.show(f"audit  {bar(turn, last)} {turn:,} of {last:,} turns"),
-        )  # fmt: skip
+        report = _audited(log, _at_ms(since, "--since"), _at_ms(until, "--until"), waiting, is_deep=deep)
     if as_json:
         fields = msgspec.to_builtins(report)
-        print_json({"ok": report.is_clean, "log": str(path), **fields})
+        print_json({"ok": report.is_clean, "log": shown_log(log), **fields})
     else:
         echo(_drawn(report))
     return 0 if report.is_clean else 1
+
+
+def _audited(
+    log: str, since_ms: int | None, until_ms: int | None, waiting: Waiting, *, is_deep: bool
+) -> AuditReport:  # fmt: skip
+    what = "records" if is_kafka(log) else "turns"
+
+    def show(read: int, all_: int) -> None:
+        waiting.show(f"audit  {bar(read, all_)} {read:,} of {all_:,} {what}")
+
+    if not is_kafka(log):
+        return audit_log(log_path(log), since_ms, until_ms, is_deep=is_deep, on_progress=show)
+    with closing(open_source(log)) as source:
+        return audit_source(source, since_ms, until_ms, on_progress=show)
 
 
 def _drawn(report: AuditReport) -> str:

@@ -22,8 +22,9 @@ _VERBS = {
     "drop": ("steplog.cli.dead", "Forget records."),
 }
 _LOG = click.option(
-    "--log", envvar="STEPLOG_LOG", help="The log, as sqlite:PATH. Default: that of dev or start in this directory."
-)
+    "--log", envvar="STEPLOG_LOG",
+    help="The log, sqlite:PATH or kafka://HOST:PORT/PREFIX. Default: that of dev or start in this directory.",
+)  # fmt: skip
 _CONNECTOR = click.option("--connector", metavar="NAME", help="Of this connector alone.")
 _ALL = click.option("--all", "are_all", is_flag=True, help="Every record that dead list shows.")
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -156,10 +157,9 @@ def _opened(log: str | None) -> Iterator[DeadLetters]:
     if log is None:
         from steplog.cli.source import local_log  # the history comes with it
 
-        path = local_log()
-        if path is None:
-            raise NotFound("there is no log in this directory; name it with --log sqlite:PATH")
-        log = f"sqlite:{path}"
+        log = local_log()
+        if log is None:
+            raise NotFound("there is no log in this directory; name it with --log")
     letters = open_dead(log)
     try:
         yield letters

@@ -10,10 +10,11 @@ import click
 from steplog import __version__
 from steplog.cli.output import bar, echo, is_terminal, print_json, styled
 from steplog.demo.outside import AT_A_TIME, SERVICES
+from steplog.demo.place import Place, place_of
 from steplog.demo.proof import Kill, Proof
 from steplog.demo.scenario import STEPS, Moment, Outcome, Plan, Progress, Restarted, Sent, play, prepare
 from steplog.demo.webhooks import COUNT
-from steplog.paths import log_path
+from steplog.paths import KAFKA_LOG, file_path, is_kafka, log_path
 
 SHOWN_BODIES = 6
 MOST_KILLS = 7  # a run that loses its process more often in a row, retries and 3, is taken for the cause and ended
@@ -29,10 +30,14 @@ DRAW_EVERY_S = 0.1
     "--dir", "directory", default="./steplog-demo", show_default=True, type=click.Path(path_type=Path, file_okay=False),
     help="Where it is played; emptied of an earlier demo.",
 )  # fmt: skip
-@click.option("--log", help="The log's file, as sqlite:PATH, instead of log.db in that directory.")
+@click.option(
+    "--log",
+    help="sqlite:PATH, instead of log.db in that directory, or kafka://HOST:PORT; kafka: on this machine.",
+)
+@click.option("--keep", is_flag=True, help="On Kafka, leave the topics there; otherwise they go when it is over.")
 @click.option("--verbose", is_flag=True, help="Name every body that ran twice.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
-def demo(orders: int, kills: int, directory: Path, log: str | None, verbose: bool, as_json: bool) -> int:
+def demo(orders: int, kills: int, directory: Path, log: str | None, keep: bool, verbose: bool, as_json: bool) -> int:
     """Ship orders, kill the engine with kill -9 in the middle, and see that nothing is lost or done twice.
 
     Ends with 1 where the proof does not hold.
@@ -40,24 +45,31 @@ def demo(orders: int, kills: int, directory: Path, log: str | None, verbose: boo
     \b
     Examples:
       steplog demo
-      steplog demo --kills 5 --verbose
+      steplog demo --kills 5 --log kafka://127.0.0.1:9092
     """
-    path = directory / "log.db" if log is None else log_path(log)
-    plan = Plan(log=path, orders=orders, kills=kills)
-    prepare(plan.log)
+    if log is not None and log != "kafka" and not is_kafka(log):
+        directory = log_path(log).parent
     signal.signal(signal.SIGTERM, _interrupt)  # the engine must not outlive the demo
-    if as_json:
-        outcome = play(plan, lambda _: None)
+    with place_of(log, directory, is_kept=keep) as place:
+        plan = Plan(place=place, directory=directory, orders=orders, kills=kills)
+        prepare(directory, None if is_kafka(place.url) else file_path(place.url))
+        screen = None if as_json else _Screen(plan)
+        outcome = play(plan, (lambda _: None) if screen is None else screen.show)
+    if screen is None:
         print_json(_as_json(plan, outcome))
-        return 0 if outcome.proof.holds else 1
-    screen = _Screen(plan)
-    outcome = play(plan, screen.show)
-    screen.end()
-    _show_proof(outcome, verbose=verbose)
-    echo(
-        f"More kills: steplog demo --kills 5 · look inside: steplog runs list --log sqlite:{path}", err=True
-    )  # fmt: skip
+    else:
+        screen.end()
+        _show_proof(outcome, verbose=verbose)
+        echo(f"More kills: steplog demo --kills 5 · {_look_inside(place, is_kept=keep)}", err=True)
     return 0 if outcome.proof.holds else 1
+
+
+def _look_inside(place: Place, *, is_kept: bool) -> str:
+    if not is_kafka(place.url):
+        return f"on Kafka: --log {KAFKA_LOG} · look inside: steplog runs list --log {place.shown_url}"
+    if is_kept:
+        return f"look inside: steplog topics tail journal --log {place.shown_url}"
+    return "look inside: --keep leaves the topics there"
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
@@ -74,11 +86,7 @@ class _Screen:
         self._drawn_s = 0.0
         self._is_drawn = False  # a line that is still to be ended
         takes = ", ".join(f"{service.path.removeprefix('/')} {service.takes_ms} ms" for service in SERVICES)
-        log = plan.log if plan.log.is_absolute() else f"./{plan.log}"
-        echo(
-            f"steplog {__version__} · log {log} (SQLite, fsync on every commit) · "
-            f"simulated {takes}, {AT_A_TIME} at a time each"
-        )
+        echo(f"steplog {__version__} · log {plan.place.shown} · simulated {takes}, {AT_A_TIME} at a time each")
 
     def show(self, moment: Moment) -> None:
         match moment:
@@ -172,7 +180,7 @@ def _as_json(plan: Plan, outcome: Outcome) -> dict[str, object]:
     proof = outcome.proof
     return {
         "ok": proof.holds,
-        "log": str(plan.log),
+        "log": plan.place.shown_url,
         "took_s": round(outcome.took_s, 3),
         "orders": plan.orders,
         "accepted": proof.accepted,

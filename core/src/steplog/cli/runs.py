@@ -27,7 +27,7 @@ _VERBS = {
     "tail": ("steplog.cli.runs", "Print what happens to runs, as it happens."),
 }
 _URL = click.option("--url", envvar="STEPLOG_URL", help=f"The server. Default: {DEFAULT_URL}")
-_LOG = click.option("--log", help="Read this log's file, as sqlite:PATH, and ask no server.")
+_LOG = click.option("--log", help="Read this log, sqlite:PATH or kafka://HOST:PORT/PREFIX, and ask no server.")
 _HISTORY = click.option(
     "--history", metavar="URL", callback=lambda _, __, url: _checked_history(url),
     help="Read this history, sqlite:PATH or postgresql://…, and ask no server.",

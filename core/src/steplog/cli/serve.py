@@ -47,6 +47,9 @@ def dev(
       steplog dev orders.py billing.py:app --port 8300
     """
     options = _options(files, ready_fd, sources(given, is_dev=True))
+    if fresh and options.config.kafka_log is not None:
+        problem = "a log on Kafka is not put aside: take another prefix, as in --log kafka://HOST:PORT/OTHER"
+        raise ConfigInvalid("--fresh", [problem])
     options = msgspec.structs.replace(options, is_fresh=fresh, payloads=payloads)
     if no_reload:
         run(options)
@@ -172,6 +175,7 @@ def _told(options: Options, path: Path, pending: "Pending") -> Iterator[None]:
         lambda line: echo(line, err=True),
         position=pending.position,
         payloads=options.payloads,
+        kafka=options.config.kafka_log,
     )
 
     def follow() -> None:

@@ -21,7 +21,9 @@ _OPTIONS = (
         help="Where everything is kept: sqlite:PATH or kafka://HOST:PORT/PREFIX. Default: sqlite:.steplog/dev.db in "
         "dev, else sqlite:steplog.db",
     ),
-    click.option("--role", multiple=True, metavar="ROLE", help="On Kafka: api, engine, or both. Default: both."),
+    click.option(
+        "--role", multiple=True, metavar="ROLE", help="On Kafka: api, engine, or both: api,engine. Default: both."
+    ),
     click.option(
         "--history",
         metavar="URL",

@@ -1,4 +1,4 @@
-"""Where runs are read: from the server, or, where none runs, from the log's file; the same answers from both."""
+"""Where runs are read: from the server, or, where none runs, from the log; the same answers from both."""
 
 import os
 from collections.abc import Iterator
@@ -11,13 +11,15 @@ import msgspec
 from steplog.cli.client import Server
 from steplog.cli.output import echo
 from steplog.cli.views import Run, Steps
+from steplog.config.forms import Form
 from steplog.config.load import Sources, examine
 from steplog.config.problems import refuse
+from steplog.config.schema import Config
 from steplog.errors import NotFound, ServerUnreachable
 from steplog.history.offline import open_offline
 from steplog.history.queries import PAGE, ULID_CHARACTERS, History, open_history
 from steplog.history.views import RunFilter, RunState
-from steplog.paths import MEMORY_LOG, file_url, history_path, log_path
+from steplog.paths import MEMORY_LOG, file_url, history_path, is_kafka, log_path, masked
 from steplog.server import answers
 
 SEARCHED_PAGES = 20  # of the newest runs, for the one whose id ends so
@@ -96,8 +98,8 @@ class ServerRuns:
                 return
 
 
-class FileRuns:
-    """Runs in a log's file, or in a history."""
+class LogRuns:
+    """Runs in a log, or in a history."""
 
     url: str | None = None
 
@@ -128,43 +130,62 @@ class FileRuns:
 
 
 def open_source(url: str | None, log: str | None, history: str | None = None) -> Source:
-    """Open the history or log that is named, else the server, else the log's file that is here, which stderr says."""
+    """Open the history or log that is named, else the server, else the log from here, which stderr says."""
     if history is not None:
         return _runs_of(open_history(history))
     if log is not None:
-        return _open_file(log_path(log))
+        return _open_log(log)
     server = Server(url)
     if url is not None or server.is_up():
         return ServerRuns(server)
-    path = local_log()
-    if path is None:
+    local = local_log()
+    if local is None:
         raise ServerUnreachable(
             f"nothing answers at {server.url}, and there is no log here; start it: steplog dev orders.py"
             "   (or set STEPLOG_URL)"
         )
-    echo(f"nothing answers at {server.url}: read from {path}", err=True)
-    return _open_file(path)
+    echo(f"nothing answers at {server.url}: read from {shown_log(local)}", err=True)
+    return _open_log(local)
 
 
-def local_log() -> Path | None:
-    """The log that ``dev`` or ``start`` made here: the configured one, else theirs in this directory."""
-    urls = []
-    for is_dev in (True, False):
-        where = Sources(is_dev=is_dev, environment=os.environ, directory=Path.cwd())
-        configured, problems = examine(where, reads=())
-        refuse(problems, "the configuration")
-        urls.append(configured.config.log.url)
-    return next((path for url in urls if url != MEMORY_LOG and (path := log_path(url)).exists()), None)
+def local_log() -> str | None:
+    """The address of the log that ``dev`` or ``start`` has from here: the configured one, else theirs that is here."""
+    urls = [_config(is_dev=is_dev).log.url for is_dev in (True, False)]
+    return next((url for url in urls if url != MEMORY_LOG and (is_kafka(url) or log_path(url).exists())), None)
 
 
-def _open_file(path: Path) -> FileRuns:
-    return _runs_of(open_offline(file_url(path), file_url(history_path(path))))
+def shown_log(log: str) -> str:
+    """A log as people are told of it: its file, or its address."""
+    return masked(log) if is_kafka(log) else str(log_path(log))
 
 
-def _runs_of(history: History) -> FileRuns:
+def _config(*, is_dev: bool, log: str | None = None) -> Config:
+    flags = {} if log is None else {"log": log}
+    where = Sources(is_dev=is_dev, flags=flags, environment=os.environ, directory=Path.cwd())
+    reads: tuple[Form, ...] = () if log is None else ("history",)
+    configured, problems = examine(where, reads=reads)
+    refuse(problems, "the configuration")
+    return configured.config
+
+
+def _open_log(log: str) -> LogRuns:
+    return _runs_of(open_offline(log, _history_of(log)))
+
+
+def _history_of(log: str) -> str:
+    """Where the history of a log is, if it is here."""
+    if not is_kafka(log):
+        return file_url(history_path(log_path(log)))
+    from steplog.cli.startup import copies_path  # the server comes with it
+
+    config = _config(is_dev=False, log=log)
+    return config.history.address(copies_path(config))
+
+
+def _runs_of(history: History) -> LogRuns:
     """The runs of a history, which is closed when the command ends."""
     click.get_current_context().call_on_close(history.close)
-    return FileRuns(history)
+    return LogRuns(history)
 
 
 def _decoded(answer: object, type_: type[T]) -> T:

@@ -51,7 +51,7 @@ def as_value(name: str, value: Any) -> Any:
     if name in ("event-key", "signing-key") and isinstance(value, str):
         return [value]
     if name == "role" and isinstance(value, list | tuple):
-        return [role for item in value for role in str(item).split(",")]
+        return [role.strip() for item in value for role in str(item).split(",")]
     return value
 
 

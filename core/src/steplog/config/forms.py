@@ -11,7 +11,9 @@ from steplog.config.secrets import Secret
 from steplog.config.units import format_duration, format_size
 from steplog.paths import masked
 
-Form = Literal["count", "text", "word", "duration", "size", "log", "history", "targets", "texts", "secrets", "options"]
+Form = Literal[
+    "count", "text", "word", "words", "duration", "size", "log", "history", "targets", "texts", "secrets", "options"
+]
 Shown = str | int | list[str] | dict[str, str | int | float]
 
 
@@ -32,13 +34,13 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     form: Form
     default: Any  # the parsed value, of the form's type
     description: str
-    words: tuple[str, ...] = ()  # those that it may be
+    words: tuple[str, ...] = ()  # those that it, or each of its items, may be
     least: int | None = None
     most: int | None = None
 
     @property
     def is_list(self) -> bool:
-        return self.form in ("targets", "texts", "secrets")
+        return self.form in ("targets", "texts", "words", "secrets")
 
     def show(self, value: Any) -> Shown | None:
         """Write a parsed value as it is written in a file. Secrets are shown by their reference."""
@@ -65,11 +67,12 @@ def keys_of(table: str, kind: type[msgspec.Struct]) -> Iterator[Key]:
         described = types.type_info(each.type)
         assert isinstance(described, types.Metadata), "each key is annotated with its form"
         inner = described.type
+        word = inner.item_type if isinstance(inner, types.VarTupleType) else inner
         yield Key(
             name=f"{table}.{each.encode_name}", field=each.name,
             default={} if each.default is msgspec.NODEFAULT else each.default,
             form=(described.extra or {})["form"], description=(described.extra_json_schema or {})["description"],
-            words=tuple(map(str, inner.values)) if isinstance(inner, types.LiteralType) else (),
+            words=tuple(map(str, word.values)) if isinstance(word, types.LiteralType) else (),
             least=inner.ge if isinstance(inner, types.IntType) else None,
             most=inner.le if isinstance(inner, types.IntType) else None,
         )  # fmt: skip

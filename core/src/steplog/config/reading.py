@@ -38,6 +38,8 @@ def read(setting: Setting) -> Any:
             return _history(_text(value), setting.base)
         case "targets":
             return tuple(_target(item, setting.base) for item in _items(value))
+        case "words":
+            return _words(key, value)
         case "texts":
             return tuple(_items(value))
         case "secrets":
@@ -72,6 +74,14 @@ def _word(key: Key, value: object) -> str:
     if not isinstance(value, str) or value not in key.words:
         raise ValueError("expected " + " or ".join(f'"{word}"' for word in key.words))
     return value
+
+
+def _words(key: Key, value: object) -> tuple[str, ...]:
+    """Some of a key's words, at least one, each once."""
+    words = tuple(dict.fromkeys(_items(value)))
+    if not words or not set(words) <= set(key.words):
+        raise ValueError("expected one or more of " + ", ".join(f'"{word}"' for word in key.words))
+    return words
 
 
 def _items(value: object) -> list[str]:

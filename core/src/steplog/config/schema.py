@@ -15,7 +15,7 @@ from steplog.config.connectors import CONNECTORS, TYPES, Connector
 from steplog.config.forms import Form, Key, Table, form, keys_of
 from steplog.config.secrets import Secret
 from steplog.config.units import DURATION_PATTERN, SIZE_PATTERN
-from steplog.paths import DEV_LOG, START_LOG, file_url, history_path
+from steplog.paths import DEV_LOG, START_LOG, file_url, history_path, is_kafka
 
 DEV = {"log.url": DEV_LOG, "limits.event_size": 3 << 20}
 """The defaults of ``dev`` where they differ from those of ``start``."""
@@ -98,7 +98,7 @@ class ServerTable(Table, frozen=True, kw_only=True):
         Meta(description="Names besides localhost that requests to `dev` may be sent to."),
     ] = ()  # fmt: skip
     roles: Annotated[
-        tuple[str, ...], form("texts"),
+        tuple[Literal["api", "engine"], ...], form("words"),
         Meta(description="What this process does of a log on Kafka: `api` takes events and answers, `engine` runs "
                          "functions."),
     ] = ("api", "engine")  # fmt: skip
@@ -178,6 +178,11 @@ class Config(Table, frozen=True, kw_only=True):
     engine: EngineTable = EngineTable()
     connectors: dict[str, Connector] = field(default_factory=dict)  # by name
 
+    @property
+    def kafka_log(self) -> str | None:
+        """The log's address where it is on Kafka."""
+        return self.log.url if is_kafka(self.log.url) else None
+
 
 @cache
 def keys() -> Mapping[str, Key]:
@@ -219,6 +224,7 @@ def _described(key: Key) -> dict[str, Any]:
         "count": {"type": "integer"},
         "text": text | {"minLength": 1},
         "word": {"enum": list(key.words)},
+        "words": {"type": "array", "items": {"enum": list(key.words)}, "minItems": 1},
         "duration": text | {"pattern": DURATION_PATTERN},
         "size": text | {"pattern": SIZE_PATTERN},
         "log": text | {"pattern": "^(sqlite:.+|memory:|kafka://.+)$"},

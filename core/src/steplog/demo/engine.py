@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from steplog.demo.place import Place
 from steplog.errors import SteplogError
 
 ORDERS = Path(__file__).with_name("orders.py")
@@ -33,11 +34,11 @@ class DemoFailed(SteplogError):
 class Engine:
     """One engine after the other on one log, with keys of their own making. Leaving the context ends the last one."""
 
-    def __init__(self, log: Path, environment: dict[str, str]) -> None:
-        self._log = log.absolute()
-        self._output = self._log.with_name("engine.log")
+    def __init__(self, place: Place, directory: Path, environment: dict[str, str]) -> None:
+        self._place = place
+        self._output = directory.absolute() / "engine.log"
         self._event_key = secrets.token_hex(16)
-        self._config = self._log.with_name("steplog.toml")  # empty: what is configured here is not the demo's
+        self._config = self._output.with_name("steplog.toml")  # empty: what is configured here is not the demo's
         self._environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("STEPLOG_", "INNGEST_"))},
             **environment,
@@ -60,8 +61,8 @@ class Engine:
         try:
             self._config.touch()
             command = [
-                sys.executable, "-m", "steplog", "start", str(ORDERS), "--log", f"sqlite:{self._log}", "--config",
-                str(self._config),
+                sys.executable, "-m", "steplog", "start", str(ORDERS), "--log", self._place.url, "--config",
+                str(self._config), *self._place.arguments,
             ]  # fmt: skip
             with self._output.open("ab") as output:
                 self._process = subprocess.Popen(

@@ -13,11 +13,12 @@ import msgspec
 
 from steplog.demo.engine import DemoFailed, Engine
 from steplog.demo.outside import SERVICES, Outside
+from steplog.demo.place import Place
 from steplog.demo.proof import Kill, Proof, prove
 from steplog.demo.watch import Watch
 from steplog.demo.webhooks import bodies, to_event
 from steplog.errors import LogLocked, Refused
-from steplog.history.audit import audit
+from steplog.history.source import open_source
 from steplog.paths import history_path
 
 STEPS = len(SERVICES)  # of one order
@@ -30,7 +31,8 @@ FIRST_KILL = 0.98  # of an even share: 98 of 200 runs for one kill
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """What is to be played."""
 
-    log: Path
+    place: Place
+    directory: Path
     orders: int
     kills: int
 
@@ -72,21 +74,22 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     took_s: float
 
 
-def prepare(log: Path) -> None:
-    """Make the demo's directory, or empty it of an earlier demo's files.
+def prepare(directory: Path, log: Path | None = None) -> None:
+    """Make the demo's directory, or empty it of an earlier demo's files, among them the log if that is a file.
 
     Raises ``Refused`` where it holds anything else, ``LogLocked`` where an engine works there.
     """
-    mark = log.with_name("this-is-a-demo")
-    if log.parent.exists() and any(log.parent.iterdir()):
+    mark = directory / "this-is-a-demo"
+    if directory.exists() and any(directory.iterdir()):
         if not mark.exists():
-            raise Refused(f"{log.parent} holds files that are not a demo's; give another place with --dir")
-        _check_unused(log)
-        for name in (log.name, history_path(log).name):
-            for suffix in ("", "-wal", "-shm", ".lock"):
-                log.with_name(name + suffix).unlink(missing_ok=True)
-        log.with_name("engine.log").unlink(missing_ok=True)
-    log.parent.mkdir(parents=True, exist_ok=True)
+            raise Refused(f"{directory} holds files that are not a demo's; give another place with --dir")
+        if log is not None:
+            _check_unused(log)
+            for name in (log.name, history_path(log).name):
+                for suffix in ("", "-wal", "-shm", ".lock"):
+                    log.with_name(name + suffix).unlink(missing_ok=True)
+        (directory / "engine.log").unlink(missing_ok=True)
+    directory.mkdir(parents=True, exist_ok=True)
     mark.write_text("steplog demo made this directory, and empties it when it runs again.\n", encoding="utf8")
 
 
@@ -98,16 +101,18 @@ def play(plan: Plan, tell: Callable[[Moment], None]) -> Outcome:
     began_s = time.monotonic()
     events = [to_event(body) for body in bodies()[: plan.orders]]
     kills: list[Kill] = []
-    with Outside() as outside, Engine(plan.log, outside.environment()) as engine:
+    place = plan.place
+    with Outside() as outside, Engine(place, plan.directory, outside.environment()) as engine:
         engine.start()
         accepted = sum(engine.send(events[at : at + BATCH]) for at in range(0, len(events), BATCH))
         tell(Sent(accepted))
         since = 0  # calls that earlier engines made
-        with Watch(plan.log) as watch:
+        with Watch(open_source(place.url)) as watch:
             for point in plan.kill_points:
                 _follow(watch, engine, point, tell)
                 engine.kill()
                 outside.settle()
+                place.settle()
                 kills.append(_kill(plan, engine.pid, watch, outside, since))
                 tell(kills[-1])
                 since = len(outside.calls)
@@ -116,7 +121,7 @@ def play(plan: Plan, tell: Callable[[Moment], None]) -> Outcome:
             _follow(watch, engine, plan.orders, tell)
         engine.stop()
         orders = [event["data"]["id"] for event in events]
-        proof = prove(audit(plan.log), watch.results, outside.calls, kills, orders, len(outside.acted))
+        proof = prove(place.audit(), watch.results, outside.calls, kills, orders, len(outside.acted))
     return Outcome(proof=proof, kills=kills, took_s=time.monotonic() - began_s)
 
 
@@ -139,7 +144,7 @@ def _follow(watch: Watch, engine: Engine, runs: int, tell: Callable[[Moment], No
 
 def _kill(plan: Plan, pid: int, watch: Watch, outside: Outside, since: int) -> Kill:
     """See what a kill has hit, now that all is quiet."""
-    watch.read()
+    watch.read_to_end()
     begun = {call.body for call in outside.calls[since:]}
     known = {call.body.order for call in outside.calls}
     return Kill(

@@ -56,7 +56,7 @@ class Supervisor:
         self._is_ending = False
         self._transcript = Transcript(
             Path(dev.load.log_path), dev.load.config.history.address(Path(dev.load.log_path)), _say,
-            position=dev.position, payloads=dev.payloads,
+            position=dev.position, payloads=dev.payloads, kafka=dev.load.config.kafka_log,
         )  # fmt: skip
         self._exiting: set[asyncio.Task[None]] = set()
 
