@@ -62,10 +62,9 @@ class Ledger:
         self._positions: dict[tuple[int, bytes], int] = {}
 
     def read(self, wait_s: float = 0.05) -> Self:
-        """Take what is there by now."""
-        while messages := self._consumer.consume(5_000, wait_s):
-            for message in messages:
-                self._note(message)
+        """Take some of what is there by now."""
+        for message in self._consumer.consume(5_000, wait_s):
+            self._note(message)
         return self
 
     def read_all(self) -> Self:

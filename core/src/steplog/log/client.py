@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from steplog.log.broker import ANY_PARTITION, Assigned, BrokerError, Fenced, Fetched, Place, Produced, Refused, Target
+from steplog.log.broker import ANY_PARTITION, Assigned, BrokerError, Fenced, Fetched, Place, Produced, Refused, Replaced, Target
 from steplog.log.fetcher import NO_OFFSET, Fetcher
 from steplog.log.topics import EVENTS, INBOX, Layout, offsets
 
@@ -137,14 +137,16 @@ class KafkaClient:
             raise _ours(error) from error
 
     def _poll(self) -> Assigned | None:
+        from confluent_kafka import KafkaError
+
         if self._group is None:
             self._group = self._join()
         message = self._group.poll(0)
         error = None if message is None else message.error()
-        if error is not None and error.fatal():  # as when another process of this name has joined
+        if error is not None and error.code() == KafkaError._FATAL:  # to a consumer there is one: its name was taken
             self._group.close()
             self._group = self._assigned = None
-            raise Fenced(error.str())
+            raise Replaced(self._name)
         assigned, self._assigned = self._assigned, None
         return assigned
 
