@@ -28,7 +28,7 @@ async def fill(size_bytes: int) -> str:
 @app.function(trigger="order")
 async def long(ctx: Context) -> None:
     await ctx.step.run("first", work, 5)
-    await ctx.step.run("second", work, 0.01)
+    await ctx.step.run("second", work, 3)
 
 
 @app.function(trigger="large")
