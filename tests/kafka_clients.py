@@ -40,7 +40,7 @@ def committed(bootstrap: str, topic: str, partition: int = 0) -> list[bytes | No
     consumer.assign([TopicPartition(topic, partition, 0)])
     values: list[bytes | None] = []
     try:
-        while message := consumer.poll(DEADLINE_S):
+        while (message := consumer.poll(DEADLINE_S)) is not None:  # one of an empty value is false
             if error := message.error():
                 assert error.code() == KafkaError._PARTITION_EOF, error
                 return values

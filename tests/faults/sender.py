@@ -3,16 +3,23 @@
 import http.client
 import time
 from collections.abc import Iterable
+from typing import Protocol
 
-from .server import Server
+from .server import Answer
 
 AGAIN_S = 0.02
+
+
+class Posts(Protocol):
+    """A server, or several."""
+
+    def post(self, events: object) -> Answer: ...
 
 
 class Sender:
     """A client that sends again what has no answer; the event's id makes that safe."""
 
-    def __init__(self, server: Server, *, name: str = "order") -> None:
+    def __init__(self, server: Posts, *, name: str = "order") -> None:
         self._server, self._name = server, name
         self.accepted: list[str] = []  # ids that got a 2xx, in order
         self.refused = self.unanswered = 0  # requests

@@ -37,13 +37,14 @@ class Server:
 
     def __init__(
         self, folder: Path, functions: Path = SHOP, *, around: Path | None = None,
-        environment: Mapping[str, str] | None = None,
+        environment: Mapping[str, str] | None = None, url: str | None = None, config: str = "",
     ) -> None:  # fmt: skip
-        """``around``: the folder of what is not on the log's disk."""
+        """``around``: the folder of what is not on the log's disk; ``url``: of a log that is not in the folder."""
         self.log, around = folder / "log.db", around or folder
         self.effects, self.output = around / "effects", around / "output"
+        self._url = url or f"sqlite:{self.log}"
         self._config = around / "steplog.toml"
-        self._config.touch()  # so that no other is read
+        self._config.write_text(config)  # so that no other is read
         self._functions = functions
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("STEPLOG_", "INNGEST_"))}
         self._environment = {
@@ -72,7 +73,7 @@ class Server:
 
     def spawn(self, *arguments: str, pass_fds: Sequence[int] = ()) -> "subprocess.Popen[bytes]":
         """Start a process, and leave it to itself."""
-        command = [sys.executable, "-m", "steplog", "start", str(self._functions), "--log", f"sqlite:{self.log}"]
+        command = [sys.executable, "-m", "steplog", "start", str(self._functions), "--log", self._url]
         with self.output.open("ab") as output:
             return subprocess.Popen(
                 [*command, "--config", str(self._config), "--port", "0", *arguments],

@@ -144,6 +144,20 @@ class TopicsInvalid(SteplogError):
         self.problems = problems
 
 
+class NodeReplaced(SteplogError):
+    """Another process of the same name has taken this one's place in the cluster."""
+
+    code = "node_replaced"
+    exit_code = 3
+
+    def __init__(self, node: str) -> None:
+        super().__init__(
+            f"another process with the node name {node} has started on this log, and this one ends: it decides nothing "
+            "any more, and nothing is lost. Where both are meant to run, give each a name of its own: kafka.node"
+        )
+        self.node = node
+
+
 class LogLocked(SteplogError):
     """Another process writes this log."""
 

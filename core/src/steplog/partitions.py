@@ -21,8 +21,8 @@ from steplog.engine.messages import Drain, Input, Message, OpReported
 from steplog.engine.operations import Produce, StepError, error_info
 from steplog.engine.processor import Processor, Turn
 from steplog.engine.state import Limits
-from steplog.errors import LogTruncated, LogUnavailable
-from steplog.log.broker import BrokerError, OffsetOutOfRange
+from steplog.errors import LogTruncated, LogUnavailable, NodeReplaced
+from steplog.log.broker import BrokerError, OffsetOutOfRange, Replaced
 from steplog.log.kafka import KafkaLog
 from steplog.log.lookback import Lookback, Reader
 from steplog.outage import Outage
@@ -131,7 +131,7 @@ class Partitions:
             await self._has_committed.wait()
 
     async def run(self) -> None:
-        """Take part until cancelled. Raises ``LogTruncated`` where records that are needed are gone."""
+        """Take part until cancelled. Raises ``LogTruncated`` where records that are needed are gone, ``NodeReplaced``."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._lookback.run())
             await self._take_part()
@@ -153,6 +153,10 @@ class Partitions:
                     await self._turn()
             except OffsetOutOfRange as error:
                 raise LogTruncated(str(error)) from error
+            except Replaced as error:
+                replaced = NodeReplaced(error.name)
+                self._drop(LogUnavailable(str(replaced)))
+                raise replaced from error
             except BrokerError as error:
                 is_new = True
                 unavailable = LogUnavailable(f"Kafka: {error}")

@@ -15,6 +15,14 @@ class Fenced(BrokerError):
     """Another process writes under this name, or has taken the partitions over."""
 
 
+class Replaced(Fenced):
+    """Another process of the same name has joined the group: this one must not begin again, or both do without end."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"another process named {name} has joined")
+        self.name = name
+
+
 class Refused(BrokerError):
     """A foreign topic takes no such record; the transaction that it was part of is aborted."""
 

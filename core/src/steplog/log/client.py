@@ -8,11 +8,13 @@ has begun, and a single producer would have to wait for it. One transaction is o
 import asyncio
 import itertools
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from steplog.log.broker import ANY_PARTITION, Assigned, BrokerError, Fenced, Fetched, Place, Produced, Refused, Target
+from steplog.log.broker import ANY_PARTITION, Assigned, BrokerError, Fenced, Fetched, Place, Produced, Refused, Replaced, Target
 from steplog.log.fetcher import NO_OFFSET, Fetcher
 from steplog.log.topics import EVENTS, INBOX, Layout, offsets
 
@@ -25,6 +27,8 @@ TRANSACTION_MS = 10_000  # one that is open for so long is ended by the cluster
 CALL_S = 10.0
 ALTERNATING = 2  # producers
 LEAVES_S = 1.0
+SILENT_S = 2.0  # a cluster that has confirmed nothing for so long gets no more to write until it has
+PROBE_S = 0.5
 
 
 class KafkaClient:
@@ -143,14 +147,16 @@ class KafkaClient:
             raise _ours(error) from error
 
     def _poll(self) -> Assigned | None:
+        from confluent_kafka import KafkaError
+
         if self._group is None:
             self._group = self._join()
         message = self._group.poll(0)
         error = None if message is None else message.error()
-        if error is not None and error.fatal():  # as when another process of this name has joined
+        if error is not None and error.code() == KafkaError._FATAL:  # to a consumer there is one: its name was taken
             self._group.close()
             self._group = self._assigned = None
-            raise Fenced(error.str())
+            raise Replaced(self._name)
         assigned, self._assigned = self._assigned, None
         return assigned
 
@@ -295,7 +301,10 @@ class EventsReader:
 
 
 class _Plain:
-    """Writes outside transactions, for many callers at once; its thread hears when they are durable."""
+    """Writes outside transactions, for many callers at once; its thread hears when they are durable.
+
+    While the cluster is silent, callers are refused at once: nobody waits for what will not come, nothing piles up.
+    """
 
     def __init__(self, settings: Mapping[str, Any], layout: Layout, message_bytes: int) -> None:
         from confluent_kafka import Producer
@@ -308,6 +317,8 @@ class _Plain:
                 "queue.buffering.max.messages": 200_000, "queue.buffering.max.kbytes": 128 << 10,
             }
         )  # fmt: skip
+        self._heard_s = 0.0  # when a write was last confirmed, or begun with none before it
+        self._has_failed = False  # and the cluster has not answered since
         self._is_closed = False
         self._thread = threading.Thread(target=self._run, name="steplog-kafka-append", daemon=True)
         self._thread.start()
@@ -318,7 +329,9 @@ class _Plain:
 
         if not records:
             return {}
-        group = _Group(self._loop, len(records))
+        if self._is_silent():
+            raise BrokerError("the cluster does not answer")
+        group = _Group(self._loop, len(records), self._hear)
         try:
             for record in records:
                 self._producer.produce(
@@ -336,16 +349,41 @@ class _Plain:
         self._is_closed = True
         self._thread.join()
 
+    def _is_silent(self) -> bool:
+        if self._has_failed:
+            return True
+        now_s = time.monotonic()
+        if not len(self._producer):
+            self._heard_s = now_s
+        return now_s - self._heard_s > SILENT_S
+
+    def _hear(self, error: "KafkaError | None") -> None:
+        from confluent_kafka import KafkaError
+
+        if error is None:
+            self._heard_s = time.monotonic()
+        elif error.code() == KafkaError._MSG_TIMED_OUT:
+            self._has_failed = True
+
     def _run(self) -> None:
         while not self._is_closed:
             self._producer.poll(0.1)
+            if self._has_failed:
+                self._probe()
+
+    def _probe(self) -> None:
+        from confluent_kafka import KafkaException
+
+        with suppress(KafkaException):
+            self._producer.list_topics(timeout=PROBE_S)
+            self._has_failed = False
 
 
 class _Group:
     """Records that are answered together."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, count: int) -> None:
-        self._loop, self._waiting = loop, count
+    def __init__(self, loop: asyncio.AbstractEventLoop, count: int, hear: "Callable[[KafkaError | None], None]") -> None:
+        self._loop, self._waiting, self._hear = loop, count, hear
         self._ends: dict[Place, int] = {}
         self._error: BrokerError | None = None
         self.done: asyncio.Future[dict[Place, int]] = loop.create_future()
@@ -354,6 +392,7 @@ class _Group:
         """What the producer's thread is to call about a record."""
 
         def note(error: "KafkaError | None", message: Any) -> None:
+            self._hear(error)
             if error is not None:
                 self._error = BrokerError(error.str())
             else:

@@ -1,0 +1,179 @@
+"""Reads a log on Kafka as any consumer can, and holds it against what has to be true after any fault (faults.md §2).
+
+It knows documented JSON, and of the state only the number of each partition's turns and the positions.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Self
+
+import msgspec
+from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
+from confluent_kafka.admin import AdminClient
+
+from steplog.engine import keys, records
+from steplog.log.topics import EVENTS, INBOX, JOURNAL, REGISTRY, STATE, Layout, offsets
+from tests.kafka_clients import DEADLINE_S, QUICK
+
+Ending = records.RunCompleted | records.RunFailed
+_decode_event = msgspec.json.Decoder(records.StoredEvent).decode
+_decode_record = msgspec.json.Decoder(records.Record).decode
+_decode_head = msgspec.msgpack.Decoder(tuple[int, int]).decode
+
+
+class Ledger:
+    """What is committed on events, journal and state, read from the beginning; closed as a context.
+
+    What it reads while faults go on is held against what came before at once: a record of an aborted or a foreign
+    transaction cannot hide among later ones.
+    """
+
+    def __init__(self, bootstrap: str, layout: Layout) -> None:
+        self._layout = layout
+        self._consumer = Consumer(
+            {
+                "bootstrap.servers": bootstrap, "group.id": f"{layout.prefix}.ledger", "enable.auto.commit": False,
+                "auto.offset.reset": "error", "fetch.wait.max.ms": 50, "isolation.level": "read_committed", "enable.partition.eof": True,
+                **QUICK,
+            }
+        )  # fmt: skip
+        self._admin = AdminClient({"bootstrap.servers": bootstrap, **QUICK})
+        self._places = [
+            TopicPartition(layout.name(topic), partition, 0)
+            for topic in (EVENTS, JOURNAL, STATE, REGISTRY)
+            for partition in range(layout.count(topic))
+        ]
+        self._consumer.assign(self._places)
+        self._ends: dict[tuple[str, int], int] = {}  # where a partition had nothing more when it was last read
+        self.accepted: Counter[str] = Counter()  # internal ids of events
+        self.ids: set[str] = set()  # those that their senders gave
+        self.unreadable = 0  # records among the events that are none
+        self.routed: Counter[str] = Counter()
+        self.scheduled: Counter[str] = Counter()
+        self.ended: Counter[str] = Counter()
+        self.failed = 0
+        self.steps: Counter[tuple[str, str]] = Counter()
+        self.journal: list[tuple[int, records.Record]] = []  # with its partition
+        self.owners: dict[int, str] = {}  # of each partition: the node that has loaded it last
+        self.turns: dict[int, int] = {}  # the last one of each partition
+        self._seq: dict[str, int] = {}
+        self._positions: dict[tuple[int, bytes], int] = {}
+
+    def read(self, wait_s: float = 0.05) -> Self:
+        """Take some of what is there by now."""
+        for message in self._consumer.consume(5_000, wait_s):
+            self._note(message)
+        return self
+
+    def read_all(self) -> Self:
+        """Read up to where each partition ends, open transactions included: they have to end."""
+        deadline_s = time.monotonic() + DEADLINE_S
+        answers = offsets(self._admin, self._places)
+        ends = {(place.topic, place.partition): answer.result().offset for place, answer in answers.items()}
+        while behind := [place for place, end in ends.items() if self._ends.get(place, 0) < end]:
+            assert time.monotonic() < deadline_s, f"what is committed does not reach the end of {behind}"
+            self.read()
+        return self
+
+    @property
+    def open(self) -> set[str]:
+        """Runs that have not ended."""
+        return self.scheduled.keys() - self.ended.keys()
+
+    def partitions_of(self, kind: type[records.Record]) -> Counter[int]:
+        """How many records of a kind each partition has."""
+        return Counter(partition for partition, record in self.journal if isinstance(record, kind))
+
+    def assert_adds_up(self, *, runs: int, steps: int, failed: int = 0) -> None:
+        """Check that every event is routed once, every step recorded once, every run ended once; nothing is missing."""
+        self.read_all()
+        assert not (lost := self.accepted.keys() - self.routed.keys()), f"{len(lost)} events unaccounted: {_some(lost)}"
+        assert not (twice := _repeated(self.accepted)), f"stored twice: {_some(twice)}"
+        assert not (twice := _repeated(self.routed)), f"routed twice: {_some(twice)}"
+        assert not (foreign := self.routed.keys() - self.accepted.keys()), f"never accepted: {_some(foreign)}"
+        assert not (twice := _repeated(self.scheduled)), f"scheduled twice: {_some(twice)}"
+        assert not (twice := _repeated(self.ended)), f"ended twice: {_some(twice)}"
+        assert not self.open, f"{len(self.open)} runs are open: {_some(self.open)}"
+        assert not (steps_twice := [step for step, count in self.steps.items() if count > 1]), steps_twice[:5]
+        assert (len(self.ended), self.failed, len(self.steps)) == (runs, failed, steps)
+
+    def _note(self, message: Message) -> None:
+        topic, partition = message.topic() or "", message.partition() or 0
+        if error := message.error():
+            if error.code() == KafkaError._PARTITION_EOF:
+                self._ends[topic, partition] = message.offset() or 0
+            else:
+                assert not error.fatal(), error
+            return
+        value = message.value()
+        if topic == self._layout.name(STATE):
+            self._note_state(partition, message.key() or b"", value)
+        elif value is None:
+            pass
+        elif topic == self._layout.name(REGISTRY):
+            self._note_registered(message.key() or b"", value)
+        elif topic == self._layout.name(EVENTS):
+            self._note_event(value)
+        else:
+            self._note_record(partition, _decode_record(value))
+
+    def _note_registered(self, key: bytes, value: bytes) -> None:
+        kind, _, partition = key.partition(b"/")
+        if kind == b"owner":
+            self.owners[int(partition)] = msgspec.msgpack.decode(value, type=str)
+
+    def _note_event(self, value: bytes) -> None:
+        try:
+            event = _decode_event(value)
+        except msgspec.MsgspecError:
+            self.unreadable += 1
+            return
+        self.accepted[event.internal_id] += 1
+        self.ids.add(event.id)
+
+    def _note_record(self, partition: int, record: records.Record) -> None:
+        self.journal.append((partition, record))
+        match record:
+            case records.EventRouted(event=event):
+                self.routed[event] += 1
+                return
+            case records.RunScheduled(run=run):
+                self.scheduled[run] += 1
+            case records.StepCompleted(run=run, id=step):
+                self.steps[run, step] += 1
+            case records.RunCompleted(run=run) | records.RunFailed(run=run):
+                self.ended[run] += 1
+                self.failed += isinstance(record, records.RunFailed)
+        run, seq = getattr(record, "run", None), getattr(record, "seq", None)
+        if run is not None and seq is not None:
+            assert seq == self._seq.get(run, seq - 1) + 1, f"{run}: {seq} follows {self._seq[run]}"
+            self._seq[run] = seq
+
+    def _note_state(self, partition: int, key: bytes, value: bytes | None) -> None:
+        if value is None:
+            return
+        if key == keys.HEAD:
+            turn, _ = _decode_head(value)
+            last = self.turns.get(partition, 0)
+            assert turn == last + 1, f"partition {partition}: turn {turn} follows {last}"
+            self.turns[partition] = turn
+        elif key in (keys.position(EVENTS), keys.position(INBOX)):
+            position = int.from_bytes(value, "big")
+            assert position >= self._positions.get((partition, key), 0), f"partition {partition}: its position went back"
+            self._positions[partition, key] = position
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._consumer.close()
+
+
+def _repeated(counted: Counter[str]) -> set[str]:
+    return {key for key, count in counted.items() if count > 1}
+
+
+def _some(keys: Iterable[str]) -> str:
+    return ", ".join(sorted(keys)[:5])
