@@ -14,7 +14,18 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from steplog.log.broker import ANY_PARTITION, Assigned, BrokerError, Fenced, Fetched, Place, Produced, Refused, Replaced, Target
+from steplog.log.broker import (
+    ANY_PARTITION,
+    Assigned,
+    BrokerError,
+    Fenced,
+    Fetched,
+    Place,
+    Produced,
+    Refused,
+    Replaced,
+    Target,
+)
 from steplog.log.fetcher import NO_OFFSET, Fetcher
 from steplog.log.topics import EVENTS, INBOX, Layout, offsets
 
@@ -382,7 +393,9 @@ class _Plain:
 class _Group:
     """Records that are answered together."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, count: int, hear: "Callable[[KafkaError | None], None]") -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, count: int, hear: "Callable[[KafkaError | None], None]"
+    ) -> None:
         self._loop, self._waiting, self._hear = loop, count, hear
         self._ends: dict[Place, int] = {}
         self._error: BrokerError | None = None
