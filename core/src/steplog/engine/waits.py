@@ -5,7 +5,7 @@ event is looked into at the paths that waits for its name use, and meets the wai
 an equality stands under the name alone. The index finds candidates; the step decides.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -134,13 +134,7 @@ class Waits:
 
     def _prefixes(self, env: int, name: str, event: Any) -> list[bytes]:
         """The places of the index where steps may stand that an event ends."""
-        name_hash = _name_hash(name)
-        found: list[bytes] = []
-        for path, path_hash in self._paths.get((env, name), {}).items():
-            value = value_hash(event, path) if path else keys.NO_PATH
-            if value is not None:
-                found.append(keys.waits(env, name_hash, path_hash, value))
-        return found
+        return places_of(env, name, event, self._paths.get((env, name), {}))
 
     def _place(self, env: int, name: str, if_exp: str | None, event: Any) -> tuple[Path, bytes]:
         """Where in the index a wait stands, registering its path."""
@@ -163,6 +157,16 @@ class Waits:
             key = keys.path(env, _name_hash(name), known[path])
             self._draft.state.put(key, encode((name, path)))
             self._draft.registered.append((key, encode((env, name, path))))
+
+
+def places_of(env: int, name: str, event: Any, paths: Iterable[Path]) -> list[bytes]:
+    """The places of the index where steps may stand that an event ends, where its name is looked into at some paths."""
+    found: list[bytes] = []
+    for path in paths:
+        value = value_hash(event, path) if path else keys.NO_PATH
+        if value is not None:
+            found.append(keys.waits(env, _name_hash(name), _path_hash(path), value))
+    return found
 
 
 def value_hash(event: Any, path: Path) -> bytes | None:

@@ -18,7 +18,7 @@ from steplog.engine.operations import Produce
 from steplog.engine.processor import LoadedState, Turn
 from steplog.engine.state import Table
 from steplog.errors import SteplogError
-from steplog.log import encoding
+from steplog.log import encoding, moves
 from steplog.log.broker import Broker, Fetched, Place, Produced, Refused
 from steplog.log.targets import Targets
 from steplog.log.topics import EVENTS, INBOX, JOURNAL, REGISTRY, STATE
@@ -96,11 +96,14 @@ class KafkaLog:
     async def poll(self) -> tuple[int, ...] | None:
         """Take part in the group. Returns all partitions owned from now on, where that has changed.
 
-        Nothing of the partitions owned before may be committed any more: those that stay are loaded again.
+        Nothing of the partitions owned before may be committed any more: those that stay are loaded again. Raises
+        ``LogMoved`` for a log that is moved: the mark is written before it is asked who is in the group.
         """
         assigned = await self._broker.poll()
         if assigned is None:
             return None
+        if assigned.partitions:
+            await self.read_registry()
         self._owned.clear()
         self._token = assigned.token
         return assigned.partitions
@@ -186,8 +189,14 @@ class KafkaLog:
         await self._broker.renew()
 
     async def read_registry(self) -> None:
-        """Read what every process knows, up to what was written before this was asked."""
+        """Read what every process knows, up to what was written before this was asked.
+
+        Raises ``LogMoved`` for a log that is, or was, moved elsewhere.
+        """
         await self._read_registry((await self._broker.ends([_REGISTRY]))[_REGISTRY])
+        mark = self.registry.get(moves.KEY)
+        if mark is not None:
+            raise moves.refusal(moves.decode_move(mark))
 
     async def trim(self) -> None:
         """Delete what was handled of the inboxes."""
