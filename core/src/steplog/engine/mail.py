@@ -16,7 +16,6 @@ from steplog.engine.messages import Origin
 from steplog.engine.recent import EventLog
 from steplog.engine.records import Place, event_seen
 
-
 BEHIND = 1 << 32  # in the keys of events that another log had offered: behind the numbers of a turn's own
 
 

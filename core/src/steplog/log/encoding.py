@@ -114,12 +114,17 @@ def foreign(record: Produce) -> Produced:
 
 
 def dead(partition: int, unreadable: Unreadable, now_ms: int) -> Produced:
-    """Put what could not be read where ``steplog dead`` shows it: as it was, with where it stood and why."""
+    """Put what could not be read where ``steplog dead`` shows it."""
     from steplog.dead.kafka import to_record  # the client comes with it
 
+    key, value, headers = to_record(letter(partition, unreadable, now_ms))
+    return Produced(Place(DEAD, ANY_PARTITION), key, value, tuple([(name, value or b"") for name, value in headers]))
+
+
+def letter(partition: int, unreadable: Unreadable, now_ms: int) -> Letter:
+    """What could not be read: as it was, with where it stood and why."""
     entry = Entry(
         topic=unreadable.topic, partition=partition, offset=unreadable.offset, reason=unreadable.reason,
         parked_ms=now_ms, key=unreadable.key,
     )  # fmt: skip
-    key, value, headers = to_record(Letter(entry=entry, value=unreadable.value, headers=unreadable.headers))
-    return Produced(Place(DEAD, ANY_PARTITION), key, value, tuple([(name, value or b"") for name, value in headers]))
+    return Letter(entry=entry, value=unreadable.value, headers=unreadable.headers)
