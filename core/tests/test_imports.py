@@ -12,7 +12,7 @@ ORDER = (
     "errors", "json_text", "clock", "durations", "entropy", "paths", "signing", "kafka_record", "dead", "tuning",
     "diagnostics", "cel", "engine", "config", "codec", "event", "values", "functions", "group", "step", "step_sync",
     "context", "app", "outgoing", "client", "__init__", "log", "history", "server", "drivers", "outage", "told",
-    "turns", "partitions", "member", "connectors", "service", "shells", "event_types", "node", "testing", "loading",
+    "turns", "partitions", "member", "migrate", "connectors", "service", "shells", "event_types", "node", "testing", "loading",
     "demo", "cli", "__main__",
 )  # fmt: skip
 SIBLINGS = {"log": set[str](), "history": {"log"}, "server": {"history"}, "drivers": set[str]()}

@@ -18,6 +18,7 @@ _COMMANDS = {
     "runs": ("steplog.cli.runs", "List, show and follow runs."),
     "dead": ("steplog.cli.dead", "See, retry and drop what could not be read."),
     "audit": ("steplog.cli.audit", "Account for every accepted event."),
+    "migrate": ("steplog.cli.migrate", "Move a log to another place, with what is in flight."),
     "demo": ("steplog.cli.demo", "Kill the engine in the middle of its work, and see that nothing is lost."),
     "config": ("steplog.cli.config", "Show and check the configuration."),
     "completion": ("steplog.cli.completion", "Print the script that completes commands in a shell."),

@@ -75,7 +75,7 @@ class SqliteLog:
     """The writer of a log file. Create it, ``load`` it once, then ``commit`` turns in order.
 
     Raises ``LogLocked`` where another process writes the file, ``LogCorrupt`` where a row was damaged,
-    ``LogUnavailable`` where the file cannot be opened or written, and ``LogMoved`` where it is, or was, moved elsewhere.
+    ``LogUnavailable`` where the file cannot be opened or written, and ``LogMoved`` where it is moved elsewhere, or was.
     ``is_moving``: it is opened for just that; a file that is made bears the mark ``move`` from the beginning on.
     """
 

@@ -83,7 +83,7 @@ class Cluster:
         consumer = self._consumer()
         try:
             with ours(self.address):
-                return consumer.get_watermark_offsets(self._at(topic, partition), timeout=CALL_S)  # type: ignore[return-value]  # with a timeout it raises
+                return consumer.get_watermark_offsets(self._at(topic, partition), timeout=CALL_S)
         finally:
             consumer.close()
 

@@ -1,7 +1,9 @@
 """A log in one file, at either end of a migration."""
 
 import asyncio
+import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -15,6 +17,7 @@ from steplog.engine.waits import Path as EventPath
 from steplog.errors import LogUnavailable
 from steplog.log.moves import Move
 from steplog.log.sqlite import JournalReader, Row, SqliteLog
+from steplog.log.table import foreign
 from steplog.migrate.ends import Kept, Name, Totals
 from steplog.paths import dead_path
 
@@ -101,7 +104,7 @@ class FileTarget:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._log = SqliteLog(path, is_moving=True) if path.exists() else None
+        self._log = SqliteLog(path, is_moving=True) if _is_made(path) else None
         self._turn = 0
         self._carried = 0
         self._now_ms = 0
@@ -193,3 +196,12 @@ class FileTarget:
         self._size_bytes += size_bytes
         if self._size_bytes >= TURN_BYTES or len(self._events) + len(self._records) + len(self._pairs) >= TURN_RECORDS:
             self.flush()
+
+
+def _is_made(path: Path) -> bool:
+    """Whether a file holds anything: one that was only begun does not."""
+    if not path.exists():
+        return False
+    with foreign(path), closing(sqlite3.connect(path)) as connection:
+        (count,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    return bool(count)

@@ -183,7 +183,8 @@ class KafkaTarget:
 
     @property
     def exists(self) -> bool:
-        return bool(self._cluster.topics)
+        topics = set(self._cluster.topics)
+        return bool(topics - {REGISTRY}) or bool(topics and self._cluster.registry())  # else it was only begun
 
     def create(self, move: Move) -> None:
         cluster = self._cluster
@@ -268,7 +269,7 @@ class KafkaTarget:
         if self._producer is None:
             self._producer = self._cluster.producer(
                 **{
-                    "transaction.timeout.ms": 120_000, "message.max.bytes": 1 << 30,
+                    "transaction.timeout.ms": 120_000, "message.max.bytes": 100 << 20,
                     "queue.buffering.max.messages": 1_000_000, "queue.buffering.max.kbytes": 512 << 10,
                 }
             )  # fmt: skip

@@ -1,0 +1,326 @@
+"""A log is moved with everything that is in flight, and whoever moves it is killed (FAULT-C7)."""
+
+import contextlib
+import fcntl
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from compose.kafka_local import Cluster
+from steplog.engine import keys, records
+from steplog.errors import LogMoved, MigrationRefused
+from steplog.history.audit import AuditReport, audit_source
+from steplog.history.offline import portions
+from steplog.history.position import Position
+from steplog.history.source import open_source
+from steplog.log.sqlite import SqliteLog
+from steplog.log.topics import STATE
+from steplog.migrate.cluster import Cluster as Topics
+from steplog.migrate.migration import Migration
+from steplog.paths import KafkaAddress
+
+SOON_S = 60.0
+EACH = 3  # runs of each kind
+APP = '''
+import asyncio, os
+from datetime import timedelta
+from pathlib import Path
+
+from steplog import App, Context, TriggerCron
+
+app = App("m")
+HOUR = timedelta(hours=1)
+
+
+def note(text: str) -> str:
+    with open("bodies", "a") as file:
+        file.write(text + "\\n")
+    return text
+
+
+@app.function("nap", trigger="nap")
+async def nap(ctx: Context) -> str:
+    n = ctx.event.data["n"]
+    await ctx.step.run("before", note, f"nap/{n}/before")
+    await ctx.step.sleep("nap", timedelta(seconds=NAP_S))
+    return await ctx.step.run("after", note, f"nap/{n}/after")
+
+
+@app.function("listen", trigger="listen")
+async def listen(ctx: Context) -> int:
+    await ctx.step.run("before", note, f"listen/{ctx.event.data['n']}/before")
+    heard = await ctx.step.wait_for_event("wait", event="word", match="data.n", timeout=HOUR)
+    return heard.data["n"] if heard else -1
+
+
+@app.function("recall", trigger="recall")
+async def recall(ctx: Context) -> int:
+    await ctx.step.sleep("nap", timedelta(seconds=NAP_S))
+    heard = await ctx.step.wait_for_event("wait", event="early", match="data.n", since="trigger", timeout=HOUR)
+    return heard.data["n"] if heard else -1
+
+
+@app.function("approve", trigger="approve")
+async def approve(ctx: Context) -> object:
+    said = await ctx.step.wait_for_signal("wait", signal=f"ok/{ctx.event.data['n']}", timeout=HOUR)
+    return said.data if said else None
+
+
+@app.function("child")
+async def child(ctx: Context) -> int:
+    heard = await ctx.step.wait_for_event("wait", event="word", match="data.n", timeout=HOUR)
+    return heard.data["n"] if heard else -1
+
+
+@app.function("parent", trigger="parent")
+async def parent(ctx: Context) -> object:
+    return await ctx.step.invoke("child", function="m-child", data=ctx.event.data, timeout=HOUR)
+
+
+@app.function("flaky", trigger="flaky")
+async def flaky(ctx: Context) -> str:
+    async def body() -> str:
+        if not Path("mended").exists():
+            raise ValueError("not yet")
+        return note(f"flaky/{ctx.event.data['n']}")
+
+    return await ctx.step.run("try", body)
+
+
+@app.function("later", trigger="later")
+async def later(ctx: Context) -> str:
+    return await ctx.step.run("do", note, f"later/{ctx.event.data['n']}")
+
+
+@app.function("slow", trigger="slow")
+async def slow(ctx: Context) -> str:
+    async def body() -> str:
+        while not Path("free").exists():
+            await asyncio.sleep(0.05)
+        return note(f"slow/{ctx.event.data['n']}")
+
+    return await ctx.step.run("do", body)
+
+
+@app.function("once", trigger="once")
+async def once(ctx: Context) -> str:
+    return await ctx.step.run("do", note, f"once/{ctx.event.data['n']}")
+
+
+@app.function("nightly", trigger=TriggerCron("0 3 1 1 *"))
+async def nightly(ctx: Context) -> None:
+    return None
+'''
+
+
+class Server:
+    """``steplog start`` on a log, as a process."""
+
+    def __init__(self, directory: Path, log: str, *, partitions: int = 0) -> None:
+        self.directory, self.log = directory, log
+        ready, told = os.pipe()
+        self._stderr = (directory / "stderr").open("a")
+        partitions_set = ["--set", f"kafka.partitions={partitions}"] if partitions else []
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "steplog", "start", "app.py", "--log", log, "--port", "0", "--retry-interval", "1",
+             "--set", "engine.live_runs=12", "--set", "engine.evict_after=50ms", *partitions_set,
+             "--ready-fd", str(told)],
+            cwd=directory, pass_fds=(told,), stderr=self._stderr, start_new_session=True,
+            env={**os.environ, "STEPLOG_EVENT_KEY": "e", "STEPLOG_SIGNING_KEY": "s"},
+        )  # fmt: skip
+        os.close(told)
+        assert select.select([ready], [], [], SOON_S)[0], "it does not get ready"
+        said = os.read(ready, 4096)
+        os.close(ready)
+        assert said, (directory / "stderr").read_text()[-2000:]
+        self.url = json.loads(said)["url"]
+
+    def send(self, *events: dict[str, Any]) -> None:
+        request = urllib.request.Request(
+            f"{self.url}/e/e", json.dumps(events).encode(), {"content-type": "application/json"}
+        )
+        until(lambda: answers(request), "events are accepted")
+
+    def signal(self, name: str) -> None:
+        command = [sys.executable, "-m", "steplog", "signal", name, '"yes"', "--url", self.url]
+        environment = {**os.environ, "STEPLOG_SIGNING_KEY": "s"}
+        until(lambda: subprocess.run(command, env=environment, capture_output=True).returncode == 0, name)
+
+    def kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        self._stderr.close()
+        if self.log.startswith("sqlite:"):
+            until(lambda: not is_locked(self.log), "its engine has ended with it")
+
+    def stop(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+        assert self.process.wait(SOON_S) == 0
+
+
+def is_locked(log: str) -> bool:
+    path = Path(log.removeprefix("sqlite:"))
+    with path.with_name(f"{path.name}.lock").open() as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def answers(request: urllib.request.Request) -> bool:
+    try:
+        with urllib.request.urlopen(request, timeout=SOON_S) as answer:
+            return answer.status == 200
+    except urllib.error.HTTPError as error:
+        assert error.code == 503, error.read()
+        return False
+
+
+def until(holds: Callable[[], bool], what: str = "") -> None:
+    deadline_s = time.monotonic() + SOON_S
+    while not holds():
+        assert time.monotonic() < deadline_s, f"it never came: {what}"
+        time.sleep(0.1)
+
+
+def journal(log: str) -> list[records.Record]:
+    source = open_source(log)
+    try:
+        return [record for portion in portions(source, Position()) for turn in portion.turns for record in turn.records]
+    finally:
+        source.close()
+
+
+def audited(log: str) -> AuditReport:
+    source = open_source(log)
+    try:
+        return audit_source(source)
+    finally:
+        source.close()
+
+
+def waiting(log: str) -> Counter[str]:
+    """How many steps wait, or were tried, by kind of function."""
+    found = journal(log)
+    functions = {r.run: r.function for r in found if isinstance(r, records.RunScheduled)}
+    return Counter(
+        functions[r.run] for r in found if isinstance(r, records.StepWaiting | records.StepErrored | records.RunStarted)
+        or (isinstance(r, records.RunScheduled) and r.started is True)
+    )  # fmt: skip
+
+
+def events(name: str, **more: Any) -> list[dict[str, Any]]:
+    return [{"name": name, "data": {"n": n}, **more} for n in range(EACH)]
+
+
+@contextlib.contextmanager
+def server(directory: Path, log: str, *, partitions: int = 0) -> Iterator[Server]:
+    started = Server(directory, log, partitions=partitions)
+    try:
+        yield started
+    finally:
+        started.kill()
+
+
+def in_flight(directory: Path, log: str, *, nap_s: float = 20, partitions: int = 0) -> None:
+    """Have runs of every kind in flight in a log, and kill its engine."""
+    (directory / "app.py").write_text(APP.replace("NAP_S", str(nap_s)))
+    with server(directory, log, partitions=partitions) as one:
+        later_ms = round(time.time() * 1000) + round(nap_s * 1000)
+        kinds = ("nap", "listen", "recall", "approve", "parent", "flaky")
+        for kind in kinds:
+            one.send(*events(kind))
+        one.send(*events("later", ts=later_ms))
+        one.send({"name": "once", "id": "same", "data": {"n": 0}})
+        one.send(*events("early"))
+        until(lambda: _is_under_way(log), "all is under way")
+        one.send(*[{"name": "slow", "data": {"n": n}} for n in range(15)])
+        until(lambda: waiting(log)["m-slow"] >= 5, "bodies are at work")
+
+
+def _is_under_way(log: str) -> bool:
+    found = journal(log)
+    functions = {r.run: r.function for r in found if isinstance(r, records.RunScheduled)}
+    steps = Counter(functions[r.run] for r in found if isinstance(r, records.StepWaiting | records.StepErrored))
+    once = any(isinstance(r, records.RunCompleted) for r in found)
+    kinds = ("nap", "listen", "recall", "approve", "parent", "child", "flaky")
+    return once and all(steps[f"m-{kind}"] >= EACH for kind in kinds)
+
+
+def finish(directory: Path, log: str, *, partitions: int = 0) -> list[records.Record]:
+    """Let everything that a log has in flight come to its end, and hold it against what it should have come to."""
+    (directory / "mended").touch()
+    (directory / "free").touch()
+    with server(directory, log, partitions=partitions) as one:
+        one.send({"name": "once", "id": "same", "data": {"n": 1}})
+        one.send(*events("word"))
+        for n in range(EACH):
+            one.signal(f"ok/{n}")
+        until(lambda: audited(log).open == 0 and audited(log).completed >= 8 * EACH + 16, f"{audited(log)}")
+        one.stop()
+    report = audited(log)
+    assert report.is_clean, report
+    assert (report.open, report.failed, report.completed) == (0, 0, 8 * EACH + 16)
+    assert report.skipped == {"duplicate": 1}
+    found = journal(log)
+    functions = {r.run: r.function for r in found if isinstance(r, records.RunScheduled)}
+    outputs: dict[str, list[Any]] = {}
+    for r in found:
+        if isinstance(r, records.RunCompleted):
+            outputs.setdefault(functions[r.run], []).append(json.loads(bytes(r.output)))
+    numbers = list(range(EACH))
+    for kind in ("listen", "recall", "child", "parent"):
+        assert sorted(outputs[f"m-{kind}"]) == numbers, kind
+    assert outputs["m-approve"] == ["yes"] * EACH
+    assert [f"nap/{n}/after" for n in numbers] == sorted(outputs["m-nap"])
+    assert {r.function_version for r in found if isinstance(r, records.RunScheduled)} == {1}
+    bodies = Counter((directory / "bodies").read_text().split())
+    for n in numbers:  # none was in flight when it was killed
+        for body in (f"nap/{n}/before", f"nap/{n}/after", f"listen/{n}/before", f"flaky/{n}", f"later/{n}"):
+            assert bodies[body] == 1, body
+    assert bodies["once/0"] == 1 and not bodies["once/1"]
+    return found
+
+
+@pytest.mark.spec("FAULT-C7")
+def test_a_file_goes_to_kafka_to_other_partitions_and_back(
+    kafka: Cluster, kafka_prefix: str, tmp_path: Path
+) -> None:  # fmt: skip
+    first, last = f"sqlite:{tmp_path / 'first.db'}", f"sqlite:{tmp_path / 'last.db'}"
+    three, five = (f"kafka://{kafka.bootstrap}/{kafka_prefix}-{n}" for n in (3, 5))
+    in_flight(tmp_path, first, nap_s=25)
+    before = audited(first)
+    Migration(first, three, partitions=3).start()
+    with server(tmp_path, three, partitions=3) as one:
+        one.kill()  # in the middle of what it has taken up
+    Migration(three, five, partitions=5).start()
+    with server(tmp_path, five, partitions=5) as one:
+        one.stop()
+    result = Migration(five, last, partitions=0).start()
+    assert result.counts.runs >= before.open - EACH
+    for log in (first, three, five):
+        with pytest.raises(LogMoved, match="was moved to"):
+            Migration(log, f"sqlite:{tmp_path / 'other.db'}", partitions=0).start()
+    finish(tmp_path, last)
+
+
+def test_runs_finish_on_kafka(kafka: Cluster, kafka_prefix: str, tmp_path: Path) -> None:
+    source, target = f"sqlite:{tmp_path / 'first.db'}", f"kafka://{kafka.bootstrap}/{kafka_prefix}"
+    in_flight(tmp_path, source, nap_s=8)
+    Migration(source, target, partitions=4).start()
+    finish(tmp_path, target, partitions=4)
