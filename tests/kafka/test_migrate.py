@@ -1,5 +1,6 @@
 """A log is moved with everything that is in flight, and whoever moves it is killed (FAULT-C7)."""
 
+import asyncio
 import contextlib
 import fcntl
 import json
@@ -7,6 +8,7 @@ import os
 import select
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -34,7 +36,7 @@ from steplog.paths import KafkaAddress
 
 SOON_S = 60.0
 EACH = 3  # runs of each kind
-APP = '''
+APP = """
 import asyncio, os
 from datetime import timedelta
 from pathlib import Path
@@ -123,7 +125,7 @@ async def once(ctx: Context) -> str:
 @app.function("nightly", trigger=TriggerCron("0 3 1 1 *"))
 async def nightly(ctx: Context) -> None:
     return None
-'''
+"""
 
 
 class Server:
@@ -293,7 +295,8 @@ def finish(directory: Path, log: str, *, partitions: int = 0) -> list[records.Re
     for n in numbers:  # none was in flight when it was killed
         for body in (f"nap/{n}/before", f"nap/{n}/after", f"listen/{n}/before", f"flaky/{n}", f"later/{n}"):
             assert bodies[body] == 1, body
-    assert bodies["once/0"] == 1 and not bodies["once/1"]
+    assert bodies["once/0"] == 1
+    assert not bodies["once/1"]
     return found
 
 
@@ -324,3 +327,144 @@ def test_runs_finish_on_kafka(kafka: Cluster, kafka_prefix: str, tmp_path: Path)
     in_flight(tmp_path, source, nap_s=8)
     Migration(source, target, partitions=4).start()
     finish(tmp_path, target, partitions=4)
+
+
+# --- whoever moves it is killed
+
+
+KILLED = """
+import os, signal, sys
+from steplog.migrate.migration import Migration
+
+source, target, partitions, verb, at = sys.argv[1:]
+left = int(at)
+
+
+def tell(what, counts):
+    global left
+    left -= 1
+    if left < 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+getattr(Migration(source, target, partitions=int(partitions), tell=tell), verb)()
+"""
+
+
+def killed(source: str, target: str, partitions: int, at: int, verb: str = "start") -> bool:
+    """Move a log in a process that is killed after so many durable steps; returns whether it came that far."""
+    command = [sys.executable, "-c", KILLED, source, target, str(partitions), verb, str(at)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=SOON_S)
+    assert done.returncode in (0, -signal.SIGKILL), done.stderr
+    return done.returncode != 0
+
+
+def starts(log: str) -> bool:
+    """Whether an engine would start on a log that is there."""
+    if log.startswith("sqlite:"):
+        path = Path(log.removeprefix("sqlite:"))
+        if not path.exists():
+            return False
+        try:
+            SqliteLog(path).close()
+        except LogMoved:
+            return False
+        return True
+    topics = Topics(KafkaAddress.parse(log))
+    return bool(topics.partitions) and topics.move() is None
+
+
+def contents(log: str) -> tuple[Counter[bytes], Counter[str], int]:
+    """The keys of a log's state, what its journal says, and how many events it has."""
+    found: Counter[bytes] = Counter()
+    if log.startswith("sqlite:"):
+        for (key,) in sqlite3.connect(log.removeprefix("sqlite:")).execute("SELECT key FROM state"):
+            found[key] += 1
+    else:
+        topics = Topics(KafkaAddress.parse(log))
+        for partition in range(topics.partitions):
+            found.update({r.key: 1 for r in topics.records(STATE, partition) if r.value is not None}.keys())
+    owned = Counter({key: n for key, n in found.items() if key[0] not in (keys.NODE, keys.FUNCTION, keys.PATH)})
+    source = open_source(log)
+    try:
+        turns = [turn for portion in portions(source, Position()) for turn in portion.turns]
+    finally:
+        source.close()
+    told = Counter(f"{r.run}/{r.seq}" for turn in turns for r in turn.records if not isinstance(r, records.EventRouted))
+    return owned, told, sum(len(turn.events) for turn in turns)
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A log with runs of every kind in flight, whose engine was killed."""
+    directory = tmp_path_factory.mktemp("stopped")
+    in_flight(directory, f"sqlite:{directory / 'log.db'}", nap_s=3_000)
+    with contextlib.closing(SqliteLog(directory / "log.db")) as log:
+        asyncio.run(log.load())  # so that all of its state is in the table
+    return directory / "log.db"
+
+
+def copied(path: Path, directory: Path) -> str:
+    for suffix in ("", "-wal", "-shm", ".head"):
+        if (found := path.with_name(path.name + suffix)).exists():
+            shutil.copy(found, directory / found.name)
+    return f"sqlite:{directory / path.name}"
+
+
+@pytest.mark.spec("FAULT-C7")
+@pytest.mark.parametrize("kind", ["sqlite", "kafka"])
+def test_whoever_moves_a_log_is_killed_after_each_step(
+    kind: str, stopped: Path, kafka: Cluster, kafka_prefix: str, tmp_path: Path
+) -> None:  # fmt: skip
+    """To Kafka, and from there to a file: after each step, one log has the runs at most; the migration goes on."""
+    expected = contents(f"sqlite:{stopped}")
+    source, at = copied(stopped, tmp_path), 0
+    if kind == "kafka":
+        on_kafka = f"kafka://{kafka.bootstrap}/{kafka_prefix}-source"
+        Migration(source, on_kafka, partitions=2).start()
+        source = on_kafka
+    is_over = False
+    while not is_over:
+        target = (
+            f"sqlite:{tmp_path / f'to-{at}.db'}"
+            if kind == "kafka"
+            else f"kafka://{kafka.bootstrap}/{kafka_prefix}-{at}"
+        )
+        partitions = 0 if kind == "kafka" else 2
+        if not killed(source, target, partitions, at):
+            break
+        assert not (starts(source) and starts(target))
+        with pytest.raises(LogMoved):
+            Migration(source, target, partitions=partitions).start()
+        try:
+            Migration(source, target, partitions=partitions).abort()
+        except MigrationRefused:  # the target has it
+            is_over = True
+            Migration(source, target, partitions=partitions).resume()
+            assert not starts(source)
+            assert starts(target)
+            assert contents(target) == expected
+        else:
+            assert starts(source)
+            assert not starts(target)
+            assert contents(source) == expected
+        at += 1
+    assert is_over
+    assert at >= 8
+
+
+@pytest.mark.spec("FAULT-C7")
+@pytest.mark.parametrize("at", range(11))
+def test_a_migration_goes_on_from_where_it_was_killed(
+    at: int, stopped: Path, kafka: Cluster, kafka_prefix: str, tmp_path: Path
+) -> None:  # fmt: skip
+    expected = contents(f"sqlite:{stopped}")
+    source, target = copied(stopped, tmp_path), f"kafka://{kafka.bootstrap}/{kafka_prefix}"
+    assert killed(source, target, 3, at)
+    killed(source, target, 3, 3, "resume")  # and again
+    Migration(source, target, partitions=3).resume()
+    assert not starts(source)
+    assert starts(target)
+    assert contents(target) == expected
+    Migration(source, target, partitions=3).resume()  # there is nothing left to do
+    assert starts(target)
