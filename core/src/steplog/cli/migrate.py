@@ -27,7 +27,7 @@ def migrate(
 ) -> None:  # fmt: skip
     """Move a log to another place, or to another number of partitions, with everything that is in flight.
 
-    Stop every engine first. Wherever it is interrupted, one of the two logs has the runs, and the other refuses to start.
+    Stop every engine first. Wherever it is interrupted, one log has the runs, and the other refuses to start.
 
     \b
     Examples:

@@ -91,9 +91,7 @@ class SqliteLog:
             raise LogUnavailable(f"{path}: {error.strerror or error}") from error
         try:
             self._connection, self._log_id = self._open()
-            if self.move is not None and not is_moving:
-                self._connection.close()
-                raise refusal(self.move)
+            self._check_place(is_moving=is_moving)
         except BaseException:
             os.close(self._lock)
             raise
@@ -194,6 +192,16 @@ class SqliteLog:
             self._connection.close()
         self._head.close()
         os.close(self._lock)
+
+    def _check_place(self, *, is_moving: bool) -> None:
+        """Refuse a log that is moved elsewhere, unless it is opened for that."""
+        try:
+            move = self.move
+            if move is not None and not is_moving:
+                raise refusal(move)
+        except BaseException:
+            self._connection.close()
+            raise
 
     def _go_on_after(self, turn: int, reached: int, now_ms: int, log_id: bytes) -> None:
         """Write, in the transaction that is open, that the commits after a turn are missing.
