@@ -131,14 +131,14 @@ async def nightly(ctx: Context) -> None:
 class Server:
     """``steplog start`` on a log, as a process."""
 
-    def __init__(self, directory: Path, log: str, *, partitions: int = 0) -> None:
+    def __init__(self, directory: Path, log: str, *, partitions: int = 0, role: str = "both") -> None:
         self.directory, self.log = directory, log
         ready, told = os.pipe()
         self._stderr = (directory / "stderr").open("a")
-        partitions_set = ["--set", f"kafka.partitions={partitions}"] if partitions else []
+        more = ["--set", f"kafka.partitions={partitions}", "--role", role] if partitions else []
         self.process = subprocess.Popen(
             [sys.executable, "-m", "steplog", "start", "app.py", "--log", log, "--port", "0", "--retry-interval", "1",
-             "--set", "engine.live_runs=12", "--set", "engine.evict_after=50ms", *partitions_set,
+             "--set", "engine.live_runs=12", "--set", "engine.evict_after=50ms", *more,
              "--ready-fd", str(told)],
             cwd=directory, pass_fds=(told,), stderr=self._stderr, start_new_session=True,
             env={**os.environ, "STEPLOG_EVENT_KEY": "e", "STEPLOG_SIGNING_KEY": "s"},
@@ -194,6 +194,11 @@ def answers(request: urllib.request.Request) -> bool:
         return False
 
 
+def answers_at_once(one: Server, sent: list[dict[str, Any]]) -> None:
+    request = urllib.request.Request(f"{one.url}/e/e", json.dumps(sent).encode(), {"content-type": "application/json"})
+    urllib.request.urlopen(request, timeout=SOON_S).close()
+
+
 def until(holds: Callable[[], bool], what: str = "") -> None:
     deadline_s = time.monotonic() + SOON_S
     while not holds():
@@ -232,8 +237,8 @@ def events(name: str, **more: Any) -> list[dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def server(directory: Path, log: str, *, partitions: int = 0) -> Iterator[Server]:
-    started = Server(directory, log, partitions=partitions)
+def server(directory: Path, log: str, *, partitions: int = 0, role: str = "both") -> Iterator[Server]:
+    started = Server(directory, log, partitions=partitions, role=role)
     try:
         yield started
     finally:
@@ -265,7 +270,7 @@ def _is_under_way(log: str) -> bool:
     return once and all(steps[f"m-{kind}"] >= EACH for kind in kinds)
 
 
-def finish(directory: Path, log: str, *, partitions: int = 0) -> list[records.Record]:
+def finish(directory: Path, log: str, *, partitions: int = 0, duplicates: int = 1) -> list[records.Record]:
     """Let everything that a log has in flight come to its end, and hold it against what it should have come to."""
     (directory / "mended").touch()
     (directory / "free").touch()
@@ -279,7 +284,7 @@ def finish(directory: Path, log: str, *, partitions: int = 0) -> list[records.Re
     report = audited(log)
     assert report.is_clean, report
     assert (report.open, report.failed, report.completed) == (0, 0, 8 * EACH + 16)
-    assert report.skipped == {"duplicate": 1}
+    assert report.skipped == {"duplicate": duplicates}
     found = journal(log)
     functions = {r.run: r.function for r in found if isinstance(r, records.RunScheduled)}
     outputs: dict[str, list[Any]] = {}
@@ -315,12 +320,19 @@ def test_a_file_goes_to_kafka_to_other_partitions_and_back(
     Migration(three, five, partitions=5).start()
     with server(tmp_path, five, partitions=5) as one:
         one.stop()
-    result = Migration(five, last, partitions=0).start()
+    with server(tmp_path, five, partitions=5, role="api") as one:  # takes events that nobody routes there
+        one.send(*events("word"), {"name": "once", "id": "same", "data": {"n": 2}})
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("steplog.migrate.cluster.EMPTY_S", 1.0)
+            result = Migration(five, last, partitions=0).start()
+        with pytest.raises(urllib.error.HTTPError, match="503"):
+            answers_at_once(one, events("word"))
+    assert result.counts.unrouted == EACH + 1
     assert result.counts.runs >= before.open - EACH
     for log in (first, three, five):
         with pytest.raises(LogMoved, match="was moved to"):
             Migration(log, f"sqlite:{tmp_path / 'other.db'}", partitions=0).start()
-    finish(tmp_path, last)
+    finish(tmp_path, last, duplicates=2)
 
 
 def test_runs_finish_on_kafka(kafka: Cluster, kafka_prefix: str, tmp_path: Path) -> None:
@@ -469,3 +481,47 @@ def test_a_migration_goes_on_from_where_it_was_killed(
     assert contents(target) == expected
     Migration(source, target, partitions=3).resume()  # there is nothing left to do
     assert starts(target)
+
+
+@pytest.mark.spec("FAULT-C7")
+def test_an_engine_refuses_a_log_that_is_moved_and_a_migration_one_that_runs(
+    stopped: Path, kafka: Cluster, kafka_prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In words that say what to do."""
+    (tmp_path / "app.py").write_text(APP.replace("NAP_S", "3000"))
+    monkeypatch.setattr("steplog.migrate.cluster.EMPTY_S", 0.5)
+    source, target = copied(stopped, tmp_path), f"kafka://{kafka.bootstrap}/{kafka_prefix}"
+    assert killed(source, target, 2, 4)
+    assert f"--from {source} --to {target} --resume" in refused(tmp_path, source)
+    assert "is not whole yet" in refused(tmp_path, target)
+    Migration(source, target, partitions=2).resume()
+    assert f"start there: --log {target}" in refused(tmp_path, source)
+    elsewhere = f"sqlite:{tmp_path / 'elsewhere.db'}"
+    with server(tmp_path, target, partitions=2), pytest.raises(MigrationRefused, match="stop every engine"):
+        Migration(target, elsewhere, partitions=0).start()
+    assert starts(target)
+
+
+def test_what_makes_no_sense_changes_nothing(stopped: Path, tmp_path: Path) -> None:
+    source, target = copied(stopped, tmp_path), copied(stopped, (tmp_path / "b").mkdir() or tmp_path / "b")
+    with pytest.raises(MigrationRefused, match="is there already"):
+        Migration(source, target, partitions=0).start()
+    with pytest.raises(MigrationRefused, match="where the log is already"):
+        Migration(source, source, partitions=0)
+    for verb in ("resume", "abort"):
+        with pytest.raises(MigrationRefused, match="is not being moved"):
+            getattr(Migration(source, f"sqlite:{tmp_path / 'c.db'}", partitions=0), verb)()
+    assert starts(source)
+    assert starts(target)
+
+
+def refused(directory: Path, log: str) -> str:
+    """What an engine says that does not start on a log."""
+    done = subprocess.run(
+        [sys.executable, "-m", "steplog", "start", "app.py", "--log", log, "--port", "0", "--set", "kafka.partitions=2"],
+        cwd=directory, env={**os.environ, "STEPLOG_EVENT_KEY": "e", "STEPLOG_SIGNING_KEY": "s"}, capture_output=True,
+        text=True, timeout=SOON_S,
+    )  # fmt: skip
+    assert done.returncode == 3, done.stderr
+    assert "error[log_moved]" in done.stderr
+    return done.stderr

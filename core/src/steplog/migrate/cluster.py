@@ -99,7 +99,8 @@ class Cluster:
                     consumer.assign([self._at(topic, partition, at)])
                 seen_s = time.monotonic()
                 while at < end:
-                    for message in consumer.consume(READ, 0.5):
+                    first_message = consumer.poll(0.5)
+                    for message in [] if first_message is None else [first_message, *consumer.consume(READ, 0)]:
                         after = _after(message)
                         if after > at:
                             at, seen_s = after, time.monotonic()

@@ -75,6 +75,7 @@ class KafkaSource:
     def freeze(self, move: Move) -> None:
         cluster, is_new = self._cluster, not move.events_bytes
         if is_new:
+            cluster.wait_until_empty()  # else those who are in it would end when they meet the mark
             move = msgspec.structs.replace(move, events_bytes=cluster.events_bytes)
         self.mark(move)
         try:
