@@ -497,8 +497,10 @@ def test_an_engine_refuses_a_log_that_is_moved_and_a_migration_one_that_runs(
     Migration(source, target, partitions=2).resume()
     assert f"start there: --log {target}" in refused(tmp_path, source)
     elsewhere = f"sqlite:{tmp_path / 'elsewhere.db'}"
-    with server(tmp_path, target, partitions=2), pytest.raises(MigrationRefused, match="stop every engine"):
-        Migration(target, elsewhere, partitions=0).start()
+    with server(tmp_path, target, partitions=2):
+        until(lambda: bool(Topics(KafkaAddress.parse(target)).members()), "it takes part")
+        with pytest.raises(MigrationRefused, match="stop every engine"):
+            Migration(target, elsewhere, partitions=0).start()
     assert starts(target)
 
 
@@ -518,7 +520,8 @@ def test_what_makes_no_sense_changes_nothing(stopped: Path, tmp_path: Path) -> N
 def refused(directory: Path, log: str) -> str:
     """What an engine says that does not start on a log."""
     done = subprocess.run(
-        [sys.executable, "-m", "steplog", "start", "app.py", "--log", log, "--port", "0", "--set", "kafka.partitions=2"],
+        [sys.executable, "-m", "steplog", "start", "app.py", "--log", log, "--port", "0", "--set",
+         "kafka.partitions=2"],
         cwd=directory, env={**os.environ, "STEPLOG_EVENT_KEY": "e", "STEPLOG_SIGNING_KEY": "s"}, capture_output=True,
         text=True, timeout=SOON_S,
     )  # fmt: skip

@@ -134,7 +134,7 @@ class Cluster:
     def wait_until_empty(self) -> None:
         """Wait until no engine takes part. Raises ``MigrationRefused``."""
         until_s = time.monotonic() + EMPTY_S
-        while names := self._members():
+        while names := self.members():
             if time.monotonic() > until_s:
                 raise MigrationRefused(
                     f"{', '.join(names)} {'takes' if len(names) == 1 else 'take'} part in {self.address.prefix}; "
@@ -192,7 +192,8 @@ class Cluster:
         names = {topic: found.get(self.address.topic(topic)) for topic in SETTINGS}
         return {topic: len(each.partitions) for topic, each in names.items() if each is not None}
 
-    def _members(self) -> list[str]:
+    def members(self) -> list[str]:
+        """Who takes part as an engine."""
         group = self.address.topic("engine")
         with ours(self.address):
             described = self.admin.describe_consumer_groups([group], request_timeout=CALL_S)[group].result()
