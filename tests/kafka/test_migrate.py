@@ -131,11 +131,12 @@ async def nightly(ctx: Context) -> None:
 class Server:
     """``steplog start`` on a log, as a process."""
 
-    def __init__(self, directory: Path, log: str, *, partitions: int = 0, role: str = "both") -> None:
+    def __init__(self, directory: Path, log: str, *, partitions: int = 0, role: str = "") -> None:
         self.directory, self.log = directory, log
         ready, told = os.pipe()
         self._stderr = (directory / "stderr").open("a")
-        more = ["--set", f"kafka.partitions={partitions}", "--role", role] if partitions else []
+        more = ["--set", f"kafka.partitions={partitions}"] if partitions else []
+        more += ["--role", role] if role else []
         self.process = subprocess.Popen(
             [sys.executable, "-m", "steplog", "start", "app.py", "--log", log, "--port", "0", "--retry-interval", "1",
              "--set", "engine.live_runs=12", "--set", "engine.evict_after=50ms", *more,
@@ -237,7 +238,7 @@ def events(name: str, **more: Any) -> list[dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def server(directory: Path, log: str, *, partitions: int = 0, role: str = "both") -> Iterator[Server]:
+def server(directory: Path, log: str, *, partitions: int = 0, role: str = "") -> Iterator[Server]:
     started = Server(directory, log, partitions=partitions, role=role)
     try:
         yield started
