@@ -12,8 +12,8 @@ ORDER = (
     "errors", "json_text", "clock", "durations", "entropy", "paths", "signing", "forwarding", "kafka_record", "dead",
     "tuning", "diagnostics", "cel", "engine", "config", "codec", "event", "values", "functions", "group",
     "step", "step_sync", "context", "app", "outgoing", "client", "__init__", "log", "history", "server", "drivers",
-    "outage", "told", "turns", "partitions", "member", "connectors", "service", "shells", "event_types", "node",
-    "testing", "loading", "demo", "cli", "__main__",
+    "outage", "told", "turns", "partitions", "member", "migrate", "connectors", "service", "shells", "event_types",
+    "node", "testing", "loading", "demo", "cli", "__main__",
 )  # fmt: skip
 SIBLINGS = {"log": set[str](), "history": {"log"}, "server": {"history"}, "drivers": set[str]()}
 SDK = {"codec", "event", "functions", "group", "step", "step_sync", "context", "app"}

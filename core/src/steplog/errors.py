@@ -172,6 +172,20 @@ class LogLocked(SteplogError):
         self.path, self.holder = path, holder
 
 
+class LogMoved(SteplogError):
+    """A log that ``steplog migrate`` moves, or has moved, elsewhere: no engine starts on it."""
+
+    code = "log_moved"
+    exit_code = 3
+
+
+class MigrationRefused(SteplogError):
+    """A log cannot be moved as it was asked for. Nothing has changed."""
+
+    code = "migration_refused"
+    exit_code = 2
+
+
 class Overloaded(SteplogError):
     """More is waiting than the node takes; send again later."""
 

@@ -131,7 +131,7 @@ class Partitions:
             await self._has_committed.wait()
 
     async def run(self) -> None:
-        """Take part until cancelled. Raises ``LogTruncated`` where records that are needed are gone, ``NodeReplaced``."""
+        """Take part until cancelled. Raises ``NodeReplaced``, and ``LogTruncated`` where records are gone that it needs."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._lookback.run())
             await self._take_part()
@@ -155,7 +155,7 @@ class Partitions:
                 raise LogTruncated(str(error)) from error
             except Replaced as error:
                 replaced = NodeReplaced(error.name)
-                self._drop(LogUnavailable(str(replaced)))
+                self._drop(LogUnavailable(str(replaced)), tuple(self._owned))
                 raise replaced from error
             except BrokerError as error:
                 is_new = True

@@ -19,6 +19,7 @@ _COMMANDS = {
     "dead": ("steplog.cli.dead", "See, retry and drop what could not be read."),
     "topics": ("steplog.cli.topics", "Look into the topics of a log on Kafka."),
     "audit": ("steplog.cli.audit", "Account for every accepted event."),
+    "migrate": ("steplog.cli.migrate", "Move a log to another place, with what is in flight."),
     "demo": ("steplog.cli.demo", "Kill the engine in the middle of its work, and see that nothing is lost."),
     "config": ("steplog.cli.config", "Show and check the configuration."),
     "completion": ("steplog.cli.completion", "Print the script that completes commands in a shell."),

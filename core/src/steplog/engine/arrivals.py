@@ -134,7 +134,21 @@ class Arrivals:
         return decode_stored(run.events[0]).slot % self._draft.home.partitions, run.head.place[0]
 
     def ask(self, run: Run, step: bytes, wait: EventWait, spots: Sequence[Spot], at_ms: int) -> None:
-        """Ask for what came before a wait that was made at a time. It is read back from the log after the commit."""
+        """Ask for what came before a wait that was made at a time. It is read back from the log after the commit.
+
+        A log that has its events at hand answers at once, where the wait came with a log that was moved here.
+        """
+        if not self._draft.home.events_return:
+            turn, index = run.head.place
+            found = [
+                self._recent.since(keys.env_of(run.key), spot.name, (turn, index + 1), spot.path, spot.value)
+                for spot in spots
+            ]
+            arrivals = sorted((a for part in found for a in part.arrivals), key=lambda arrival: arrival.place)
+            bodies = tuple([arrival.body for arrival in arrivals])
+            cut_ms = max(part.cut_ms for part in found)
+            self._draft.messages.append(EventsRead(run=run.key, step=step, events=bodies, cut_ms=cut_ms))
+            return
         self._draft.effects.append(
             effects.ReadEvents(
                 run=run.key, step=step, env=keys.env_of(run.key),

@@ -21,6 +21,7 @@ from steplog.engine.functions import ENVIRONMENTS, EngineConfig, Registry
 from steplog.engine.mail import Mail
 from steplog.engine.messages import (
     Adopt,
+    Carried,
     DispatchLost,
     Drain,
     EventAccepted,
@@ -45,6 +46,7 @@ from steplog.engine.messages import (
     WaitArmed,
     WaitEnded,
     WaitForgotten,
+    decode_message,
 )
 from steplog.engine.recent import EventLog, Recent
 from steplog.engine.routing import Routing
@@ -104,6 +106,7 @@ class Engine:
             PlanCrons: self._plan_crons,
             SweepSeen: self._routing.sweep,
             Unreadable: draft.put_aside,
+            Carried: self._decide_carried,
         }
 
     @property
@@ -138,7 +141,8 @@ class Engine:
             found += [SweepSeen(env=env), PlanCrons(env=env)]
         self._mail.recover()
         asking = [keys.ask_owner(key) for key, _ in state.owned(bytes([keys.ASK]))]
-        return found + [LookBack(run=run, step=step) for run, step in asking]
+        found += [LookBack(run=run, step=step) for run, step in asking]
+        return found + [Carried(key=key, message=message) for key, message in state.owned(keys.CARRIED)]
 
     def reconcile(self) -> list[Message]:
         """What has to be decided when other functions are known than before."""
@@ -180,6 +184,10 @@ class Engine:
 
     def _plan_crons(self, message: PlanCrons) -> None:
         self._crons.plan(message.env)
+
+    def _decide_carried(self, carried: Carried) -> None:
+        self.state.delete(carried.key)
+        self.apply(decode_message(carried.message))
 
     def open_mail(self) -> None:
         """Go on with the events that earlier turns have not held against all waits."""

@@ -44,6 +44,7 @@ NO_STEP = bytes(16)  # stands in a timer's key for the run itself
 CRON_TICK = b"\xff" * 16  # stands there for the crons of a function, whose hash is in the place of the run
 DRAINED = bytes([NODE]) + b"drained"
 HEAD = bytes([NODE]) + b"head"  # turn and time of the last commit, where the log has no place of its own for them
+CARRIED = bytes([NODE]) + b"carried/"  # carried/<n>: messages that a log which was moved here had not decided
 DAY_MS = 86_400_000
 
 
@@ -220,6 +221,11 @@ def cron_of(owner: bytes) -> bytes:
 def position(topic: str) -> bytes:
     """``position/<topic>``: how far a partition's input has been decided."""
     return bytes([NODE]) + b"position/" + topic.encode()
+
+
+def carried(index: int) -> bytes:
+    """``carried/<n>``."""
+    return CARRIED + index.to_bytes(8, "big")
 
 
 def function(env: int, function_id: str) -> bytes:

@@ -16,6 +16,8 @@ from steplog.engine.messages import Origin
 from steplog.engine.recent import EventLog
 from steplog.engine.records import Place, event_seen
 
+BEHIND = 1 << 32  # in the keys of events that another log had offered: behind the numbers of a turn's own
+
 
 class Mailed(msgspec.Struct, kw_only=True):
     """An event that has not been held against all waits."""
@@ -66,10 +68,10 @@ class Mail:
     def add(self, mailed: Mailed) -> None:
         """Let an event go on in the next turn."""
         draft = self._draft
-        if draft.home.events_return:
+        if draft.home.events_return or mailed.prefix:
             turn, count = self._added
             self._added = (draft.number, count + 1 if turn == draft.number else 0)
-            mailed.key = keys.mail(*self._added)
+            mailed.key = keys.mail(draft.number, self._added[1] + (0 if draft.home.events_return else BEHIND))
             kept = encode((mailed.place, mailed.origin, mailed.prefix, mailed.event))
             draft.state.put(keys.mail_event(mailed.key), kept, new=True)
         else:
@@ -83,10 +85,10 @@ class Mail:
 
     def remove_first(self) -> None:
         """The oldest event is done."""
-        key = self._waiting.popleft().key
-        self._draft.state.delete(key)
-        if self._draft.home.events_return:
-            self._draft.state.delete(keys.mail_event(key))
+        mailed = self._waiting.popleft()
+        self._draft.state.delete(mailed.key)
+        if self._draft.home.events_return or mailed.prefix:
+            self._draft.state.delete(keys.mail_event(mailed.key))
 
     def _from_log(self, key: bytes, env: int, name: str) -> Mailed:
         assert self._log is not None, "where there is none the event is written"

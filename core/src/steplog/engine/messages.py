@@ -1,5 +1,7 @@
 """What owners react to. Times and ids come in with the message; ``run`` is the run's key."""
 
+from collections.abc import Callable
+
 import msgspec
 
 from steplog.engine.operations import ErrorInfo, Operation
@@ -208,11 +210,22 @@ class Unreadable(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like
     reason: str
 
 
+class Carried(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
+    """A message that came with a log which was moved here: it goes from the state with its decision."""
+
+    key: bytes
+    message: bytes  # msgpack
+
+
 Message = (
     EventAccepted | OpReported | RunReported | RunParked | DispatchLost | SignalAwaited | SignalSent | SignalHeard
     | SignalAnswered | WaitArmed | EventOffered | EventMet | LookBack | EventsRead | WaitEnded | WaitForgotten
-    | TimerFired | RetryNow | Adopt | Drain | PlanCrons | SweepSeen | Unreadable
+    | TimerFired | RetryNow | Adopt | Drain | PlanCrons | SweepSeen | Unreadable | Carried
 )  # fmt: skip
+
+
+encode_message = msgspec.msgpack.Encoder().encode
+decode_message: Callable[[bytes], Message] = msgspec.msgpack.Decoder(Message).decode
 
 
 class Input(msgspec.Struct, frozen=True):

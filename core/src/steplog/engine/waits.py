@@ -5,7 +5,7 @@ event is looked into at the paths that waits for its name use, and meets the wai
 an equality stands under the name alone. The index finds candidates; the step decides.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -46,7 +46,7 @@ class Waits:
         """Read which paths are in use."""
         for _, value in self._draft.state.owned(keys.paths(env)):
             name, path = _path_decoder.decode(value)
-            self._paths.setdefault((env, name), {})[path] = _path_hash(path)
+            self._paths.setdefault((env, name), {})[path] = path_hash(path)
 
     @property
     def is_used(self) -> bool:
@@ -73,7 +73,7 @@ class Waits:
             if self._is_here(spot.key):
                 self._draft.state.put(spot.key, b"", new=True)
             else:
-                self._draft.send(_slot(spot.key), WaitArmed(key=spot.key))
+                self._draft.send(slot_of_place(spot.key), WaitArmed(key=spot.key))
         return made
 
     def spots(self, run_key: bytes, step: bytes, names: tuple[str, ...], if_exp: str | None, event: Any) -> list[Spot]:
@@ -81,7 +81,7 @@ class Waits:
         env, found = keys.env_of(run_key), list[Spot]()
         for name in dict.fromkeys(names):
             path, value = self._place(env, name, if_exp, event)
-            key = keys.wait(keys.waits(env, _name_hash(name), _path_hash(path), value), run_key, step)
+            key = keys.wait(keys.waits(env, _name_hash(name), path_hash(path), value), run_key, step)
             found.append(Spot(name, path, value, key))
         return found
 
@@ -106,19 +106,19 @@ class Waits:
         for prefix in self._prefixes(env, name, event) if self._draft.home.partitions > 1 else ():
             if not self._is_here(prefix):
                 offered = EventOffered(prefix=prefix, name=name, event=encode(event), origin=origin)
-                self._draft.send(_slot(prefix), offered)
+                self._draft.send(slot_of_place(prefix), offered)
 
     def leave(self, key: bytes, run_key: bytes, step: bytes) -> None:
         """Let events no longer find a step."""
         if self._is_here(key):
             self._draft.state.delete(key)
         else:
-            self._draft.send(_slot(key), WaitForgotten(key=key, run=run_key, step=step))
+            self._draft.send(slot_of_place(key), WaitForgotten(key=key, run=run_key, step=step))
 
     def learn(self, value: bytes) -> None:
         """Take note of a path that another partition has registered."""
         env, name, path = _registered_decoder.decode(value)
-        self._paths.setdefault((env, name), {}).setdefault(path, _path_hash(path))
+        self._paths.setdefault((env, name), {}).setdefault(path, path_hash(path))
 
     def armed(self, message: WaitArmed) -> None:
         """A step of another partition waits."""
@@ -130,17 +130,11 @@ class Waits:
 
     def _is_here(self, key: bytes) -> bool:
         """Whether a place of the index is in this partition."""
-        return self._draft.home.partitions == 1 or self._draft.is_here(_slot(key))
+        return self._draft.home.partitions == 1 or self._draft.is_here(slot_of_place(key))
 
     def _prefixes(self, env: int, name: str, event: Any) -> list[bytes]:
         """The places of the index where steps may stand that an event ends."""
-        name_hash = _name_hash(name)
-        found: list[bytes] = []
-        for path, path_hash in self._paths.get((env, name), {}).items():
-            value = value_hash(event, path) if path else keys.NO_PATH
-            if value is not None:
-                found.append(keys.waits(env, name_hash, path_hash, value))
-        return found
+        return places_of(env, name, event, self._paths.get((env, name), {}))
 
     def _place(self, env: int, name: str, if_exp: str | None, event: Any) -> tuple[Path, bytes]:
         """Where in the index a wait stands, registering its path."""
@@ -159,10 +153,21 @@ class Waits:
     def _register(self, env: int, name: str, path: Path) -> None:
         known = self._paths.setdefault((env, name), {})
         if path not in known:
-            known[path] = _path_hash(path)
+            known[path] = path_hash(path)
             key = keys.path(env, _name_hash(name), known[path])
             self._draft.state.put(key, encode((name, path)))
             self._draft.registered.append((key, encode((env, name, path))))
+
+
+def places_of(env: int, name: str, event: Any, paths: Mapping[Path, bytes]) -> list[bytes]:
+    """The places of the index where steps may stand that an event ends. ``paths``: of its name, with their hashes."""
+    found: list[bytes] = []
+    name_hash = _name_hash(name)
+    for path, hash_ in paths.items():
+        value = value_hash(event, path) if path else keys.NO_PATH
+        if value is not None:
+            found.append(keys.waits(env, name_hash, hash_, value))
+    return found
 
 
 def value_hash(event: Any, path: Path) -> bytes | None:
@@ -170,7 +175,7 @@ def value_hash(event: Any, path: Path) -> bytes | None:
     return _hash(value_at(event, path))
 
 
-def _slot(key: bytes) -> int:
+def slot_of_place(key: bytes) -> int:
     """The slot of a place in the index, or of a wait that stands there."""
     return slot_of(hash16(key[: keys.WAIT_PREFIX_BYTES]))
 
@@ -179,7 +184,8 @@ def _name_hash(name: str) -> bytes:
     return hash16(name.encode("utf8", "surrogatepass"))
 
 
-def _path_hash(path: Path) -> bytes:
+def path_hash(path: Path) -> bytes:
+    """A path's part of the key."""
     return hash16(encode(path)) if path else keys.NO_PATH
 
 

@@ -4,14 +4,12 @@ An event is its record, JSON that any consumer can read; what only the engine ne
 partitions is msgpack, for this program alone.
 """
 
-from collections.abc import Callable
-
 import msgspec
 
 from steplog.dead.letters import Entry, Letter
 from steplog.engine.functions import ENVIRONMENTS
 from steplog.engine.ids import SLOTS, decode_ulid
-from steplog.engine.messages import EventAccepted, Message, Unreadable
+from steplog.engine.messages import EventAccepted, Message, Unreadable, decode_message
 from steplog.engine.operations import Produce
 from steplog.log.broker import ANY_PARTITION, Fetched, Headers, Place, Produced
 from steplog.log.topics import DEAD, EVENTS, INBOX, JOURNAL
@@ -49,7 +47,6 @@ class _Subject(msgspec.Struct, frozen=True):
 
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode_message: Callable[[bytes], Message] = msgspec.msgpack.Decoder(Message).decode
 _decode_event = msgspec.json.Decoder(_Event).decode
 _decode_rest = msgspec.msgpack.Decoder(_Rest).decode
 _decode_subject = msgspec.json.Decoder(_Subject).decode
@@ -80,7 +77,7 @@ def understood(fetched: Fetched, partitions: int | None) -> Message | None:
         return None
     try:
         if fetched.place.topic == INBOX:
-            return _decode_message(fetched.value)
+            return decode_message(fetched.value)
         return _event(fetched, fetched.value, partitions)
     except (msgspec.MsgspecError, ValueError, LookupError, RecursionError) as error:
         return Unreadable(
@@ -117,12 +114,17 @@ def foreign(record: Produce) -> Produced:
 
 
 def dead(partition: int, unreadable: Unreadable, now_ms: int) -> Produced:
-    """Put what could not be read where ``steplog dead`` shows it: as it was, with where it stood and why."""
+    """Put what could not be read where ``steplog dead`` shows it."""
     from steplog.dead.kafka import to_record  # the client comes with it
 
+    key, value, headers = to_record(letter(partition, unreadable, now_ms))
+    return Produced(Place(DEAD, ANY_PARTITION), key, value, tuple([(name, value or b"") for name, value in headers]))
+
+
+def letter(partition: int, unreadable: Unreadable, now_ms: int) -> Letter:
+    """What could not be read: as it was, with where it stood and why."""
     entry = Entry(
         topic=unreadable.topic, partition=partition, offset=unreadable.offset, reason=unreadable.reason,
         parked_ms=now_ms, key=unreadable.key,
     )  # fmt: skip
-    key, value, headers = to_record(Letter(entry=entry, value=unreadable.value, headers=unreadable.headers))
-    return Produced(Place(DEAD, ANY_PARTITION), key, value, tuple([(name, value or b"") for name, value in headers]))
+    return Letter(entry=entry, value=unreadable.value, headers=unreadable.headers)

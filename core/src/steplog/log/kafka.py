@@ -18,7 +18,7 @@ from steplog.engine.operations import Produce
 from steplog.engine.processor import LoadedState, Turn
 from steplog.engine.state import Table
 from steplog.errors import SteplogError
-from steplog.log import encoding
+from steplog.log import encoding, moves
 from steplog.log.broker import Assigned, Broker, Fetched, Place, Produced, Refused
 from steplog.log.targets import Targets
 from steplog.log.topics import EVENTS, INBOX, JOURNAL, REGISTRY, STATE
@@ -101,10 +101,13 @@ class KafkaLog:
     async def poll(self) -> Assigned | None:
         """Take part in the group. Returns what is owned from now on, where that has changed.
 
-        Without a token it is not known yet: nothing may be committed until it is.
+        Without a token it is not known yet: nothing may be committed until it is. Raises ``LogMoved`` for a log that is
+        moved: the mark is written before it is asked who is in the group.
         """
         assigned = await self._broker.poll()
         if assigned is not None:
+            if assigned.partitions:
+                await self.read_registry()
             self._token = assigned.token
         return assigned
 
@@ -205,8 +208,14 @@ class KafkaLog:
         await self._broker.renew()
 
     async def read_registry(self) -> None:
-        """Read what every process knows, up to what was written before this was asked."""
+        """Read what every process knows, up to what was written before this was asked.
+
+        Raises ``LogMoved`` for a log that is, or was, moved elsewhere.
+        """
         await self._read_registry((await self._broker.ends([_REGISTRY]))[_REGISTRY])
+        mark = self.registry.get(moves.KEY)
+        if mark is not None:
+            raise moves.refusal(moves.decode_move(mark))
 
     async def watch(self, now_s: float) -> str | None:
         """See whether reading goes on: where it does not though there is more, it begins anew, and this says so."""

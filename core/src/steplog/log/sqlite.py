@@ -29,6 +29,7 @@ from steplog.engine.records import LogRestored
 from steplog.engine.state import Slice
 from steplog.errors import LogCorrupt, LogLocked, LogUnavailable
 from steplog.log.head import Head
+from steplog.log.moves import NAME, Move, decode_move, encode_move, refusal
 from steplog.log.table import TABLE, SqliteTable, fits, foreign, named, write_table
 
 logger = logging.getLogger(__name__)
@@ -73,12 +74,14 @@ _decode_array = msgspec.json.Decoder(list[msgspec.Raw]).decode
 class SqliteLog:
     """The writer of a log file. Create it, ``load`` it once, then ``commit`` turns in order.
 
-    Raises ``LogLocked`` where another process writes the file, ``LogCorrupt`` where a row was damaged, and
-    ``LogUnavailable`` where the file cannot be opened or written.
+    Raises ``LogLocked`` where another process writes the file, ``LogCorrupt`` where a row was damaged,
+    ``LogUnavailable`` where the file cannot be opened or written, and ``LogMoved`` where it is moved elsewhere, or was.
+    ``is_moving``: it is opened for just that; a file that is made bears the mark ``move`` from the beginning on.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, is_moving: bool = False, move: Move | None = None) -> None:
         self.path = path
+        self._new_move = move
         self._redo_from = 0
         self._is_closed = False
         try:
@@ -88,6 +91,7 @@ class SqliteLog:
             raise LogUnavailable(f"{path}: {error.strerror or error}") from error
         try:
             self._connection, self._log_id = self._open()
+            self._check_place(is_moving=is_moving)
         except BaseException:
             os.close(self._lock)
             raise
@@ -162,6 +166,23 @@ class SqliteLog:
             if len(rows) < ROWS_READ:
                 return
 
+    @property
+    def move(self) -> Move | None:
+        """The mark of a log that is moved."""
+        with foreign(self.path):
+            row = self._connection.execute("SELECT value FROM meta WHERE name = ?", (NAME,)).fetchone()
+        try:
+            return None if row is None else decode_move(row[0])
+        except (TypeError, msgspec.MsgspecError) as error:
+            raise LogCorrupt(str(self.path), "the mark of a migration") from error
+
+    def mark(self, move: Move | None) -> None:
+        """Set that mark, or take it away; durable when this returns."""
+        with foreign(self.path), self._transaction() as execute:
+            execute("DELETE FROM meta WHERE name = ?", (NAME,))
+            if move is not None:
+                execute("INSERT INTO meta VALUES (?, ?)", (NAME, encode_move(move).decode()))
+
     def close(self) -> None:
         """Close the file and give the lock back. Closing again does nothing."""
         if self._is_closed:
@@ -171,6 +192,16 @@ class SqliteLog:
             self._connection.close()
         self._head.close()
         os.close(self._lock)
+
+    def _check_place(self, *, is_moving: bool) -> None:
+        """Refuse a log that is moved elsewhere, unless it is opened for that."""
+        try:
+            move = self.move
+            if move is not None and not is_moving:
+                raise refusal(move)
+        except BaseException:
+            self._connection.close()
+            raise
 
     def _go_on_after(self, turn: int, reached: int, now_ms: int, log_id: bytes) -> None:
         """Write, in the transaction that is open, that the commits after a turn are missing.
@@ -217,6 +248,9 @@ class SqliteLog:
                     for statement in _SCHEMA:
                         connection.execute(statement)
                     connection.execute("INSERT INTO meta VALUES ('log_id', ?)", (os.urandom(16).hex(),))
+                    if self._new_move is not None:
+                        mark = encode_move(self._new_move).decode()
+                        connection.execute("INSERT INTO meta VALUES (?, ?)", (NAME, mark))
                     connection.execute(f"PRAGMA user_version = {FORMAT}")
                     connection.execute("COMMIT")
                 elif version > FORMAT:

@@ -91,7 +91,7 @@ def prepare(admin: "AdminClient", layout: Layout, replication: int | None) -> Fo
     if wrong:
         raise TopicsInvalid(wrong)
     if missing:
-        _make(admin, layout, missing, replication or min(MOST_REPLICAS, len(cluster.brokers)))
+        make(admin, layout, missing, replication or min(MOST_REPLICAS, len(cluster.brokers)))
     settings = _settings(admin, layout)
     _check(layout, settings)
     ids = _topic_ids(admin, layout)
@@ -102,7 +102,8 @@ def prepare(admin: "AdminClient", layout: Layout, replication: int | None) -> Fo
     )  # fmt: skip
 
 
-def _make(admin: "AdminClient", layout: Layout, topics: Sequence[str], replication: int) -> None:
+def make(admin: "AdminClient", layout: Layout, topics: Sequence[str], replication: int) -> None:
+    """Make some of a log's topics; returns when they answer. Raises ``TopicsInvalid``."""
     from confluent_kafka import KafkaError, KafkaException
     from confluent_kafka.admin import NewTopic
 

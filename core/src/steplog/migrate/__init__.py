@@ -1,0 +1,1 @@
+"""Moves a whole log to another place, with everything that is in flight (docs/decisions/0018)."""
