@@ -161,7 +161,9 @@ class Ledger:
             self.turns[partition] = turn
         elif key in (keys.position(EVENTS), keys.position(INBOX)):
             position = int.from_bytes(value, "big")
-            assert position >= self._positions.get((partition, key), 0), f"partition {partition}: its position went back"
+            assert position >= self._positions.get((partition, key), 0), (
+                f"partition {partition}: its position went back"
+            )
             self._positions[partition, key] = position
 
     def __enter__(self) -> Self:

@@ -64,7 +64,7 @@ def leader_of(cluster: Cluster, topic: str, partition: int = 0) -> Broker:
 def in_sync(cluster: Cluster, topic: str) -> int:
     """The fewest replicas in sync of a topic's partitions."""
     partitions = admin_of(cluster).list_topics(topic, timeout=30).topics[topic].partitions
-    return min(len(each.isrcs) for each in partitions.values())
+    return min(len(each.isrs) for each in partitions.values())
 
 
 def all_in_sync(cluster: Cluster, layout: Layout) -> None:
@@ -72,7 +72,11 @@ def all_in_sync(cluster: Cluster, layout: Layout) -> None:
 
 
 def ends(ledger: Ledger, runs: int) -> None:
-    until(lambda: len(ledger.read().ended) >= runs, within_s=90, why=f"{len(ledger.ended)} of {runs} runs have ended")
+    until(
+        lambda: len(ledger.read().ended) >= runs,
+        within_s=40,
+        why=f"{len(ledger.ended)} of {runs} runs have ended, {len(ledger.accepted)} accepted, {len(ledger.scheduled)} scheduled",
+    )
 
 
 @pytest.mark.spec("FAULT-B1")
@@ -135,6 +139,7 @@ def test_all_brokers_are_away_for_a_while(brokers: Cluster, fleet: Fleet, ledger
     fleet.start()
     sender = Sender(fleet)
     sender.send(range(20))
+    until(lambda: ledger.read().ended)
     for broker in brokers.brokers:
         broker.kill()
     before_bytes = rss_bytes(fleet["one"].pid("engine"))

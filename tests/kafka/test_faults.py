@@ -325,5 +325,7 @@ def test_poison_is_put_aside_and_its_neighbours_go_on(
             produce(kafka.bootstrap, layout.name(topic), *poison)
     ends(ledger, 60)
     ledger.assert_adds_up(runs=60, steps=60 * SHIP_STEPS)
-    dead = [value for partition in range(PARTITIONS) for value in committed(kafka.bootstrap, layout.name(DEAD), partition)]
+    dead = [
+        value for partition in range(PARTITIONS) for value in committed(kafka.bootstrap, layout.name(DEAD), partition)
+    ]
     assert Counter(dead) == Counter(poison * 2)

@@ -14,7 +14,18 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from steplog.log.broker import ANY_PARTITION, Assigned, BrokerError, Fenced, Fetched, Place, Produced, Refused, Replaced, Target
+from steplog.log.broker import (
+    ANY_PARTITION,
+    Assigned,
+    BrokerError,
+    Fenced,
+    Fetched,
+    Place,
+    Produced,
+    Refused,
+    Replaced,
+    Target,
+)
 from steplog.log.fetcher import NO_OFFSET, Fetcher
 from steplog.log.topics import EVENTS, INBOX, Layout, offsets
 
