@@ -115,7 +115,7 @@ class Partitions:
         return None if owned is None else owned.processor.engine.runs.is_open(run)
 
     async def run(self) -> None:
-        """Take part until cancelled. Raises ``LogTruncated`` where records that are needed are gone, ``NodeReplaced``."""
+        """Take part until cancelled. Raises ``LogTruncated`` where needed records are gone, and ``NodeReplaced``."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._lookback.run())
             await self._take_part()

@@ -387,7 +387,9 @@ class _Plain:
 class _Group:
     """Records that are answered together."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, count: int, hear: "Callable[[KafkaError | None], None]") -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, count: int, hear: "Callable[[KafkaError | None], None]"
+    ) -> None:  # fmt: skip
         self._loop, self._waiting, self._hear = loop, count, hear
         self._ends: dict[Place, int] = {}
         self._error: BrokerError | None = None
