@@ -7,7 +7,10 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 DEADLINE_S = 30
-QUICK = {"log_level": 0, "retry.backoff.ms": 10, "reconnect.backoff.ms": 10, "reconnect.backoff.max.ms": 100}
+QUICK: dict[str, str | int] = {
+    "log_level": 0, "retry.backoff.ms": 10, "reconnect.backoff.ms": 10, "reconnect.backoff.max.ms": 100,
+    "metadata.recovery.strategy": "none",  # as steplog's clients (member.py)
+}  # fmt: skip
 
 
 def create_topic(

@@ -35,7 +35,8 @@ class Ledger:
         self._consumer = Consumer(
             {
                 "bootstrap.servers": bootstrap, "group.id": f"{layout.prefix}.ledger", "enable.auto.commit": False,
-                "auto.offset.reset": "error", "fetch.wait.max.ms": 50, "isolation.level": "read_committed", "enable.partition.eof": True,
+                "auto.offset.reset": "error", "fetch.wait.max.ms": 50,
+                "isolation.level": "read_committed", "enable.partition.eof": True,
                 **QUICK,
             }
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Functions whose bodies take a while, or return much. Each body that begins leaves a line, as in tests/faults/shop.py."""
+"""Functions whose bodies take a while. Each body that begins leaves a line, as in tests/faults/shop.py."""
 
 import asyncio
 import os

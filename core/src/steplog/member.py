@@ -367,8 +367,8 @@ def client_settings(config: ClusterConfig) -> dict[str, Any]:
         "bootstrap.servers": config.brokers, "client.id": f"steplog-{config.node}", "log_level": 2,
         "socket.keepalive.enable": True, "reconnect.backoff.ms": 50, "reconnect.backoff.max.ms": 1000,
         "topic.metadata.propagation.max.ms": 5000,
-        # The other strategy drops the handles of all brokers once none is connected; a transaction whose group's
-        # coordinator was looked up before then waits for one of these for ever, whatever its time-out (2.16).
+        # With the other strategy a transaction was seen to wait for ever, whatever its time-out, after all connections
+        # had been reset (2.16); it seems to keep handles of brokers that were dropped.
         "metadata.recovery.strategy": "none", **config.client,
     }  # fmt: skip
 

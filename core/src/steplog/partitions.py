@@ -131,7 +131,7 @@ class Partitions:
             await self._has_committed.wait()
 
     async def run(self) -> None:
-        """Take part until cancelled. Raises ``NodeReplaced``, and ``LogTruncated`` where records are gone that it needs."""
+        """Take part until cancelled. Raises ``LogTruncated`` where needed records are gone, and ``NodeReplaced``."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._lookback.run())
             await self._take_part()

@@ -395,7 +395,7 @@ class _Group:
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, count: int, hear: "Callable[[KafkaError | None], None]"
-    ) -> None:
+    ) -> None:  # fmt: skip
         self._loop, self._waiting, self._hear = loop, count, hear
         self._ends: dict[Place, int] = {}
         self._error: BrokerError | None = None
