@@ -147,10 +147,10 @@ class Ledger:
             case records.RunCompleted(run=run) | records.RunFailed(run=run):
                 self.ended[run] += 1
                 self.failed += isinstance(record, records.RunFailed)
-        run, seq = getattr(record, "run", None), getattr(record, "seq", None)
-        if run is not None and seq is not None:
-            assert seq == self._seq.get(run, seq - 1) + 1, f"{run}: {seq} follows {self._seq[run]}"
-            self._seq[run] = seq
+        key, seq = getattr(record, "run", None), getattr(record, "seq", None)
+        if key is not None and seq is not None:
+            assert seq == self._seq.get(key, seq - 1) + 1, f"{key}: {seq} follows {self._seq[key]}"
+            self._seq[key] = seq
 
     def _note_state(self, partition: int, key: bytes, value: bytes | None) -> None:
         if value is None:

@@ -541,7 +541,7 @@ MUTANTS: tuple[Mutant, ...] = (
             "self._draft.state.put(key, encode((name, path)))", "pass",
         ),
         (
-            "a wait without an equality is not found", "STEP-12", "Waits._prefixes",
+            "a wait without an equality is not found", "STEP-12", "places_of",
             "value_hash(event, path) if path else keys.NO_PATH", "value_hash(event, path) if path else None",
         ),
     ),
@@ -573,7 +573,7 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "the note of mail that is done stays", "P7", "Mail.remove_first",
-            "self._draft.state.delete(key)", "pass",
+            "self._draft.state.delete(mailed.key)", "pass",
         ),
     ),
     *_of(
@@ -785,11 +785,11 @@ CLUSTER_MUTANTS = tuple(
             "engine.waits",
             (
                 "a wait does not stand in another partition's index", "STEP-12", "Waits.arm",
-                "self._draft.send(_slot(spot.key), WaitArmed(key=spot.key))", "pass",
+                "self._draft.send(slot_of_place(spot.key), WaitArmed(key=spot.key))", "pass",
             ),
             (
                 "a wait is not taken out of another partition's index", "P7", "Waits.leave",
-                "self._draft.send(_slot(key), WaitForgotten(key=key, run=run_key, step=step))", "pass",
+                "self._draft.send(slot_of_place(key), WaitForgotten(key=key, run=run_key, step=step))", "pass",
             ),
             (
                 "other partitions do not hear of an event", "STEP-12", "Waits.offer",
@@ -797,7 +797,7 @@ CLUSTER_MUTANTS = tuple(
             ),
             (
                 "a partition does not learn what others look into", "STEP-12", "Waits.learn",
-                "self._paths.setdefault((env, name), {}).setdefault(path, _path_hash(path))", "pass",
+                "self._paths.setdefault((env, name), {}).setdefault(path, path_hash(path))", "pass",
             ),
         ),
         *_of(
@@ -873,7 +873,7 @@ CLUSTER_MUTANTS = tuple(
             "engine.engine",
             (
                 "what was asked for is not asked for again after a loss", "P7", "Engine.recover",
-                "return found + [LookBack(run=run, step=step) for run, step in asking]", "return found",
+                "found += [LookBack(run=run, step=step) for run, step in asking]", "pass",
             ),
         ),
         *_of(
@@ -884,7 +884,7 @@ CLUSTER_MUTANTS = tuple(
             ),
             (
                 "the event of mail that is done stays", "P7", "Mail.remove_first",
-                "self._draft.state.delete(keys.mail_event(key))", "pass",
+                "self._draft.state.delete(keys.mail_event(mailed.key))", "pass",
             ),
             (
                 "two events of a turn share their mail", "P7", "Mail.add",

@@ -198,6 +198,9 @@ class Partitions:
 
         ``are_ours``: what was in flight there was in flight here.
         """
+        await (
+            self._log.read_registry()
+        )  # a mark that the log is moved is written before it is asked who is in the group
         kept = set(await self._log.kept([p for p in self._wanted if p in self._owned]))
         before = self._owned.keys() - kept
         self._drop(None, before)

@@ -101,13 +101,10 @@ class KafkaLog:
     async def poll(self) -> Assigned | None:
         """Take part in the group. Returns what is owned from now on, where that has changed.
 
-        Without a token it is not known yet: nothing may be committed until it is. Raises ``LogMoved`` for a log that is
-        moved: the mark is written before it is asked who is in the group.
+        Without a token it is not known yet: nothing may be committed until it is.
         """
         assigned = await self._broker.poll()
         if assigned is not None:
-            if assigned.partitions:
-                await self.read_registry()
             self._token = assigned.token
         return assigned
 
