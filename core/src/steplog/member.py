@@ -47,7 +47,8 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True):
     replication: int | None = None  # None: three, where there are as many brokers
     client: Mapping[str, str] = {}  # further settings of the client library
     is_engine: bool = True
-    address: str = ""  # where other nodes reach this one
+    address: str = ""  # where other nodes reach this one; without one it is ``host``, and the port that is bound
+    host: str = "127.0.0.1"
 
     @property
     def url(self) -> str:

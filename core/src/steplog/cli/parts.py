@@ -1,6 +1,5 @@
 """What a configuration makes of a node: the engine that serves its log, and how its functions run."""
 
-import os
 import platform
 import socket
 from collections.abc import Callable, Sequence
@@ -37,7 +36,7 @@ def engine_of(
             live_runs=config.engine.live_runs, steps_per_run=limits.steps, run_state_bytes=limits.run_size_bytes,
             retry=RetryPolicy(interval_ms=config.engine.retry_interval_ms), can_produce=is_kafka(config.log.url),
         ),
-        log_path=path, history=config.history.address(path), cluster=cluster_of(config, path, _port(sockets)),
+        log_path=path, history=config.history.address(path), cluster=cluster_of(config, path),
         sockets=sockets,
         on_serving=on_serving, connection=connection, check=types.misfit, connectors=config.connectors,
         server=ServerConfig(
@@ -51,7 +50,7 @@ def engine_of(
     )  # fmt: skip
 
 
-def cluster_of(config: Config, path: Path, port: int) -> ClusterConfig | None:
+def cluster_of(config: Config, path: Path) -> ClusterConfig | None:
     """What this process is to a log on Kafka; None for another log. ``path`` is that of its copies."""
     if not is_kafka(config.log.url):
         return None
@@ -59,20 +58,13 @@ def cluster_of(config: Config, path: Path, port: int) -> ClusterConfig | None:
     return ClusterConfig(
         brokers=address.servers, prefix=address.prefix, partitions=kafka.partitions, node=node_name(config),
         data=str(path.parent), replication=kafka.replication or None, client=dict(address.settings),
-        is_engine="engine" in server.roles, address=server.address or f"{_host(server.host)}:{port}",
+        is_engine="engine" in server.roles, address=server.address or "", host=_host(server.host),
     )  # fmt: skip
 
 
 def _host(host: str) -> str:
     """Where others reach this machine: one that listens to itself alone has no others."""
     return "127.0.0.1" if host in (*LOOPBACK, "localhost") else platform.node()
-
-
-def _port(sockets: "Sequence[socket.socket] | Sequence[int]") -> int:
-    for each in sockets:
-        with socket.socket(fileno=os.dup(each if isinstance(each, int) else each.fileno())) as bound:
-            return int(bound.getsockname()[1])
-    return 0
 
 
 def node_name(config: Config) -> str:

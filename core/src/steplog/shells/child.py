@@ -12,6 +12,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
+
 from steplog.diagnostics import log_to_stderr, wants_json
 from steplog.engine.effects import Effect
 from steplog.engine.functions import Registry
@@ -102,6 +104,10 @@ class Child:
         await self._go(turns, services)
 
     async def _run_member(self, frame: Open, cluster: ClusterConfig) -> None:
+        if not cluster.address and frame.sockets:
+            with socket.socket(fileno=os.dup(frame.sockets[0])) as bound:
+                address = f"{cluster.host}:{bound.getsockname()[1]}"
+            cluster = msgspec.structs.replace(cluster, address=address)
         member = Member(
             cluster, Registry(frame.functions), frame.config, deliver=self._deliver, on_lost=self._unavailable,
             on_found=lambda: self._stream.send(Available()),
