@@ -169,7 +169,7 @@ def test_while_the_log_is_away_nothing_is_accepted_and_afterwards_everything_is(
         until(lambda: not backend.turns.is_available)
         assert_come_again(server.send({"name": "a"}, headers=seed), "the log cannot be written at the moment")
         assert_come_again(server.request("POST", "/v1/signals", {"signal": "s"}), "the signal was not sent")
-        assert server.get("/health").status == 200
+        assert server.get("/health").status == 503
         assert log.stored == before
         log.is_away = False
         until(lambda: server.send({"name": "a"}, headers=seed).status == 200)

@@ -18,7 +18,8 @@ from steplog.engine import keys, records
 from steplog.engine.effects import Effect
 from steplog.engine.events import FAILED_EVENT, FINISHED_EVENT, accept_event
 from steplog.engine.functions import DEFAULT_ENV, EventTrigger, Registry
-from steplog.engine.ids import ulid
+from steplog.engine.ids import run_slot, ulid
+from steplog.engine.keys import run_id_of
 from steplog.engine.messages import EventMet, Message, OpReported, RunReported
 from steplog.engine.operations import EventOut
 from steplog.engine.recent import KEPT_MS
@@ -596,7 +597,7 @@ class Process:
         self._world.fired("partitions dropped")
         driver = self._driver
         if driver is not None:
-            driver.abandon()
+            driver.abandon(lambda run: run_slot(run_id_of(run)) % self._world.partitions in partitions)
         self._world.watch.hit()
 
     def _cache(self, partition: int) -> Cache:

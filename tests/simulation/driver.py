@@ -4,7 +4,7 @@ It begins a step's body when the function calls it, delivers recorded results on
 records, parks a run that only waits, and reports what came of it. It knows nothing of commits.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from steplog.engine.effects import Backoff, Dispatch, Effect, MakeRoom, Recorded, Resume, Retry, RunEnded
 from steplog.engine.ids import step_wire_id
@@ -245,10 +245,11 @@ class Driver:
         """Forget every run: the process is gone."""
         self._live = {}
 
-    def abandon(self) -> None:
-        """Close every run; bodies go on."""
+    def abandon(self, is_lost: Callable[[bytes], bool] = lambda _: True) -> None:
+        """Close every run, or those that are lost; bodies go on."""
         for live in list(self._live.values()):
-            live.close()
+            if is_lost(live.run):
+                live.close()
 
     def forget(self, live: LiveRun) -> None:
         if self._live.get(live.run) is live:

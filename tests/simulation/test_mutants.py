@@ -24,6 +24,7 @@ WITHOUT = {
     "failures": "words for records only: core/tests/test_engine_events.py and test_engine_lookback.py",
     "messages": "has data only",
     "operations": "has data only",
+    "placing": "is for who moves a log: tests/kafka/test_migrate.py moves every kind of owner",
     "records": "has data only",
 }
 GET = Mutant(name="none", promise="state", at="engine.state:State.get", old="return None", new="return b''")
