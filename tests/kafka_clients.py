@@ -1,5 +1,6 @@
 """Plain Kafka clients for tests: what is made and what can be read without steplog."""
 
+import time
 from collections.abc import Mapping
 
 from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
@@ -51,3 +52,16 @@ def committed(bootstrap: str, topic: str, partition: int = 0) -> list[bytes | No
     finally:
         consumer.close()
     raise AssertionError(f"{topic} has no end within {DEADLINE_S} s")
+
+
+def read_until(bootstrap: str, group: str, topic: str, count: int) -> None:
+    """Wait until a group has committed so many records of a topic."""
+    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": group, **QUICK})
+    try:
+        places = [TopicPartition(topic, p) for p in consumer.list_topics(topic, DEADLINE_S).topics[topic].partitions]
+        deadline_s = time.monotonic() + DEADLINE_S
+        while (read := sum(max(each.offset, 0) for each in consumer.committed(places, DEADLINE_S))) < count:
+            assert time.monotonic() < deadline_s, f"{group} has read {read} of {topic}, not {count}"
+            time.sleep(0.1)
+    finally:
+        consumer.close()

@@ -14,7 +14,7 @@ import pytest
 
 PLUGIN = Path(__file__).parents[1]
 SYNC_S = 300.0
-WAIT_S = 60.0
+WAIT_S = 120.0
 Started = Callable[..., "Process"]
 
 

@@ -1,10 +1,11 @@
 """A Faust app on the cluster of a log: it waits for the log's topics, and cuts its own as they are cut."""
 
 import asyncio
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 import faust
-from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from faust.transport.drivers.aiokafka import credentials_to_aiokafka_auth
 from faust.types.transports import TransportT
 
@@ -13,6 +14,7 @@ from steplog.paths import KAFKA_LOG, KafkaAddress, masked
 from steplog_faust.read_committed import Transport
 
 LOOK_AGAIN_S = 1.0
+MADE_S = 0.05  # between two looks for a topic that was just made
 SESSION_S = 10.0  # after which a worker that was killed is missed; Faust's own is a minute
 
 
@@ -32,34 +34,47 @@ class App(faust.App):
     async def on_first_start(self) -> None:
         """Wait for the log's topics: Faust would leave out for ever what is not there yet."""
         await super().on_first_start()
-        if not self.log_topics:
-            return
-        counts = await self._partitions()
-        if counts and not self._is_cut:  # a table is cut as the topic whose agent writes it
-            self.conf.topic_partitions = max(counts)
-
-    async def _partitions(self) -> list[int]:
-        """How many partitions each of the topics has, once all are there; none when the app is to stop before."""
-        is_told = False
         admin = AIOKafkaAdminClient(
             bootstrap_servers=self.log_address.servers,
             **credentials_to_aiokafka_auth(self.conf.broker_credentials, self.conf.ssl_context),
         )
         await admin.start()
         try:
-            while not self.should_stop:
-                there = set(await admin.list_topics())
-                if self.log_topics <= there:
-                    found = await admin.describe_topics(sorted(self.log_topics))
-                    return [len(topic["partitions"]) for topic in found]
-                if not is_told:
-                    missing = ", ".join(sorted(self.log_topics - there))
-                    self.log.warning("waiting for %s, which steplog makes when it first starts", missing)
-                    is_told = True
-                await asyncio.sleep(LOOK_AGAIN_S)
+            if await self._are_there(admin, self.log_topics, LOOK_AGAIN_S):
+                await self._make_topics(admin)
         finally:
             await admin.close()
-        return []
+
+    async def _make_topics(self, admin: AIOKafkaAdminClient) -> None:
+        """Make the topics between agents. Faust does so too, and leaves out those that are not known at once."""
+        if self.log_topics and not self._is_cut:  # a table is cut as the topic whose agent writes it
+            found = await admin.describe_topics(sorted(self.log_topics))
+            self.conf.topic_partitions = max(len(topic["partitions"]) for topic in found)
+        ours = [agent.channel for agent in self.agents.values()]
+        wanted = {
+            name: topic.partitions or self.conf.topic_partitions
+            for topic in ours
+            if isinstance(topic, faust.Topic) and topic.internal
+            for name in topic.topics
+        }
+        missing = wanted.keys() - await admin.list_topics()
+        if missing and self.conf.topic_allow_declare:
+            replicas = self.conf.topic_replication_factor
+            await admin.create_topics([NewTopic(name, wanted[name], replicas) for name in sorted(missing)])
+            await self._are_there(admin, missing, MADE_S)
+
+    async def _are_there(self, admin: AIOKafkaAdminClient, topics: AbstractSet[str], again_s: float) -> bool:
+        """Return once topics are there; False when the app is to stop before."""
+        is_told = False
+        while not self.should_stop:
+            missing = ", ".join(sorted(topics - set(await admin.list_topics())))
+            if not missing:
+                return True
+            if not is_told and topics is self.log_topics:
+                self.log.warning("waiting for %s, which steplog makes when it first starts", missing)
+                is_told = True
+            await asyncio.sleep(again_s)
+        return False
 
 
 def app(name: str, log: str = KAFKA_LOG, **options: Any) -> App:
