@@ -14,6 +14,7 @@ from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from steplog.engine import keys, records
+from steplog.log.redo import changed, decode_redo
 from steplog.log.topics import EVENTS, INBOX, JOURNAL, REGISTRY, STATE, Layout, offsets
 from tests.kafka_clients import DEADLINE_S, QUICK
 
@@ -110,7 +111,12 @@ class Ledger:
             return
         value = message.value()
         if topic == self._layout.name(STATE):
-            self._note_state(partition, message.key() or b"", value)
+            key = message.key() or b""
+            if key[:1] == bytes([keys.REDO]) and value is not None:
+                is_first = key == keys.redo(decode_redo(value).turn, 0)
+                for each, changed_to in changed(key, value).items():
+                    if is_first or each != keys.HEAD:  # every part of a turn says which it is
+                        self._note_state(partition, each, changed_to)
         elif value is None:
             pass
         elif topic == self._layout.name(REGISTRY):

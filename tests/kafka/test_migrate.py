@@ -28,6 +28,7 @@ from steplog.history.audit import AuditReport, audit_source
 from steplog.history.offline import portions
 from steplog.history.position import Position
 from steplog.history.source import open_source
+from steplog.log.redo import Replay
 from steplog.log.sqlite import SqliteLog
 from steplog.log.topics import STATE
 from steplog.migrate.cluster import Cluster as Topics
@@ -403,7 +404,9 @@ def contents(log: str) -> tuple[Counter[bytes], Counter[str], int]:
     else:
         topics = Topics(KafkaAddress.parse(log))
         for partition in range(topics.partitions):
-            found.update({r.key: 1 for r in topics.records(STATE, partition) if r.value is not None}.keys())
+            replay = Replay()
+            last = replay.take(topics.records(STATE, partition)) | replay.owed()
+            found.update([key for key, value in last.items() if value is not None])
     owned = Counter({key: n for key, n in found.items() if key[0] not in (keys.NODE, keys.FUNCTION, keys.PATH)})
     source = open_source(log)
     try:

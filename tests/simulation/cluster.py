@@ -8,7 +8,7 @@ rest and checks that nothing is left, and that every event was routed once.
 import asyncio
 import selectors
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from random import Random
 from typing import Any
 
@@ -29,11 +29,12 @@ from steplog.errors import LogUnavailable
 from steplog.log.broker import BrokerError, Place, Produced
 from steplog.log.kafka import KafkaLog
 from steplog.log.memory import MemoryTable
+from steplog.log.redo import decode_redo
 from steplog.log.topics import EVENTS, INBOX, JOURNAL, STATE
 from steplog.partitions import Partitions
 
 from . import scripts
-from .broker import MISSING, Cluster, Connection, Transaction, Troubles
+from .broker import MISSING, Cluster, Connection, Entry, Transaction, Troubles
 from .driver import Driver
 from .plans import CHILDREN, ROOMY_BYTES, ROOTS, START_MS, Group, Plan, draw, draw_event
 from .scripts import SECOND, Call, Gather, Listen, Nap, Node, Put, Race, Step, Wait
@@ -307,15 +308,27 @@ class Cache:
     """A partition's table on the disk of one process (``log/kafka.py``)."""
 
     def __init__(self) -> None:
+        self._before: list[tuple[bytes, bytes | None]] = []  # under the overlay
         self.clear()
 
     def write(self, pairs: list[tuple[bytes, bytes | None]], offset: int, as_of_ms: int) -> None:
         for key, value in pairs:
             self.table.write(key, value)
-        self.offset, self.as_of_ms = offset, as_of_ms
+        self.offset, self.as_of_ms, self._before = offset, as_of_ms, []
+
+    def overlay(self, pairs: list[tuple[bytes, bytes | None]]) -> None:
+        self._before = [(key, self.table.get(key)) for key, _ in pairs]
+        for key, value in pairs:
+            self.table.write(key, value)
+
+    def uncover(self) -> None:
+        for key, value in self._before:
+            self.table.write(key, value)
+        self._before = []
 
     def clear(self) -> None:
         self.table, self.offset, self.as_of_ms = MemoryTable(), 0, 0
+        self._before = []
 
 
 class World:
@@ -495,7 +508,7 @@ class World:
         met = 0
         for place, entry in self.cluster.records_of(transaction):
             if place.topic == STATE:
-                changes.setdefault(place.partition, {})[entry.key] = entry.value
+                changes.setdefault(place.partition, {}).update(self._changes(entry))
             elif place.topic == JOURNAL and entry.value is not None:
                 journal.setdefault(place.partition, []).append(entry.value)
             elif place.topic == EVENTS and entry.value is not None:
@@ -508,9 +521,14 @@ class World:
         self.watch.produced(produced, [record for records_ in journal.values() for record in records_])
         most = self.plan.config.met_per_turn * len(changes)
         self.watch.expect(met <= most, "limit", f"{met} waits were held against events, at most {most} may be")
-        for partition, changed in changes.items():
+        for partition, made in changes.items():
             self.say(f"{transaction.name} commits {partition}", *journal.get(partition, ()))
-            self.watch.changed(changed, journal.get(partition, ()))
+            self.watch.changed(made, journal.get(partition, ()))
+
+
+    def _changes(self, entry: Entry) -> Mapping[bytes, bytes | None]:
+        """What a turn has changed; records of single keys only repeat it."""
+        return decode_redo(entry.value).changes if entry.key[0] == keys.REDO and entry.value is not None else {}
 
 
 class Process:

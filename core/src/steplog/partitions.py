@@ -31,6 +31,7 @@ from steplog.told import translated
 IDLE_S = 1.0  # between two signs of life where nothing comes
 POLL_S = 0.1  # between two looks at the group
 WATCH_S = 5.0  # between two looks at whether reading goes on
+SURE_S = 3.0  # a commit that took less has not outlived the session
 TRIM_S = 60.0  # between two deletions of what was handled
 AGAIN_S = 0.5  # after an error
 YIELD_S = 0.005  # others on this loop have their turn after so long
@@ -251,6 +252,7 @@ class Partitions:
         if not turns:
             await self._idle()
             return
+        began_s = asyncio.get_running_loop().time()
         committing = asyncio.ensure_future(self._log.commit(turns))
         committing.add_done_callback(lambda _: self._wake.set())
         try:
@@ -263,11 +265,21 @@ class Partitions:
             await committing
         finally:
             committing.cancel()
+        await self._make_sure(began_s)
         self._wake.set()
         if self._outage.is_on:
             self._outage.end()
             self.problem = None
         self._release()
+
+    async def _make_sure(self, began_s: float) -> None:
+        """Release nothing where others may have gone on meanwhile: a process may stand still for long."""
+        loop = asyncio.get_running_loop()
+        while loop.time() - began_s > SURE_S:
+            began_s = loop.time()
+            kept = await self._log.kept(self._owned)
+            if len(kept) < len(self._owned):
+                raise BrokerError("this process stood still, and others have taken its partitions over")
 
     async def _check(self) -> None:
         """Let steps produce whose records their topics will take; the others fail, and are tried again."""

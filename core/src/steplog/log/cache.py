@@ -28,11 +28,20 @@ class FileCache:
 
     def write(self, pairs: list[tuple[bytes, bytes | None]], offset: int, as_of_ms: int) -> None:
         execute = self._connection.execute
-        execute("BEGIN IMMEDIATE")
+        if not self._connection.in_transaction:
+            execute("BEGIN IMMEDIATE")
         write_table(self._connection, pairs)
         execute("UPDATE copy SET last = ?, as_of_ms = ?", (offset, as_of_ms))
         execute("COMMIT")
         self.offset, self.as_of_ms = offset, as_of_ms
+
+    def overlay(self, pairs: list[tuple[bytes, bytes | None]]) -> None:
+        self._connection.execute("BEGIN IMMEDIATE")
+        write_table(self._connection, pairs)
+
+    def uncover(self) -> None:
+        if self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")
 
     def clear(self) -> None:
         self._connection.close()

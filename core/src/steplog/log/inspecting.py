@@ -13,6 +13,7 @@ from confluent_kafka.admin import AdminClient, ConfigResource, OffsetSpec, Resou
 from steplog.engine import keys
 from steplog.errors import LogUnavailable, NotFound
 from steplog.kafka_record import Record, read_record
+from steplog.log.redo import changed
 from steplog.log.topics import (
     DEAD,
     EVENTS,
@@ -240,13 +241,14 @@ class Inspector:
         wanted = {keys.position(topic): topic for topic in INPUTS}
 
         def have_all(records: Sequence[Record]) -> bool:
-            return wanted.keys() <= {record.key for record in records}
+            return wanted.keys() <= {key for record in records for key in changed(record.key or b"", record.value)}
 
         positions = dict.fromkeys([(topic, p) for topic in INPUTS for p in partitions], 0)
         for p, records in self._backwards(STATE, partitions, have_all).items():
             for record in records:
-                if record.key in wanted and record.value is not None:
-                    positions[wanted[record.key], p] = int.from_bytes(record.value, "big")
+                for key, value in changed(record.key or b"", record.value).items():
+                    if key in wanted and value is not None:
+                        positions[wanted[key], p] = int.from_bytes(value, "big")
         return positions
 
     def _registry(self) -> dict[bytes, bytes]:

@@ -1,8 +1,8 @@
 """The log on Kafka: the rules of kafka.md, over a port that a client implements (``log/broker.py``).
 
-A partition's owners live in one record a key of the compacted ``state`` topic, written by transactions that also hold
-the journal, the messages to other partitions and the positions reached. Transactions are used, never trusted alone:
-the positions that stand among the state are the truth, and generations make it harmless to decide again.
+A partition's owners live in the compacted ``state`` topic (``log/redo.py``), written by transactions that also hold the
+journal, the messages to other partitions and the positions reached. Transactions are used, never trusted alone: the
+positions that stand among the state are the truth, and generations make it harmless to decide again.
 """
 
 import asyncio
@@ -20,6 +20,7 @@ from steplog.engine.state import Table
 from steplog.errors import SteplogError
 from steplog.log import encoding, moves
 from steplog.log.broker import Assigned, Broker, Fetched, Place, Produced, Refused
+from steplog.log.redo import Changes, Replay, redo_records
 from steplog.log.targets import Targets
 from steplog.log.topics import EVENTS, INBOX, JOURNAL, REGISTRY, STATE
 
@@ -51,6 +52,15 @@ class Cache(Protocol):
     def write(self, pairs: list[tuple[bytes, bytes | None]], offset: int, as_of_ms: int) -> None:
         """Bring the table up to date. No key comes twice."""
 
+    def overlay(self, pairs: list[tuple[bytes, bytes | None]]) -> None:
+        """Show other values in the table, which stay with the next ``write``, and only then.
+
+        They are of the redo: without a record of its own a key may vanish, and nothing tells a copy of it.
+        """
+
+    def uncover(self) -> None:
+        """Show what was written alone."""
+
     def clear(self) -> None:
         """Forget everything."""
 
@@ -58,10 +68,12 @@ class Cache(Protocol):
 class _Owned:
     """A partition that is owned here."""
 
-    __slots__ = ("cache", "committed", "end", "held", "held_until", "positions", "starts")
+    __slots__ = ("cache", "committed", "end", "held", "held_until", "owed", "positions", "redo", "starts")
 
-    def __init__(self, cache: Cache, positions: dict[str, int], end: int) -> None:
+    def __init__(self, cache: Cache, replay: Replay, positions: dict[str, int], end: int) -> None:
         self.cache = cache
+        self.owed: Changes = replay.owed()  # what the next turn has to write besides its own
+        self.redo = deque(replay.keys)  # redo records that are still there
         self.end = end  # of its state, as it was left here
         self.positions = positions  # up to which it was read
         self.committed = dict(positions)  # and decided
@@ -128,15 +140,17 @@ class KafkaLog:
         asked_ms = self._now_ms()
         end = (await broker.ends([state]))[state]  # of everything written: what is committed lags behind
         cache = self._open_cache(partition)
+        cache.uncover()
         if asked_ms - cache.as_of_ms > self._tombstones_ms // 2:
             cache.clear()
-        await self._read_state(cache, state, end)
-        cache.write([], cache.offset, asked_ms)
+        replay = await self._read_state(cache, state, end)
+        cache.write([], end if replay.offset is None else replay.offset, asked_ms)
         await broker.append([Produced(_REGISTRY, b"owner/%d" % partition, _encode(self._name))])
-        head = cache.table.get(keys.HEAD)
-        turn, now_ms = (0, 0) if head is None else _decode_head(head)
+        if owed := replay.owed():
+            cache.overlay(sorted(owed.items()))
+        turn, now_ms = replay.head or _stored_head(cache.table)
         positions = {topic: _position(cache.table, topic) for topic in INPUTS}
-        self._owned[partition] = _Owned(cache, positions, end)
+        self._owned[partition] = _Owned(cache, replay, positions, end)
         return LoadedState(turn=turn, now_ms=now_ms, table=cache.table)
 
     async def take(self, partitions: Iterable[int]) -> dict[int, list[Input]]:
@@ -166,7 +180,7 @@ class KafkaLog:
         records: list[Produced] = []
         positions: dict[Place, int] = {}
         for partition, turn in turns.items():
-            records += _records(partition, turn)
+            records += _records(partition, self._owned[partition], turn)
             committed = {EVENTS: self._owned[partition].committed[EVENTS], **turn.taken}  # one at least: it fences
             positions.update({Place(topic, partition): offset for topic, offset in committed.items()})
         registered = [record for turn in turns.values() for record in turn.registered]
@@ -267,13 +281,13 @@ class KafkaLog:
                     else:
                         self.registry[each.key] = each.value
 
-    async def _read_state(self, cache: Cache, place: Place, end: int) -> None:
-        first, stuck_s, loop = cache.offset, 0.0, asyncio.get_running_loop()
+    async def _read_state(self, cache: Cache, place: Place, end: int) -> Replay:
+        replay, first, stuck_s, loop = Replay(), cache.offset, 0.0, asyncio.get_running_loop()
         while cache.offset < end:
             began_s = loop.time()
             fetched, after = await self._broker.read(place, cache.offset, wait_s=READ_S)
             if after > cache.offset:
-                cache.write(list({f.key: f.value for f in fetched}.items()), after, 0)  # the last of each key
+                cache.write(list(replay.take(fetched).items()), after, 0)
                 stuck_s = 0.0
                 self._on_progress(place.partition, cache.offset - first, end - first)
                 continue
@@ -282,6 +296,7 @@ class KafkaLog:
                 stuck_s = 0.0
             stuck_s += loop.time() - began_s
         self._broker.forget(place)
+        return replay
 
     async def _end_hanging(self, partition: int) -> None:
         """The last owner has left a transaction open, which hides what was written after it began."""
@@ -298,22 +313,40 @@ def _written(owned: _Owned, turn: Turn, offset: int) -> None:
     owned.starts.append((turn.number, offset, turn.now_ms))
     while owned.starts[0][0] < min(turn.state.redo_from, turn.number):
         owned.starts.popleft()
-    if turn.state.flush:
+    if turn.state.flush or owned.owed:
         _, offset, as_of_ms = owned.starts[0]
+        owned.owed = {}
         owned.cache.write(turn.state.flush, offset, as_of_ms)
 
 
-def _records(partition: int, turn: Turn) -> list[Produced]:
+def _records(partition: int, owned: _Owned, turn: Turn) -> list[Produced]:
     """What a turn writes."""
     state = Place(STATE, partition)
     return [
-        Produced(state, keys.HEAD, _encode((turn.number, turn.now_ms))),
-        *[Produced(state, key, value) for key, value in turn.state.changes.items()],
+        *[Produced(state, key, value) for key, value in _state_records(owned, turn)],
         *[encoding.journal(partition, record) for record in turn.records],
         *[encoding.produced(to, message) for to, message in turn.outbox],
         *[encoding.foreign(record) for record in turn.produced],
         *[encoding.dead(partition, each, turn.now_ms) for each in turn.dead],
     ]
+
+
+def _state_records(owned: _Owned, turn: Turn) -> list[tuple[bytes, bytes | None]]:
+    """What it writes of the state: after an error ``owned`` is of no use any more."""
+    needed = keys.redo(min(turn.state.redo_from, turn.number), 0)  # the last one says which turn it is, and when
+    gone: Changes = {}
+    while owned.redo and owned.redo[0] < needed:
+        gone[owned.redo.popleft()] = None
+    leaving = {**owned.owed, **dict(turn.state.flush)}
+    redo = redo_records(turn)
+    owned.redo.extend([key for key, _ in redo])
+    return [*leaving.items(), *gone.items(), *redo]
+
+
+def _stored_head(table: Table) -> tuple[int, int]:
+    """Turn and time of a log that was moved here, and has committed nothing since."""
+    head = table.get(keys.HEAD)
+    return (0, 0) if head is None else _decode_head(head)
 
 
 def _position(table: Table, topic: str) -> int:

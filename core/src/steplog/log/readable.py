@@ -11,6 +11,7 @@ from steplog.engine.messages import Unreadable
 from steplog.kafka_record import Record
 from steplog.log.broker import Fetched, Place
 from steplog.log.encoding import understood
+from steplog.log.redo import decode_redo
 from steplog.log.table import named
 from steplog.log.topics import INBOX, REGISTRY, STATE
 
@@ -39,6 +40,8 @@ def readable_value(topic: str, record: Record) -> Any:
             return _message(record, value)
         case "dead":
             return _letter(record, value)
+        case "state" if key[0] == keys.REDO:
+            return _redo(value)
         case "state" if key == keys.HEAD:
             turn, now_ms = msgspec.msgpack.decode(value)
             return {"turn": turn, "at": now_ms}
@@ -48,6 +51,15 @@ def readable_value(topic: str, record: Record) -> Any:
             return _plain(msgspec.msgpack.decode(value))
         case _:
             return _plain(value)
+
+
+def _redo(value: bytes) -> Any:
+    """A turn, and how many keys it has changed; each of them that lasts has a record of its own in time."""
+    try:
+        redo = decode_redo(value)
+    except (msgspec.MsgspecError, ValueError):
+        return _plain(value)
+    return {"turn": redo.turn, "at": redo.now_ms, "redo_from": redo.redo_from, "changes": len(redo.changes)}
 
 
 def _message(record: Record, value: bytes) -> Any:

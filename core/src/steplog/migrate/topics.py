@@ -27,6 +27,7 @@ from steplog.log.broker import Fetched
 from steplog.log.client import ALTERNATING
 from steplog.log.encoding import journal, produced, understood
 from steplog.log.moves import Move
+from steplog.log.redo import Replay
 from steplog.log.table import SqliteTable, open_table, write_table
 from steplog.log.topics import EVENTS, INBOX, JOURNAL, MOST_REPLICAS, REGISTRY, SETTINGS, STATE, Layout, make, prepare
 from steplog.migrate.cluster import CALL_S, CLOSED_BYTES, Cluster, ours
@@ -111,11 +112,14 @@ class KafkaSource:
         for partition in range(cluster.partitions):
             connection, table = open_table(directory / f"{partition}.db")
             self._stack.callback(connection.close)
+            replay = Replay()
             for batch in _batches(cluster.records(STATE, partition)):
-                last = {record.key: record.value for record in batch}
                 connection.execute("BEGIN")
-                write_table(connection, sorted(last.items()))
+                write_table(connection, sorted(replay.take(batch).items()))
                 connection.execute("COMMIT")
+            write_table(connection, sorted(replay.owed().items()))
+            if replay.head is not None:
+                write_table(connection, [(keys.HEAD, _encode(replay.head))])
             for topic in (EVENTS, INBOX):
                 value = table.get(keys.position(topic))
                 self._positions[topic, partition] = 0 if value is None else int.from_bytes(value, "big")
