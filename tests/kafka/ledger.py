@@ -14,8 +14,9 @@ from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from steplog.engine import keys, records
-from steplog.log.redo import changed, decode_redo
-from steplog.log.topics import EVENTS, INBOX, JOURNAL, REGISTRY, STATE, Layout, offsets
+from steplog.log.encoding import decode_owner
+from steplog.log.redo import Redo, decode_redo
+from steplog.log.topics import EVENTS, INBOX, JOURNAL, REDO, REGISTRY, Layout, offsets
 from tests.kafka_clients import DEADLINE_S, QUICK
 
 Ending = records.RunCompleted | records.RunFailed
@@ -44,7 +45,7 @@ class Ledger:
         self._admin = AdminClient({"bootstrap.servers": bootstrap, **QUICK})
         self._places = [
             TopicPartition(layout.name(topic), partition, 0)
-            for topic in (EVENTS, JOURNAL, STATE, REGISTRY)
+            for topic in (EVENTS, JOURNAL, REDO, REGISTRY)
             for partition in range(layout.count(topic))
         ]
         self._consumer.assign(self._places)
@@ -110,13 +111,9 @@ class Ledger:
                 assert not error.fatal(), error
             return
         value = message.value()
-        if topic == self._layout.name(STATE):
-            key = message.key() or b""
-            if key[:1] == bytes([keys.REDO]) and value is not None:
-                is_first = key == keys.redo(decode_redo(value).turn, 0)
-                for each, changed_to in changed(key, value).items():
-                    if is_first or each != keys.HEAD:  # every part of a turn says which it is
-                        self._note_state(partition, each, changed_to)
+        if topic == self._layout.name(REDO):
+            assert value is not None
+            self._note_turn(decode_redo(value))
         elif value is None:
             pass
         elif topic == self._layout.name(REGISTRY):
@@ -129,7 +126,7 @@ class Ledger:
     def _note_registered(self, key: bytes, value: bytes) -> None:
         kind, _, partition = key.partition(b"/")
         if kind == b"owner":
-            self.owners[int(partition)] = msgspec.msgpack.decode(value, type=str)
+            self.owners[int(partition)] = decode_owner(value).node
 
     def _note_event(self, value: bytes) -> None:
         try:
@@ -158,20 +155,16 @@ class Ledger:
             assert seq == self._seq.get(key, seq - 1) + 1, f"{key}: {seq} follows {self._seq[key]}"
             self._seq[key] = seq
 
-    def _note_state(self, partition: int, key: bytes, value: bytes | None) -> None:
-        if value is None:
-            return
-        if key == keys.HEAD:
-            turn, _ = _decode_head(value)
-            last = self.turns.get(partition, 0)
-            assert turn == last + 1, f"partition {partition}: turn {turn} follows {last}"
-            self.turns[partition] = turn
-        elif key in (keys.position(EVENTS), keys.position(INBOX)):
-            position = int.from_bytes(value, "big")
-            assert position >= self._positions.get((partition, key), 0), (
-                f"partition {partition}: its position went back"
-            )
-            self._positions[partition, key] = position
+    def _note_turn(self, redo: Redo) -> None:
+        partition, last = redo.partition, self.turns.get(redo.partition)
+        assert last is None or redo.turn == last + 1, f"partition {partition}: turn {redo.turn} follows {last}"
+        self.turns[partition] = redo.turn
+        for key in (keys.position(EVENTS), keys.position(INBOX)):
+            value = redo.changes.get(key)
+            if value is not None:
+                position = int.from_bytes(value, "big")
+                assert position >= self._positions.get((partition, key), 0), f"{partition}: its position went back"
+                self._positions[partition, key] = position
 
     def __enter__(self) -> Self:
         return self

@@ -28,11 +28,11 @@ from steplog.history.audit import AuditReport, audit_source
 from steplog.history.offline import portions
 from steplog.history.position import Position
 from steplog.history.source import open_source
-from steplog.log.redo import Replay
 from steplog.log.sqlite import SqliteLog
 from steplog.log.topics import STATE
 from steplog.migrate.cluster import Cluster as Topics
 from steplog.migrate.migration import Migration
+from steplog.migrate.topics import replayed
 from steplog.paths import KafkaAddress
 
 SOON_S = 60.0
@@ -404,8 +404,8 @@ def contents(log: str) -> tuple[Counter[bytes], Counter[str], int]:
     else:
         topics = Topics(KafkaAddress.parse(log))
         for partition in range(topics.partitions):
-            replay = Replay()
-            last = replay.take(topics.records(STATE, partition)) | replay.owed()
+            last = {record.key: record.value for record in topics.records(STATE, partition)}
+            last.update(replayed(topics, partition).changes())
             found.update([key for key, value in last.items() if value is not None])
     owned = Counter({key: n for key, n in found.items() if key[0] not in (keys.NODE, keys.FUNCTION, keys.PATH)})
     source = open_source(log)

@@ -86,6 +86,7 @@ class Cluster:
         self.logs: dict[Place, list[Entry]] = {}
         self.is_calm = False
         self._stable: dict[Place, int] = {}
+        self._first: dict[Place, int] = {}
         self.listeners: dict[str, Callable[[], None]] = {}  # told when there may be something new
         self.appended: Callable[[Sequence[Produced]], None] = lambda _: None  # told of what is written outside them
         self.committed: Callable[[Transaction], None] = lambda _: None  # told of each commit
@@ -158,6 +159,17 @@ class Cluster:
             entry = log[offset]
             is_old = entry.value is None and entry.at_s < self.now_s - keep_tombstones_s
             entry.is_gone = entry.is_gone or not entry.is_committed or latest[entry.key] != offset or is_old
+
+    def first(self, place: Place) -> int:
+        """The first offset that was not deleted."""
+        return self._first.get(place, 0)
+
+    def trim(self, until: dict[Place, int]) -> None:
+        for place, offset in until.items():
+            assert offset <= len(self.log(place)), "a topic cannot begin behind its end"
+            if offset > self.first(place):
+                self._first[place] = offset
+                self.fired("records deleted")
 
     # --- transactions
 
@@ -265,8 +277,6 @@ class Cluster:
 class Connection:
     """What one process has of the cluster (``log/broker.py``)."""
 
-    marks = 0
-
     def __init__(self, cluster: Cluster, name: str, *, is_reader: bool = False) -> None:
         self._cluster, self._name = cluster, name
         self._stalls = cluster.troubles.reading_stalls if is_reader else cluster.troubles.stalls
@@ -290,8 +300,8 @@ class Connection:
         if cluster.stable_end(place) <= offset:
             await asyncio.sleep(wait_s)
         log, end = cluster.log(place), min(cluster.stable_end(place), offset + MOST_READ)
-        if offset > len(log):
-            raise OffsetOutOfRange(f"{place} ends at {len(log)}, {offset} was asked for")
+        if not cluster.first(place) <= offset <= len(log):
+            raise OffsetOutOfRange(f"{place} has {cluster.first(place)} to {len(log)}, {offset} was asked for")
         entries = [(at, log[at]) for at in range(offset, end)]
         kept = [(at, e) for at, e in entries if e.is_committed and not e.is_gone]
         return [Fetched(place, at, e.key, e.value, e.headers) for at, e in kept], end
@@ -341,7 +351,7 @@ class Connection:
         return {record.place: len(self._cluster.log(record.place)) for record in records}
 
     async def trim(self, until: dict[Place, int]) -> None:
-        await self._way("trim")
+        await self._way("trim", end=lambda: self._cluster.trim(until))
 
     async def renew(self) -> None:
         self._epochs = []

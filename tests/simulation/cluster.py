@@ -8,7 +8,7 @@ rest and checks that nothing is left, and that every event was routed once.
 import asyncio
 import selectors
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from random import Random
 from typing import Any
 
@@ -18,7 +18,7 @@ from steplog.engine import keys, records
 from steplog.engine.effects import Effect
 from steplog.engine.events import FAILED_EVENT, FINISHED_EVENT, accept_event
 from steplog.engine.functions import DEFAULT_ENV, EventTrigger, Registry
-from steplog.engine.ids import run_slot, ulid
+from steplog.engine.ids import decode_ulid, run_slot, ulid
 from steplog.engine.keys import run_id_of
 from steplog.engine.messages import EventMet, Message, OpReported, RunReported
 from steplog.engine.operations import EventOut
@@ -30,11 +30,11 @@ from steplog.log.broker import BrokerError, Place, Produced
 from steplog.log.kafka import KafkaLog
 from steplog.log.memory import MemoryTable
 from steplog.log.redo import decode_redo
-from steplog.log.topics import EVENTS, INBOX, JOURNAL, STATE
+from steplog.log.topics import EVENTS, INBOX, JOURNAL, REDO, STATE
 from steplog.partitions import Partitions
 
 from . import scripts
-from .broker import MISSING, Cluster, Connection, Entry, Transaction, Troubles
+from .broker import MISSING, Cluster, Connection, Transaction, Troubles
 from .driver import Driver
 from .plans import CHILDREN, ROOMY_BYTES, ROOTS, START_MS, Group, Plan, draw, draw_event
 from .scripts import SECOND, Call, Gather, Listen, Nap, Node, Put, Race, Step, Wait
@@ -46,6 +46,7 @@ from .world import Report
 CALM_S, REST_S = 60.0, 10_000.0  # troubles until then; and how long it may take to come to rest afterwards
 QUIET_S = 1_000.0  # longer than anything waits; without a commit for so long, it hangs
 TOMBSTONES_MS = 15_000
+MOST_REDO = 30
 NO_NUMBER = -1  # of events that the engine sends
 ANSWERED, MOST_ANSWERED = 0.8, 15  # of the waits; each event may start runs that wait as well
 SLACK_MS = 100_000  # longer than a process may be away, and its partitions with it
@@ -355,6 +356,7 @@ class World:
         self.watch.waits, self.watch.scheduled = self._answer, self._hurry
         self.cluster.appended, self.cluster.committed = self._appended, self._committed
         self.spent: Counter[tuple[str, str]] = Counter()
+        self._event_partitions: dict[str, int] = {}
         self.is_calm = False
         self._processes = [Process(self, f"node-{n}") for n in range(chance.choice((1, 2, 3)))]
         self._events = 0
@@ -496,6 +498,7 @@ class World:
     def _wrote(self, place: Place, value: bytes) -> None:
         log = self.cluster.log(place)
         offset = next(at for at in range(len(log) - 1, -1, -1) if log[at].value is value)
+        self._event_partitions[_decode_event(value).internal_id] = place.partition
         self.watch.wrote(value, place.partition, offset)
 
     def _committed(self, transaction: Transaction) -> None:
@@ -507,10 +510,11 @@ class World:
         produced: list[str] = []
         met = 0
         for place, entry in self.cluster.records_of(transaction):
-            if place.topic == STATE:
-                changes.setdefault(place.partition, {}).update(self._changes(entry))
+            if place.topic == REDO and entry.value is not None:
+                redo = decode_redo(entry.value)
+                changes.setdefault(redo.partition, {}).update(redo.changes)
             elif place.topic == JOURNAL and entry.value is not None:
-                journal.setdefault(place.partition, []).append(entry.value)
+                journal.setdefault(self._partition_of(entry.value), []).append(entry.value)
             elif place.topic == EVENTS and entry.value is not None:
                 self._wrote(place, entry.value)
             elif place.topic == INBOX and entry.value is not None:
@@ -525,10 +529,12 @@ class World:
             self.say(f"{transaction.name} commits {partition}", *journal.get(partition, ()))
             self.watch.changed(made, journal.get(partition, ()))
 
-
-    def _changes(self, entry: Entry) -> Mapping[bytes, bytes | None]:
-        """What a turn has changed; records of single keys only repeat it."""
-        return decode_redo(entry.value).changes if entry.key[0] == keys.REDO and entry.value is not None else {}
+    def _partition_of(self, record: bytes) -> int:
+        """The partition whose turn has a record of the journal."""
+        told = _decode_record(record)
+        if isinstance(told, records.EventRouted):
+            return self._event_partitions[told.event]
+        return run_slot(decode_ulid(told.run)) % self.partitions
 
 
 class Process:
@@ -549,7 +555,7 @@ class Process:
         world = self._world
         log = KafkaLog(
             Connection(world.cluster, self._name), self._name, self._cache, partitions=world.partitions,
-            now_ms=lambda: world.now_ms, tombstones_ms=TOMBSTONES_MS,
+            now_ms=lambda: world.now_ms, tombstones_ms=TOMBSTONES_MS, most_redo=MOST_REDO,
         )  # fmt: skip
         reader = Connection(world.cluster, f"{self._name}-reader", is_reader=True)
         registry, plan = Registry(world.plan.functions), world.plan

@@ -24,6 +24,7 @@ from steplog.history.position import Position
 from steplog.log.broker import BrokerError
 from steplog.log.cache import FileCache
 from steplog.log.client import KafkaClient
+from steplog.log.encoding import decode_owner
 from steplog.log.kafka import KafkaLog
 from steplog.log.topics import STATE, TOMBSTONES_MS, Found, Layout, checked_ids, prepare
 from steplog.partitions import Partitions
@@ -226,8 +227,9 @@ class Member:
             return LogUnavailable(f"Kafka: {error}; send again later")
         registry = self._log.registry
         owner = registry.get(OWNER + b"%d" % (slot % self._config.partitions))
-        node = None if owner is None else registry.get(NODE + _decode_name(owner).encode())
-        if owner is None or node is None or _decode_name(owner) == self._config.node:
+        name = None if owner is None else decode_owner(owner).node
+        node = None if name is None else registry.get(NODE + name.encode())
+        if node is None or name == self._config.node:
             return LogUnavailable("the partition moves from one process to another; send again later")
         return Elsewhere(_decode_node(node).address)
 

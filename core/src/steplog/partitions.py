@@ -19,7 +19,7 @@ from steplog.engine.ids import run_slot
 from steplog.engine.keys import run_id_of
 from steplog.engine.messages import Drain, Input, Message, OpReported
 from steplog.engine.operations import Produce, StepError, error_info
-from steplog.engine.processor import Processor, Turn
+from steplog.engine.processor import LoadedState, Processor, Turn
 from steplog.engine.state import Limits
 from steplog.errors import LogTruncated, LogUnavailable, NodeReplaced
 from steplog.log.broker import BrokerError, OffsetOutOfRange, Replaced
@@ -33,6 +33,7 @@ POLL_S = 0.1  # between two looks at the group
 WATCH_S = 5.0  # between two looks at whether reading goes on
 SURE_S = 3.0  # a commit that took less has not outlived the session
 TRIM_S = 60.0  # between two deletions of what was handled
+SHORTEN_S = 5.0  # between two looks at how much redo a start has to read
 AGAIN_S = 0.5  # after an error
 YIELD_S = 0.005  # others on this loop have their turn after so long
 SLICE_MESSAGES = 64  # decided between two looks at the clock
@@ -75,10 +76,11 @@ class Partitions:
         )  # fmt: skip
         self._unchecked: list[tuple[OpReported, Produce]] = []  # records for topics that have to be looked at first
         self._wanted: tuple[int, ...] = ()
+        self._is_truncated = False  # what was read last
         self._is_between = True  # two assignments: nothing may be committed
         self._registry_version = 0  # of what was learnt
         self._wake = asyncio.Event()
-        self._poll_at_s = self._trim_at_s = self._watch_at_s = 0.0
+        self._poll_at_s = self._trim_at_s = self._watch_at_s = self._shorten_at_s = 0.0
         self.has_joined = asyncio.Event()  # the group has said what is owned, and it is loaded
         self._has_committed = asyncio.Event()
         self.problem: str | None = None  # what keeps it from its work
@@ -153,18 +155,25 @@ class Partitions:
                 else:
                     await self._turn()
             except OffsetOutOfRange as error:
-                raise LogTruncated(str(error)) from error
+                if self._is_truncated:  # as it was read just now
+                    raise LogTruncated(str(error)) from error
+                self._is_truncated = is_new = True  # unless somebody else had it since, and went on
+                await self._give_up(error)
             except Replaced as error:
                 replaced = NodeReplaced(error.name)
                 self._drop(LogUnavailable(str(replaced)), tuple(self._owned))
                 raise replaced from error
             except BrokerError as error:
                 is_new = True
-                unavailable = LogUnavailable(f"Kafka: {error}")
-                self._outage.go_on(unavailable)
-                self.problem = str(unavailable)
-                self._drop(unavailable, tuple(self._owned))
-                await asyncio.sleep(AGAIN_S)
+                await self._give_up(error)
+
+    async def _give_up(self, error: BrokerError) -> None:
+        """Begin again in a moment."""
+        unavailable = LogUnavailable(f"Kafka: {error}")
+        self._outage.go_on(unavailable)
+        self.problem = str(unavailable)
+        self._drop(unavailable, tuple(self._owned))
+        await asyncio.sleep(AGAIN_S)
 
     async def finish(self) -> None:
         """Hand back in order what is in flight, in a last commit. ``run`` is over by then."""
@@ -193,35 +202,30 @@ class Partitions:
         if now_s >= self._trim_at_s and self._owned and not self._is_between:
             self._trim_at_s = now_s + TRIM_S
             await self._log.trim()
+        if now_s >= self._shorten_at_s and self._owned and not self._is_between:
+            self._shorten_at_s = now_s + SHORTEN_S
+            for partition in await self._log.shorten():
+                self._owned[partition].processor.settle()
 
     async def _load(self, *, are_ours: bool) -> None:
         """Read the partitions that are owned, but those that nobody else has had in between.
 
         ``are_ours``: what was in flight there was in flight here.
         """
-        await (
-            self._log.read_registry()
-        )  # a mark that the log is moved is written before it is asked who is in the group
+        # It reads the registry: a mark that the log is moved is written before it is asked who is in the group.
         kept = set(await self._log.kept([p for p in self._wanted if p in self._owned]))
         before = self._owned.keys() - kept
         self._drop(None, before)
-        try:
-            async with asyncio.TaskGroup() as tasks:  # where one fails, none of the others may go on
-                loading = {
-                    p: tasks.create_task(self._loaded(p, are_ours=are_ours or p in before))
-                    for p in self._wanted
-                    if p not in kept
-                }
-        except* BrokerError as errors:
-            raise errors.exceptions[0] from None
-        self._owned |= {partition: task.result() for partition, task in loading.items()}
+        missing = [partition for partition in self._wanted if partition not in kept]
+        if missing:
+            loaded = await self._log.load(missing)
+            self._owned |= {p: self._begun(p, loaded[p], are_ours=are_ours or p in before) for p in missing}
         self.has_joined.set()
-        if loading:
+        if missing:
             self._on_found()
 
-    async def _loaded(self, partition: int, *, are_ours: bool) -> _Owned:
+    def _begun(self, partition: int, loaded: LoadedState, *, are_ours: bool) -> _Owned:
         home = Home(partition=partition, partitions=self._partitions, events_return=True)
-        loaded = await self._log.load(partition)
         processor = Processor(loaded, self._registry, self._config, self._limits, home)
         processor.recover(is_counted=not are_ours)
         processor.engine.learn(self._log.registry)
@@ -300,6 +304,7 @@ class Partitions:
             await self._check()
         ready = [p for p, owned in self._owned.items() if owned.processor.waiting < MOST_WAITING]
         taken = await self._log.take(ready)
+        self._is_truncated = False
         if self._log.registry_version != self._registry_version:
             self._learn()
         for partition, inputs in taken.items():

@@ -21,7 +21,6 @@ FUNCTION = 0xC0  # function/<env>/<hash>: its version, and the configuration tha
 MAIL = 0xD0  # mail/<turn>/<n>[/event]: an event, by its place, whose waits have not all been held against it
 ASK = 0xE0  # ask/<env>/<run>/<step>: a wait that looks back, and has not been told what came before
 NODE = 0x70  # node/<name>: facts of the processor itself
-REDO = 0xF0  # redo/<turn>/<n>: what a turn has changed; a record of Kafka's topic, and no key of the state
 
 _EVENT, _STEP = b"\x01", b"\x02"
 _RUN = bytes([RUN])
@@ -37,7 +36,6 @@ _CRON = bytes([CRON])
 _FUNCTION = bytes([FUNCTION])
 _MAIL = bytes([MAIL])
 _ASK = bytes([ASK])
-_REDO = bytes([REDO])
 
 WAIT_PREFIX_BYTES = 53  # of wait/<env>/<name>/<path>/<value>
 MAIL_BYTES = 17  # of mail/<turn>/<n>
@@ -53,11 +51,6 @@ DAY_MS = 86_400_000
 def number(value: int) -> bytes:
     """Write a number in 8 bytes that sort like it."""
     return value.to_bytes(8, "big")
-
-
-def redo(turn: int, part: int) -> bytes:
-    """``redo/<turn>/<n>``."""
-    return _REDO + turn.to_bytes(8, "big") + part.to_bytes(2, "big")
 
 
 def run(env: int, run_id: bytes) -> bytes:
@@ -305,8 +298,6 @@ def printed(key: bytes) -> str:
         case 0xE0:
             run_key, step = ask_owner(key)
             return f"ask/{printed(run_key)}/{step.hex()}"
-        case 0xF0:
-            return f"redo/{int.from_bytes(key[1:9], 'big')}/{int.from_bytes(key[9:], 'big')}"
         case 0x70:
             return f"node/{key[1:].decode(errors='replace')}"
         case kind:

@@ -68,7 +68,7 @@ class Processor:
         self._is_group_open = False
         self.is_committing = False
         self._taken = self._bytes = 0
-        self._has_more = False
+        self._has_more = self._is_settling = False
         self._swept_day = loaded.now_ms // keys.DAY_MS
         self._effects: list[Effect] = []
 
@@ -83,6 +83,10 @@ class Processor:
         """Put messages in the mailbox."""
         self._inbox.extend(messages)
 
+    def settle(self) -> None:
+        """Have the next turn give the table all that is pending."""
+        self._is_settling = True
+
     @property
     def waiting(self) -> int:
         """How many messages wait."""
@@ -95,7 +99,7 @@ class Processor:
 
     def has_work(self, now_ms: int) -> bool:
         """Whether a turn would decide anything."""
-        if self._inbox or self._has_more or self.is_open:
+        if self._inbox or self._has_more or self.is_open or self._is_settling:
             return True
         due = self.next_due_ms()
         return due is not None and due <= now_ms
@@ -135,8 +139,10 @@ class Processor:
         for topic, offset in self._taken_up_to.items():
             engine.state.put(keys.position(topic), keys.number(offset))
         taken, self._taken_up_to = self._taken_up_to, {}
+        state = engine.state.seal(self._turn, is_whole=self._is_settling)
+        self._is_settling = False
         turn = Turn(
-            number=self._turn, now_ms=self._now_ms, state=engine.state.seal(self._turn), records=draft.records,
+            number=self._turn, now_ms=self._now_ms, state=state, records=draft.records,
             events=draft.events, outbox=draft.outbox, produced=draft.produced, registered=draft.registered,
             dead=draft.dead, taken=taken,
         )  # fmt: skip

@@ -290,8 +290,11 @@ class State:
         """The oldest turn that still has a pending key; every write before it is in the table."""
         return self._entered[0][0] if self._entered else None
 
-    def seal(self, turn: int) -> Slice:
-        """End a turn: hand out its changes, and what is due for the table. Call ``landed`` when they are durable."""
+    def seal(self, turn: int, *, is_whole: bool = False) -> Slice:
+        """End a turn: hand out its changes, and what is due for the table. Call ``landed`` when they are durable.
+
+        ``is_whole``: everything that is pending is due.
+        """
         assert not self._landing, "a slice is on its way; call landed() first"
         changes, self.changes = self.changes, {}
         if self._entering:
@@ -299,7 +302,7 @@ class State:
             self._entering = []
         self._sealed_bytes += KEY_BYTES * len(changes) + sum(map(len, filter(None, changes.values())))
         self._forget_gone()
-        flush = self._take_slice(turn)
+        flush = self._take_slice(len(self._pending) if is_whole else self._due(turn))
         return Slice(changes, flush, self._entered[0][0] if self._entered else turn + 1)
 
     def landed(self) -> None:
@@ -347,8 +350,7 @@ class State:
                 return
             entered.popleft()
 
-    def _take_slice(self, turn: int) -> list[tuple[bytes, bytes | None]]:
-        wanted = self._due(turn)
+    def _take_slice(self, wanted: int) -> list[tuple[bytes, bytes | None]]:
         if wanted == 0:
             return []
         flush: list[tuple[bytes, bytes | None]] = []

@@ -82,8 +82,6 @@ class Assigned(NamedTuple):
 class Broker(Protocol):
     """One process's connection to the cluster: a consumer in the group, and one transactional producer."""
 
-    marks: int  # how many offsets a transaction takes in each place besides its records
-
     def on_change(self, callback: Callable[[], None]) -> None:
         """Have somebody told when there may be something new to read, or a new assignment."""
 

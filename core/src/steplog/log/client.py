@@ -48,8 +48,6 @@ class KafkaClient:
     ``settings`` are those of the client library: ``bootstrap.servers`` and what security needs.
     """
 
-    marks = 1
-
     def __init__(self, settings: Mapping[str, Any], layout: Layout, name: str, *, message_bytes: int) -> None:
         from confluent_kafka.admin import AdminClient
 

@@ -4,6 +4,8 @@ An event is its record, JSON that any consumer can read; what only the engine ne
 partitions is msgpack, for this program alone.
 """
 
+import secrets
+
 import msgspec
 
 from steplog.dead.letters import Entry, Letter
@@ -12,7 +14,7 @@ from steplog.engine.ids import SLOTS, decode_ulid
 from steplog.engine.messages import EventAccepted, Message, Unreadable, decode_message
 from steplog.engine.operations import Produce
 from steplog.log.broker import ANY_PARTITION, Fetched, Headers, Place, Produced
-from steplog.log.topics import DEAD, EVENTS, INBOX, JOURNAL
+from steplog.log.topics import DEAD, EVENTS, INBOX
 
 HEADER = "steplog"  # of an event
 _NUMBERS = {name: number for number, name in ENVIRONMENTS.items()}
@@ -46,10 +48,23 @@ class _Subject(msgspec.Struct, frozen=True):
     event: str = ""
 
 
+class Owner(msgspec.Struct, frozen=True, array_like=True):
+    """In the registry: who has loaded a partition last."""
+
+    node: str
+    process: str  # of that name
+
+
 _encode = msgspec.msgpack.Encoder().encode
+decode_owner = msgspec.msgpack.Decoder(Owner).decode
 _decode_event = msgspec.json.Decoder(_Event).decode
 _decode_rest = msgspec.msgpack.Decoder(_Rest).decode
 _decode_subject = msgspec.json.Decoder(_Subject).decode
+
+
+def encode_owner(node: str) -> bytes:
+    """Write who this process is; another one of the same name is another owner."""
+    return _encode(Owner(node, secrets.token_hex(4)))
 
 
 def produced(partition: int, message: Message) -> Produced:
@@ -101,10 +116,10 @@ def _event(fetched: Fetched, value: bytes, partitions: int | None) -> EventAccep
     )  # fmt: skip
 
 
-def journal(partition: int, record: bytes) -> Produced:
+def journal(place: Place, record: bytes) -> Produced:
     """Write a record of the journal under its run, or the event that it is about."""
     subject = _decode_subject(record)
-    return Produced(Place(JOURNAL, partition), (subject.run or subject.event).encode(), record)
+    return Produced(place, (subject.run or subject.event).encode(), record)
 
 
 def foreign(record: Produce) -> Produced:

@@ -3,7 +3,7 @@
 Reads alone, committed records alone, and as a member of no group. Blocks: for the command line.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self, TypeVar
 
 import msgspec
@@ -13,13 +13,15 @@ from confluent_kafka.admin import AdminClient, ConfigResource, OffsetSpec, Resou
 from steplog.engine import keys
 from steplog.errors import LogUnavailable, NotFound
 from steplog.kafka_record import Record, read_record
-from steplog.log.redo import changed
+from steplog.log.encoding import decode_owner
+from steplog.log.redo import decode_redo
 from steplog.log.topics import (
     DEAD,
     EVENTS,
     INBOX,
     JOURNAL,
     MESSAGE_BYTES,
+    REDO,
     REGISTRY,
     SETTINGS,
     STATE,
@@ -30,7 +32,8 @@ from steplog.paths import KafkaAddress
 HOLDS = {
     EVENTS: "every accepted event",
     INBOX: "messages between partitions, until they are handled",
-    STATE: "open runs, waits and timers: the last value of each key",
+    STATE: "open runs, waits and timers that stay a while: the last value of each key",
+    REDO: "what the latest turns have changed, until it is in the state",
     JOURNAL: "what became of each event, and each run's steps",
     REGISTRY: "nodes, owners of partitions, and what waits look into",
     DEAD: "records that could not be read, until they are dropped",
@@ -209,7 +212,7 @@ class Inspector:
     def lag(self) -> list[PartitionLag]:
         """How far each partition is. The engine's positions are those of the state: its group's are for tools."""
         partitions = range(self._layout.partitions)
-        places = [(topic, p) for topic in (*INPUTS, JOURNAL) for p in partitions]
+        places = [(topic, p) for topic in (*INPUTS, JOURNAL) for p in range(self._layout.count(topic))]
         ends, first = self._ends(places), self._first(places)
         registry, members, history = self._registry(), self._members(), self._history()
         positions = {place: max(at, first[place]) for place, at in self._positions(partitions).items()}
@@ -224,9 +227,10 @@ class Inspector:
                 for topic in INPUTS
             }
             owner = registry.get(b"owner/%d" % p)
-            name = None if owner is None else msgspec.msgpack.decode(owner, type=str)
+            name = None if owner is None else decode_owner(owner).node
             node = None if name is None else registry.get(b"node/" + name.encode())
-            behind = [ends[t, p] - history[t, p] for t in (JOURNAL, EVENTS) if (t, p) in history]
+            read = [(EVENTS, p), (JOURNAL, p % self._layout.count(JOURNAL))]
+            behind = [ends[place] - history[place] for place in read if place in history]
             found.append(
                 PartitionLag(
                     partition=p, events=inputs[EVENTS], inbox=inputs[INBOX], owner=name,
@@ -237,19 +241,29 @@ class Inspector:
         return found
 
     def _positions(self, partitions: Sequence[int]) -> dict[tuple[str, int], int]:
-        """How far inputs are decided: among the newest records of each partition's state; 0 where nothing was."""
+        """How far inputs are decided: as the newest redo says, or the state; 0 where nothing was."""
         wanted = {keys.position(topic): topic for topic in INPUTS}
+        found: dict[tuple[str, int], int] = {}
+
+        def note(records: Iterable[tuple[int, Mapping[bytes, bytes | None]]]) -> None:
+            """Newest first."""
+            for partition, changes in records:
+                for key in wanted.keys() & changes.keys():
+                    value = changes[key]
+                    if value is not None:
+                        found.setdefault((wanted[key], partition), int.from_bytes(value, "big"))
 
         def have_all(records: Sequence[Record]) -> bool:
-            return wanted.keys() <= {key for record in records for key in changed(record.key or b"", record.value)}
+            return wanted.keys() <= {record.key for record in records}
 
-        positions = dict.fromkeys([(topic, p) for topic in INPUTS for p in partitions], 0)
-        for p, records in self._backwards(STATE, partitions, have_all).items():
-            for record in records:
-                for key, value in changed(record.key or b"", record.value).items():
-                    if key in wanted and value is not None:
-                        positions[wanted[key], p] = int.from_bytes(value, "big")
-        return positions
+        places = range(self._layout.count(REDO))
+        for records in self._backwards(REDO, places, lambda _: False).values():
+            turns = [decode_redo(record.value) for record in records if record.value is not None]
+            note((redo.partition, redo.changes) for redo in reversed(turns))
+        left = [p for p in partitions if any((topic, p) not in found for topic in INPUTS)]
+        for partition, records in self._backwards(STATE, left, have_all).items():
+            note((partition, {record.key or b"": record.value}) for record in reversed(records))
+        return {(topic, p): found.get((topic, p), 0) for topic in INPUTS for p in partitions}
 
     def _registry(self) -> dict[bytes, bytes]:
         end = self._ends([(REGISTRY, 0)])[REGISTRY, 0]

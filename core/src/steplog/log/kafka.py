@@ -1,14 +1,14 @@
 """The log on Kafka: the rules of kafka.md, over a port that a client implements (``log/broker.py``).
 
-A partition's owners live in the compacted ``state`` topic (``log/redo.py``), written by transactions that also hold the
-journal, the messages to other partitions and the positions reached. Transactions are used, never trusted alone: the
+A partition's owners live in the topics ``state`` and ``redo`` (``log/redo.py``), written by transactions that also hold
+the journal, the messages to other partitions and the positions reached. Transactions are used, never trusted alone: the
 positions that stand among the state are the truth, and generations make it harmless to decide again.
 """
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping
-from typing import Protocol
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from typing import Any, Protocol
 
 import msgspec
 
@@ -19,20 +19,20 @@ from steplog.engine.processor import LoadedState, Turn
 from steplog.engine.state import Table
 from steplog.errors import SteplogError
 from steplog.log import encoding, moves
-from steplog.log.broker import Assigned, Broker, Fetched, Place, Produced, Refused
-from steplog.log.redo import Changes, Replay, redo_records
+from steplog.log.broker import Assigned, Broker, BrokerError, Fetched, Place, Produced, Refused
+from steplog.log.redo import START, Changes, Replay, decode_redo, redo_key, redo_place, redo_records
 from steplog.log.targets import Targets
-from steplog.log.topics import EVENTS, INBOX, JOURNAL, REGISTRY, STATE
+from steplog.log.topics import EVENTS, INBOX, JOURNAL, REGISTRY, STATE, shared
 
 INPUTS = (INBOX, EVENTS)  # the inbox first: what was told before an event was sent is known when it is routed
 HANGING_S = 1.0  # a watermark that stays ahead of what is committed for so long: a dead owner's transaction hangs
 READ_S = 0.05
 STUCK_S = 30.0  # longer than a transaction may be open
+MOST_REDO = 50_000  # records that a partition may have others keep
 _REGISTRY = Place(REGISTRY, 0)
+_REDO = b"redo/"
 
-_encode = msgspec.msgpack.Encoder().encode
 _decode_head = msgspec.msgpack.Decoder(tuple[int, int]).decode
-_decode_owner = msgspec.msgpack.Decoder(str).decode
 
 
 class Cache(Protocol):
@@ -55,7 +55,7 @@ class Cache(Protocol):
     def overlay(self, pairs: list[tuple[bytes, bytes | None]]) -> None:
         """Show other values in the table, which stay with the next ``write``, and only then.
 
-        They are of the redo: without a record of its own a key may vanish, and nothing tells a copy of it.
+        They are of the redo: until they are in ``state`` a key may vanish, and nothing would tell a copy of it.
         """
 
     def uncover(self) -> None:
@@ -68,18 +68,21 @@ class Cache(Protocol):
 class _Owned:
     """A partition that is owned here."""
 
-    __slots__ = ("cache", "committed", "end", "held", "held_until", "owed", "positions", "redo", "starts")
+    __slots__ = (
+        "cache", "committed", "held", "held_until", "is_due", "owed", "positions", "registered", "start", "starts",
+    )  # fmt: skip
 
-    def __init__(self, cache: Cache, replay: Replay, positions: dict[str, int], end: int) -> None:
+    def __init__(self, cache: Cache, owed: Changes) -> None:
         self.cache = cache
-        self.owed: Changes = replay.owed()  # what the next turn has to write besides its own
-        self.redo = deque(replay.keys)  # redo records that are still there
-        self.end = end  # of its state, as it was left here
-        self.positions = positions  # up to which it was read
-        self.committed = dict(positions)  # and decided
+        self.owed = owed  # what the next turn has to write besides its own
+        self.positions = {topic: _position(cache.table, topic) for topic in INPUTS}  # up to which it was read
+        self.committed = dict(self.positions)  # and decided
         self.held: list[Fetched] = []  # events that wait for what was told before
         self.held_until = 0  # the inbox was read so far
-        self.starts: deque[tuple[int, int, int]] = deque()  # turn, the first offset that it has in ``state``, when
+        self.starts: deque[tuple[int, int]] = deque()  # turns, and no later offset than that of their redo
+        self.start = _start(cache.table)  # of its redo, as its state says
+        self.registered = 0  # the same, as the registry says
+        self.is_due = False  # its state is to say it anew
 
 
 class KafkaLog:
@@ -91,13 +94,15 @@ class KafkaLog:
 
     def __init__(
         self, broker: Broker, name: str, cache: Callable[[int], Cache], *, partitions: int, now_ms: Callable[[], int],
-        tombstones_ms: int, on_progress: Callable[[int, int, int], None] = lambda *_: None,
+        tombstones_ms: int, on_progress: Callable[[int, int, int], None] = lambda *_: None, most_redo: int = MOST_REDO,
     ) -> None:  # fmt: skip
         self._broker, self._name, self._open_cache = broker, name, cache
         self._partitions, self._now_ms, self._tombstones_ms = partitions, now_ms, tombstones_ms
-        self._on_progress = on_progress
+        self._on_progress, self._most_redo = on_progress, most_redo
         self._owned: dict[int, _Owned] = {}
         self._token: object = None
+        self._owner = encoding.encode_owner(name)
+        self._redo_ends: dict[Place, int] = {}  # no later than where they end
         self._targets = Targets(broker.describe, now_ms)
         self._registered = 0  # the registry is read up to here
         self._registry_lock = asyncio.Lock()  # around reading it
@@ -121,11 +126,9 @@ class KafkaLog:
         return assigned
 
     async def kept(self, partitions: Iterable[int]) -> list[int]:
-        """Which of some partitions are as they were left here: nobody else has written their state since."""
-        left = {Place(STATE, p): self._owned[p].end for p in partitions if p in self._owned}
-        ends = await self._broker.ends(list(left)) if left else {}
-        # The mark of our last transaction may be written or not; who comes after it has waited for it, and writes more.
-        return [place.partition for place, end in left.items() if ends[place] in (end, end + self._broker.marks)]
+        """Which of some partitions are as they were left here: nobody else has loaded them since."""
+        await self.read_registry()
+        return [p for p in partitions if p in self._owned and self.registry.get(_owner_key(p)) == self._owner]
 
     def release(self, partitions: Iterable[int]) -> None:
         """Forget partitions."""
@@ -134,23 +137,31 @@ class KafkaLog:
             for topic in INPUTS:
                 self._broker.forget(Place(topic, partition))
 
-    async def load(self, partition: int) -> LoadedState:
-        """Read a partition's state, to its true end."""
-        broker, state = self._broker, Place(STATE, partition)
+    async def load(self, partitions: Sequence[int]) -> dict[int, LoadedState]:
+        """Read the state of partitions, to its true end."""
         asked_ms = self._now_ms()
-        end = (await broker.ends([state]))[state]  # of everything written: what is committed lags behind
-        cache = self._open_cache(partition)
-        cache.uncover()
-        if asked_ms - cache.as_of_ms > self._tombstones_ms // 2:
-            cache.clear()
-        replay = await self._read_state(cache, state, end)
-        cache.write([], end if replay.offset is None else replay.offset, asked_ms)
-        await broker.append([Produced(_REGISTRY, b"owner/%d" % partition, _encode(self._name))])
-        if owed := replay.owed():
+        states = {Place(STATE, p): p for p in partitions}
+        redo = dict.fromkeys([self._redo(p) for p in partitions])
+        ends = await self._broker.ends([*states, *redo])  # of everything written: what is committed lags behind
+        caches = {p: self._open_cache(p) for p in partitions}
+        for cache in caches.values():
+            cache.uncover()
+            if asked_ms - cache.as_of_ms > self._tombstones_ms // 2:
+                cache.clear()
+        await _all([self._read_state(caches[p], place, ends[place], asked_ms) for place, p in states.items()])
+        replays = {p: Replay() for p in partitions}
+        starts = {place: min(_start(caches[p].table) for p in partitions if self._redo(p) == place) for place in redo}
+        await _all([self._read_redo(place, first, ends[place], replays) for place, first in starts.items()])
+        await self._broker.append([Produced(_REGISTRY, _owner_key(p), self._owner) for p in partitions])
+        self._redo_ends.update({place: ends[place] for place in redo})
+        return {p: self._loaded(p, caches[p], replays[p]) for p in partitions}
+
+    def _loaded(self, partition: int, cache: Cache, replay: Replay) -> LoadedState:
+        owed = replay.changes()
+        if owed:
             cache.overlay(sorted(owed.items()))
         turn, now_ms = replay.head or _stored_head(cache.table)
-        positions = {topic: _position(cache.table, topic) for topic in INPUTS}
-        self._owned[partition] = _Owned(cache, replay, positions, end)
+        self._owned[partition] = _Owned(cache, owed)
         return LoadedState(turn=turn, now_ms=now_ms, table=cache.table)
 
     async def take(self, partitions: Iterable[int]) -> dict[int, list[Input]]:
@@ -179,8 +190,13 @@ class KafkaLog:
         """
         records: list[Produced] = []
         positions: dict[Place, int] = {}
+        leaving = {
+            partition: self._leaving(self._owned[partition], partition, turn) for partition, turn in turns.items()
+        }
         for partition, turn in turns.items():
-            records += _records(partition, self._owned[partition], turn)
+            records += [Produced(Place(STATE, partition), key, value) for key, value in leaving[partition].items()]
+            records += redo_records(self._redo(partition), partition, turn)
+            records += self._told(partition, turn)
             committed = {EVENTS: self._owned[partition].committed[EVENTS], **turn.taken}  # one at least: it fences
             positions.update({Place(topic, partition): offset for topic, offset in committed.items()})
         registered = [record for turn in turns.values() for record in turn.registered]
@@ -192,11 +208,33 @@ class KafkaLog:
             self._targets.refused(error.topic, error.reason)
             raise
         written = Counter([record.place for record in records])
+        ends = {place: offset + written[place] for place, offset in first.items()}
         for partition, turn in turns.items():
-            state = Place(STATE, partition)
-            _written(self._owned[partition], turn, first[state])
-            self._owned[partition].end = first[state] + written[state]
-        self._reach({place: offset + written[place] for place, offset in first.items()})
+            redo, state = self._redo(partition), Place(STATE, partition)
+            self._redo_ends[redo] = ends[redo]
+            self._owned[partition].starts.append((turn.number, first[redo]))
+            _written(self._owned[partition], turn, leaving[partition], ends.get(state, 0))
+        self._reach(ends)
+
+    def _leaving(self, owned: _Owned, partition: int, turn: Turn) -> Changes:
+        """What of the state leaves the redo with a turn."""
+        needed = min(turn.state.redo_from, turn.number)  # the last one says which turn it is, and when
+        while owned.starts and owned.starts[0][0] < needed:
+            owned.starts.popleft()
+        if not (owned.owed or turn.state.flush or owned.is_due):
+            return {}
+        start = owned.starts[0][1] if owned.starts else self._redo_ends[self._redo(partition)]
+        return {**owned.owed, **dict(turn.state.flush), START: keys.number(start)}
+
+    def _told(self, partition: int, turn: Turn) -> list[Produced]:
+        """What others are told by a turn."""
+        journal = Place(JOURNAL, partition % shared(self._partitions))
+        return [
+            *[encoding.journal(journal, record) for record in turn.records],
+            *[encoding.produced(to, message) for to, message in turn.outbox],
+            *[encoding.foreign(record) for record in turn.produced],
+            *[encoding.dead(partition, each, turn.now_ms) for each in turn.dead],
+        ]
 
     async def problem(self, record: Produce) -> SteplogError | None:
         """Say why a record for a topic of others cannot be written, if it cannot."""
@@ -249,6 +287,38 @@ class KafkaLog:
         """Delete what was handled of the inboxes."""
         await self._broker.trim({Place(INBOX, p): each.committed[INBOX] for p, each in self._owned.items()})
 
+    async def shorten(self) -> list[int]:
+        """Delete redo that no partition needs, and see to it that less is needed.
+
+        Returns the partitions that hold the others up because nothing happens there: a turn is to write all they have.
+        """
+        places = {self._redo(p) for p in self._owned}
+        self._redo_ends.update(await self._broker.ends(list(places)))
+        idle = []
+        for partition, owned in self._owned.items():
+            oldest = owned.starts[0][1] if owned.starts else owned.start
+            if self._redo_ends[self._redo(partition)] - oldest > self._most_redo:
+                idle.append(partition)
+            owned.is_due = owned.is_due or oldest > owned.start
+        moved = {p: each for p, each in self._owned.items() if each.start > each.registered}
+        await self._broker.append([Produced(_REGISTRY, _redo_key(p), keys.number(e.start)) for p, e in moved.items()])
+        for each in moved.values():
+            each.registered = each.start
+        await self.read_registry()
+        needed = {
+            place: min(self._needed_from(p) for p in range(self._partitions) if self._redo(p) == place)
+            for place in places
+        }
+        await self._broker.trim({place: offset for place, offset in needed.items() if offset > 0})
+        return idle
+
+    def _needed_from(self, partition: int) -> int:
+        registered = self.registry.get(_redo_key(partition))
+        return 0 if registered is None else int.from_bytes(registered, "big")
+
+    def _redo(self, partition: int) -> Place:
+        return redo_place(partition, self._partitions)
+
     def _reach(self, ends: Mapping[Place, int]) -> None:
         for place, end in ends.items():
             if place.topic in (EVENTS, JOURNAL):
@@ -274,73 +344,94 @@ class KafkaLog:
         async with self._registry_lock:
             while self._registered < end:
                 fetched, self._registered = await self._broker.read(_REGISTRY, self._registered, wait_s=READ_S)
-                self.registry_version += len(fetched)
+                self.registry_version += sum(not each.key.startswith(_REDO) for each in fetched)
                 for each in fetched:
                     if each.value is None:
                         self.registry.pop(each.key, None)
                     else:
                         self.registry[each.key] = each.value
 
-    async def _read_state(self, cache: Cache, place: Place, end: int) -> Replay:
-        replay, first, stuck_s, loop = Replay(), cache.offset, 0.0, asyncio.get_running_loop()
-        while cache.offset < end:
+    async def _read_state(self, cache: Cache, place: Place, end: int, asked_ms: int) -> None:
+        first = cache.offset
+
+        def take(fetched: list[Fetched], after: int) -> None:
+            cache.write(list({f.key: f.value for f in fetched}.items()), after, 0)  # the last of each key
+            self._on_progress(place.partition, after - first, end - first)
+
+        await self._read(place, first, end, take, [place.partition])
+        cache.write([], cache.offset, asked_ms)
+
+    async def _read_redo(self, place: Place, first: int, end: int, replays: dict[int, Replay]) -> None:
+        wanted = {redo_key(p): replay for p, replay in replays.items() if self._redo(p) == place}
+
+        def take(fetched: list[Fetched], _: int) -> None:
+            for each in fetched:
+                replay = wanted.get(each.key)
+                if replay is not None and each.value is not None:
+                    replay.add(decode_redo(each.value))
+
+        await self._read(place, first, end, take, [p for p in replays if self._redo(p) == place])
+
+    async def _read(
+        self, place: Place, first: int, end: int, take: Callable[[list[Fetched], int], None], partitions: list[int]
+    ) -> None:  # fmt: skip
+        """Read everything that is committed between two offsets, whatever the last owners have left open."""
+        offset, stuck_s, loop = first, 0.0, asyncio.get_running_loop()
+        while offset < end:
             began_s = loop.time()
-            fetched, after = await self._broker.read(place, cache.offset, wait_s=READ_S)
-            if after > cache.offset:
-                cache.write(list(replay.take(fetched).items()), after, 0)
-                stuck_s = 0.0
-                self._on_progress(place.partition, cache.offset - first, end - first)
+            fetched, after = await self._broker.read(place, offset, wait_s=READ_S)
+            if after > offset:
+                take(fetched, after)
+                offset, stuck_s = after, 0.0
                 continue
             if stuck_s >= HANGING_S:
-                await self._end_hanging(place.partition)
+                await self._end_hanging(partitions)
+                partitions = [p for p in range(self._partitions) if place in (Place(STATE, p), self._redo(p))]
                 stuck_s = 0.0
             stuck_s += loop.time() - began_s
         self._broker.forget(place)
-        return replay
 
-    async def _end_hanging(self, partition: int) -> None:
-        """The last owner has left a transaction open, which hides what was written after it began."""
+    async def _end_hanging(self, partitions: Sequence[int]) -> None:
+        """A last owner has left a transaction open, which hides what was written after it began."""
         await self.read_registry()
-        owner = self.registry.get(b"owner/%d" % partition)
-        if owner is not None:
-            name = _decode_owner(owner)
+        owners = [self.registry.get(_owner_key(partition)) for partition in partitions]
+        for name in dict.fromkeys([encoding.decode_owner(owner).node for owner in owners if owner is not None]):
             await (self._broker.renew() if name == self._name else self._broker.fence(name))
 
 
-def _written(owned: _Owned, turn: Turn, offset: int) -> None:
+def _written(owned: _Owned, turn: Turn, leaving: Changes, state_end: int) -> None:
     """The table may know of a turn, now that it is committed."""
     owned.committed.update(turn.taken)
-    owned.starts.append((turn.number, offset, turn.now_ms))
-    while owned.starts[0][0] < min(turn.state.redo_from, turn.number):
-        owned.starts.popleft()
-    if turn.state.flush or owned.owed:
-        _, offset, as_of_ms = owned.starts[0]
-        owned.owed = {}
-        owned.cache.write(turn.state.flush, offset, as_of_ms)
+    if leaving:
+        start = leaving[START]
+        assert start is not None, "a start is never deleted"
+        owned.start = int.from_bytes(start, "big")
+        owned.owed, owned.is_due = {}, False  # its overlay is kept, or there is none
+        owned.cache.write([*turn.state.flush, (START, start)], state_end, turn.now_ms)
 
 
-def _records(partition: int, owned: _Owned, turn: Turn) -> list[Produced]:
-    """What a turn writes."""
-    state = Place(STATE, partition)
-    return [
-        *[Produced(state, key, value) for key, value in _state_records(owned, turn)],
-        *[encoding.journal(partition, record) for record in turn.records],
-        *[encoding.produced(to, message) for to, message in turn.outbox],
-        *[encoding.foreign(record) for record in turn.produced],
-        *[encoding.dead(partition, each, turn.now_ms) for each in turn.dead],
-    ]
+async def _all(calls: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Wait for all; where one fails, none of the others goes on."""
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            for call in calls:
+                tasks.create_task(call)
+    except* BrokerError as errors:
+        raise errors.exceptions[0] from None
 
 
-def _state_records(owned: _Owned, turn: Turn) -> list[tuple[bytes, bytes | None]]:
-    """What it writes of the state: after an error ``owned`` is of no use any more."""
-    needed = keys.redo(min(turn.state.redo_from, turn.number), 0)  # the last one says which turn it is, and when
-    gone: Changes = {}
-    while owned.redo and owned.redo[0] < needed:
-        gone[owned.redo.popleft()] = None
-    leaving = {**owned.owed, **dict(turn.state.flush)}
-    redo = redo_records(turn)
-    owned.redo.extend([key for key, _ in redo])
-    return [*leaving.items(), *gone.items(), *redo]
+def _owner_key(partition: int) -> bytes:
+    return b"owner/%d" % partition
+
+
+def _redo_key(partition: int) -> bytes:
+    return _REDO + b"%d" % partition
+
+
+def _start(table: Table) -> int:
+    """Where a partition's redo begins."""
+    start = table.get(START)
+    return 0 if start is None else int.from_bytes(start, "big")
 
 
 def _stored_head(table: Table) -> tuple[int, int]:

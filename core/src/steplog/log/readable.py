@@ -40,7 +40,7 @@ def readable_value(topic: str, record: Record) -> Any:
             return _message(record, value)
         case "dead":
             return _letter(record, value)
-        case "state" if key[0] == keys.REDO:
+        case "redo":
             return _redo(value)
         case "state" if key == keys.HEAD:
             turn, now_ms = msgspec.msgpack.decode(value)
@@ -54,12 +54,13 @@ def readable_value(topic: str, record: Record) -> Any:
 
 
 def _redo(value: bytes) -> Any:
-    """A turn, and how many keys it has changed; each of them that lasts has a record of its own in time."""
+    """A turn, and how many keys it has changed; those that last come to ``state`` in time."""
     try:
         redo = decode_redo(value)
     except (msgspec.MsgspecError, ValueError):
         return _plain(value)
-    return {"turn": redo.turn, "at": redo.now_ms, "redo_from": redo.redo_from, "changes": len(redo.changes)}
+    shown = {"partition": redo.partition, "turn": redo.turn, "at": redo.now_ms, "redo_from": redo.redo_from}
+    return {**shown, "changes": len(redo.changes)}
 
 
 def _message(record: Record, value: bytes) -> Any:

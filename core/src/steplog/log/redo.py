@@ -1,29 +1,34 @@
-"""A turn's changes of the state as one record of the ``state`` topic, rather than one for each key.
+"""The ``redo`` topic: all that a turn has changed of the state, as one record rather than one a key.
 
-The topic has two kinds of records. ``redo/<turn>/<n>`` has all that a turn has changed, in parts of about a megabyte. A
-key that stays has a record of its own once it has left the engine's overlay (``engine/state.py``); the redo of turns
-whose keys are all gone, or have their own records, is deleted. So what a short run writes and deletes again never
-becomes a record of its own. The state is what the records of single keys say, and then the redo from ``redo_from`` on.
+The state of a partition stands in two topics. ``state`` is compacted and has the keys that have stayed a while: those
+that have left the engine's overlay (``engine/state.py``). ``redo`` has the turns whose changes may not all be there
+yet; it is short, and what nobody needs is deleted. So what a short run writes and deletes again is never a record of
+its own. The state is what ``state`` says, and then the redo, in order, from its last record's ``redo_from`` on.
+
+Several partitions write to one partition of ``redo``. Where each has to begin reading is a key of its state.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 
 import msgspec
 
 from steplog.engine import keys
 from steplog.engine.processor import Turn
-from steplog.log.broker import Fetched
+from steplog.log.broker import Place, Produced
+from steplog.log.topics import REDO, shared
 
 PART_BYTES = 1 << 20
+START = bytes([keys.NODE]) + b"redo"  # in ``state``: the offset from which on a partition's redo is read
 Changes = dict[bytes, bytes | None]
 
 
 class Redo(msgspec.Struct, frozen=True, array_like=True):
-    """The value of a record. ``redo_from``: what turns before it have changed is in records of its own."""
+    """The value of a record: a turn, or a part of one, of a partition of the log."""
 
+    partition: int
     turn: int
     now_ms: int
-    redo_from: int
+    redo_from: int  # what turns before it have changed is in ``state``
     changes: dict[bytes, bytes | None]
 
 
@@ -31,79 +36,47 @@ _encode = msgspec.msgpack.Encoder().encode
 decode_redo = msgspec.msgpack.Decoder(Redo).decode
 
 
-def redo_records(turn: Turn) -> list[tuple[bytes, bytes]]:
-    """Write what a turn has changed."""
-    number, state = turn.number, turn.state
+def redo_place(partition: int, partitions: int) -> Place:
+    """Where a partition of a log of so many writes its redo."""
+    return Place(REDO, partition % shared(partitions))
+
+
+def redo_key(partition: int) -> bytes:
+    """The key of a partition's records."""
+    return b"%d" % partition
+
+
+def redo_records(place: Place, partition: int, turn: Turn) -> list[Produced]:
+    """Write what a turn has changed, in parts of about a megabyte; at least one, which says that there was a turn."""
+    state = turn.state
     return [
-        (keys.redo(number, part), _encode(Redo(number, turn.now_ms, state.redo_from, changes)))
-        for part, changes in enumerate(_parts(state.changes))
+        Produced(
+            place, redo_key(partition), _encode(Redo(partition, turn.number, turn.now_ms, state.redo_from, changes))
+        )
+        for changes in _parts(state.changes)
     ]
 
 
-def changed(key: bytes, value: bytes | None) -> Mapping[bytes, bytes | None]:
-    """Every key that a record of the topic says something of; turn and time are among them (``keys.HEAD``)."""
-    if key[0] != keys.REDO:
-        return {key: value}
-    if value is None:
-        return {}
-    redo = decode_redo(value)
-    redo.changes[keys.HEAD] = _encode((redo.turn, redo.now_ms))
-    return redo.changes
-
-
 class Replay:
-    """What was read of a partition's state, in order: records of single keys first, then the redo that is needed.
-
-    Redo that is needed no more says nothing: while it is read, compaction may have taken what followed it.
-    """
+    """The redo of one partition, as it is read in order."""
 
     def __init__(self) -> None:
-        self._places: dict[bytes, int] = {}  # where the redo records stand that are still there
-        self._needed: dict[bytes, Changes] = {}  # what they have changed, of those that are needed
+        self._turns: dict[int, Changes] = {}  # those that are needed
         self.head: tuple[int, int] | None = None  # turn and time of the last commit
 
-    def take(self, records: Iterable[Fetched]) -> Changes:
-        """Read some more; returns the last value of each key that has a record of its own."""
-        last: Changes = {}
-        for record in records:
-            key, value = record.key, record.value
-            if key[0] != keys.REDO:
-                last[key] = value
-            elif value is None:
-                self._places.pop(key, None)
-                self._needed.pop(key, None)
-            else:
-                redo = decode_redo(value)
-                self.head = redo.turn, redo.now_ms
-                self._places[key] = record.offset
-                self._needed[key] = redo.changes
-                self._forget(keys.redo(redo.redo_from, 0))
-        return last
+    def add(self, redo: Redo) -> None:
+        """Read a record."""
+        self.head = redo.turn, redo.now_ms
+        self._turns.setdefault(redo.turn, {}).update(redo.changes)
+        while self._turns and (turn := next(iter(self._turns))) < redo.redo_from:
+            del self._turns[turn]
 
-    @property
-    def keys(self) -> list[bytes]:
-        """Those of the redo records that are to be deleted once what they owe is written."""
-        return list(self._places)
-
-    @property
-    def offset(self) -> int | None:
-        """Where the first of them stands."""
-        return min(self._places.values(), default=None)
-
-    def owed(self) -> Changes:
-        """The last value of each key that may have no record of its own with it."""
-        owed: Changes = {}
-        for changes in self._needed.values():
-            owed.update(changes)
-        return owed
-
-    def _forget(self, before: bytes) -> None:
-        while self._needed and (key := next(iter(self._needed))) < before:
-            del self._needed[key]
+    def changes(self) -> Changes:
+        """The last value of each key that it changes."""
+        return {key: value for changes in self._turns.values() for key, value in changes.items()}
 
 
 def _parts(changes: Changes) -> Iterator[Changes]:
-    """Cut changes where they would be too large for one record; one part at least."""
     part: Changes = {}
     size = 0
     for key, value in changes.items():

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from confluent_kafka import TopicPartition
     from confluent_kafka.admin import AdminClient, ListOffsetsResultInfo
 
-EVENTS, INBOX, STATE, JOURNAL, REGISTRY, DEAD = "events", "inbox", "state", "journal", "registry", "dead"
+EVENTS, INBOX, STATE, REDO, JOURNAL = "events", "inbox", "state", "redo", "journal"
+REGISTRY, DEAD = "registry", "dead"
 OUTSIDE = "/"  # before the name of a topic that is not the log's
 
 DAY_MS = 86_400_000
@@ -23,6 +24,8 @@ TOMBSTONES_MS = 7 * DAY_MS  # for how long a deleted key can be seen: caches are
 MESSAGE_BYTES = 8 << 20  # an output of 4 MB, sealed and written as base64, and what stands around it
 MOST_REPLICAS = 3
 ADMIN_S = 10.0
+
+SHARING = 8  # partitions of the log that write to one of redo and journal: what a transaction costs is its places
 
 _FOREVER = "-1"
 _STATE = {
@@ -33,12 +36,13 @@ SETTINGS: Mapping[str, Mapping[str, str]] = {
     EVENTS: {"cleanup.policy": "delete", "retention.ms": str(30 * DAY_MS)},
     INBOX: {"cleanup.policy": "delete", "retention.ms": _FOREVER},  # what was handled is deleted by its owner
     STATE: _STATE,
+    REDO: {"cleanup.policy": "delete", "retention.ms": _FOREVER},  # what nobody needs is deleted by the owners
     JOURNAL: {"cleanup.policy": "delete", "retention.ms": str(30 * DAY_MS)},
     REGISTRY: _STATE,
     DEAD: {"cleanup.policy": "compact"},  # until somebody deals with it
 }
 _MATTER = ("cleanup.policy",)  # of a topic that is there: with another one it would lose what is needed
-_FOUNDATIONS = (EVENTS, INBOX, STATE)  # losing one of them is losing work
+_FOUNDATIONS = (EVENTS, INBOX, STATE, REDO)  # losing one of them is losing work
 
 
 class Layout(NamedTuple):
@@ -53,7 +57,17 @@ class Layout(NamedTuple):
 
     def count(self, topic: str) -> int:
         """How many partitions one of the log's topics has."""
-        return 1 if topic == REGISTRY else self.partitions
+        match topic:
+            case "registry":
+                return 1
+            case "redo" | "journal":
+                return shared(self.partitions)
+        return self.partitions
+
+
+def shared(partitions: int) -> int:
+    """How many partitions redo and journal have in a log of so many: partition *p* writes to *p* modulo that."""
+    return max(1, partitions // SHARING)
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,9 +91,9 @@ def prepare(admin: "AdminClient", layout: Layout, replication: int | None) -> Fo
     there = {topic: cluster.topics.get(layout.name(topic)) for topic in SETTINGS}
     missing = [topic for topic, found in there.items() if found is None]
     wrong = [
-        f"{layout.name(topic)} has {len(found.partitions)} partitions, this log has {layout.count(topic)}: every key "
-        f"has its partition, so the count cannot change; set kafka.partitions = {len(found.partitions)}, or move the "
-        f"log with steplog migrate"
+        f"{layout.name(topic)} has {len(found.partitions)} partitions, a log of {layout.partitions} has "
+        f"{layout.count(topic)}: every key has its partition, so the count cannot change; set kafka.partitions as it "
+        f"was, or move the log with steplog migrate"
         for topic, found in there.items()
         if found is not None and len(found.partitions) != layout.count(topic)
     ]

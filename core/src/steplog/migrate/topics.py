@@ -24,12 +24,26 @@ from steplog.engine.waits import path_hash
 from steplog.errors import LogUnavailable
 from steplog.kafka_record import Headers
 from steplog.log.broker import Fetched
+from steplog.log.broker import Place as At
 from steplog.log.client import ALTERNATING
-from steplog.log.encoding import journal, produced, understood
+from steplog.log.encoding import decode_owner, journal, produced, understood
 from steplog.log.moves import Move
-from steplog.log.redo import Replay
+from steplog.log.redo import Replay, decode_redo, redo_key, redo_place
 from steplog.log.table import SqliteTable, open_table, write_table
-from steplog.log.topics import EVENTS, INBOX, JOURNAL, MOST_REPLICAS, REGISTRY, SETTINGS, STATE, Layout, make, prepare
+from steplog.log.topics import (
+    EVENTS,
+    INBOX,
+    JOURNAL,
+    MOST_REPLICAS,
+    REDO,
+    REGISTRY,
+    SETTINGS,
+    STATE,
+    Layout,
+    make,
+    prepare,
+    shared,
+)
 from steplog.migrate.cluster import CALL_S, CLOSED_BYTES, Cluster, ours
 from steplog.migrate.ends import Kept, Name, Totals
 from steplog.paths import KafkaAddress
@@ -37,7 +51,6 @@ from steplog.paths import KafkaAddress
 WRITTEN = 5_000  # rows, or records, in one transaction
 WRITTEN_BYTES = 16 << 20
 COMMIT_S = 60.0
-_decode_owner = msgspec.msgpack.Decoder(str).decode
 _decode_head = msgspec.msgpack.Decoder(tuple[int, int]).decode
 _decode_registered = msgspec.json.Decoder(tuple[int, str, EventPath]).decode
 _encode = msgspec.msgpack.Encoder().encode
@@ -85,7 +98,7 @@ class KafkaSource:
             if is_new:
                 self.thaw()
             raise
-        owners = {_decode_owner(v) for k, v in cluster.registry().items() if k.startswith(b"owner/")}
+        owners = {decode_owner(v).node for k, v in cluster.registry().items() if k.startswith(b"owner/")}
         cluster.fence(sorted(owners), ALTERNATING)
         cluster.close_events()
 
@@ -112,14 +125,14 @@ class KafkaSource:
         for partition in range(cluster.partitions):
             connection, table = open_table(directory / f"{partition}.db")
             self._stack.callback(connection.close)
-            replay = Replay()
             for batch in _batches(cluster.records(STATE, partition)):
+                last = {record.key: record.value for record in batch}
                 connection.execute("BEGIN")
-                write_table(connection, sorted(replay.take(batch).items()))
+                write_table(connection, sorted(last.items()))
                 connection.execute("COMMIT")
-            write_table(connection, sorted(replay.owed().items()))
-            if replay.head is not None:
-                write_table(connection, [(keys.HEAD, _encode(replay.head))])
+            replay = replayed(cluster, partition)
+            head = {} if replay.head is None else {keys.HEAD: _encode(replay.head)}
+            write_table(connection, sorted({**replay.changes(), **head}.items()))
             for topic in (EVENTS, INBOX):
                 value = table.get(keys.position(topic))
                 self._positions[topic, partition] = 0 if value is None else int.from_bytes(value, "big")
@@ -154,7 +167,7 @@ class KafkaSource:
         return (_kept(record) for record in _merged(parts, _received_ms) if record.value is not None)
 
     def journal(self) -> Iterator[bytes]:
-        parts = [self._cluster.records(JOURNAL, p) for p in range(self._cluster.partitions)]
+        parts = [self._cluster.records(JOURNAL, p) for p in range(self._cluster.layout.count(JOURNAL))]
         return (record.value for record in _merged(parts, _recorded_ms) if record.value is not None)
 
     def inbox(self) -> Iterator[Message]:
@@ -221,8 +234,8 @@ class KafkaTarget:
         return (place[1], 0), place
 
     def journal(self, record: bytes, slot: int, at_ms: int) -> None:
-        partition = slot % self.partitions
-        written = journal(partition, record)
+        partition = slot % shared(self.partitions)
+        written = journal(At(JOURNAL, partition), record)
         self._write(JOURNAL, partition, written.key, record, (), at_ms)
 
     def message(self, message: Message, slot: int) -> None:
@@ -308,6 +321,15 @@ class KafkaTarget:
                 note((message.partition(), message.offset()))
 
         return told
+
+
+def replayed(cluster: Cluster, partition: int) -> Replay:
+    """Read a partition's redo."""
+    replay, place = Replay(), redo_place(partition, cluster.partitions)
+    for record in cluster.records(REDO, place.partition):
+        if record.key == redo_key(partition) and record.value is not None:
+            replay.add(decode_redo(record.value))
+    return replay
 
 
 def _kept(record: Fetched) -> Kept:
