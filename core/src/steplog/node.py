@@ -36,6 +36,7 @@ from steplog.turns import MOST_WAITING, Log
 DRAIN_S = 10.0
 STOP_S = 15.0
 FLUSH_PASSES = 5  # of a busy users' loop that messages gather for: crossing costs more than waiting
+MOST_TOGETHER = 128  # messages; the engine decides these while more come
 
 
 class NodeConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -246,12 +247,17 @@ class Node:
         if not self._outbox:
             self._loop.call_soon(self._flush, context=self._no_context)
         self._outbox.append(message)
+        if len(self._outbox) >= MOST_TOGETHER:
+            self._send()
 
     def _flush(self) -> None:
         if self._loop.busy > len(self._outbox) and self._passes < FLUSH_PASSES:
             self._passes += 1
             self._loop.call_soon(self._flush, context=self._no_context)
             return
+        self._send()
+
+    def _send(self) -> None:
         self._passes = 0
         if self._outbox:
             batch, self._outbox = self._outbox, []
