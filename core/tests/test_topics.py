@@ -16,6 +16,7 @@ from steplog.engine.messages import SignalHeard, SignalSent, WaitEnded
 from steplog.kafka_record import Record
 from steplog.log import encoding
 from steplog.log.readable import readable_key, readable_value
+from steplog.log.redo import Redo
 from steplog.log.topics import SETTINGS, Layout, prepare
 from steplog.paths import KafkaAddress
 
@@ -129,10 +130,14 @@ def message(value: Any) -> bytes:
     ("topic", "key", "value", "printed"),
     [
         ("state", keys.HEAD, msgspec.msgpack.encode((7, 12)), {"turn": 7, "at": 12}),
+        (
+            "redo", b"3", msgspec.msgpack.encode(Redo(3, 7, 12, 5, {RUN: b"{}", RUN + b"x": None})),
+            {"partition": 3, "turn": 7, "at": 12, "redo_from": 5, "changes": 2},
+        ),
         ("state", keys.position("inbox"), keys.number(812), 812),
         ("state", RUN, b'{"a":[1]}', {"a": [1]}),
         ("state", RUN, b"\xff\x00", "ff00"),
-        ("registry", b"owner/3", msgspec.msgpack.encode("n1"), "n1"),
+        ("registry", b"owner/3", msgspec.msgpack.encode(("n1", "p1")), ["n1", "p1"]),
         ("registry", b"node/n1", msgspec.msgpack.encode(("h:1",)), ["h:1"]),
         ("inbox", b"", b"\xc1", {"unreadable": "DecodeError: ", "value": "c1"}),
         (
@@ -163,9 +168,10 @@ def test_lag_is_what_the_state_has_not_decided(kafka: str) -> None:
     try:
         log.put("events", 1, *[(b"k", b"{}")] * 5)
         log.put("inbox", 1, (b"", b"x"))
-        log.put("registry", 0, (b"owner/1", msgspec.msgpack.encode("n1")), (b"node/n1", b"\x91\xa3h:1"))
+        log.put("registry", 0, (b"owner/1", encoding.encode_owner("n1")), (b"node/n1", b"\x91\xa3h:1"))
         log.put("state", 1, (keys.position("events"), keys.number(1)), (keys.position("inbox"), keys.number(1)))
-        log.put("state", 1, (keys.position("events"), keys.number(3)), *[(b"\x10", b"")] * 1_000)
+        turns = [Redo(1, number, 0, number, {keys.position("events"): keys.number(number)}) for number in (2, 3)]
+        log.put("redo", 0, *[(b"1", msgspec.msgpack.encode(redo)) for redo in turns])
         idle, busy = log.read("topics", "lag")["partitions"]
         assert (idle["owner"], idle["events"], idle["history"]) == (None, {"position": 0, "end": 0, "waiting": 0}, None)
         assert (busy["owner"], busy["address"], busy["is_member"]) == ("n1", "h:1", False)

@@ -29,6 +29,7 @@ from .ledger import Ledger
 
 GROUP = 50  # events a request
 LEFT_S = 30  # after the end no run is open longer than this
+LEAST = 2  # kills, however long others take
 LONG = 0.3  # of the dead are away for longer than their session: others take over
 
 
@@ -57,7 +58,7 @@ def kill_loop(
     sending.start()
     try:
         over_s = time.monotonic() + seconds
-        while time.monotonic() < over_s:
+        while time.monotonic() < over_s or sum(kills.values()) < LEAST:
             _read_until(ledger, min(time.monotonic() + chance.uniform(*pause_s), over_s))
             name = chance.choice(list(fleet.nodes))
             fleet[name].kill()

@@ -713,13 +713,17 @@ CLUSTER_MUTANTS = tuple(
                 "if registered:", "if False:",
             ),
             (
-                "a commit sends no positions of the state", "P2", "KafkaLog.load",
-                "positions = {topic: _position(cache.table, topic) for topic in INPUTS}",
-                "positions = {topic: 0 for topic in INPUTS}",
+                "a start reads inputs from their beginning", "P2", "_Owned.__init__",
+                "self.positions = {topic: _position(cache.table, topic) for topic in INPUTS}",
+                "self.positions = {topic: 0 for topic in INPUTS}",
             ),
             (
-                "a state is read to where it is known", "P2", "KafkaLog.load",
-                "await self._read_state(cache, state, end)", "pass",
+                "a state is read to where it is known", "P2", "KafkaLog._read_state",
+                "await self._read(place, first, end, take, [place.partition])", "pass",
+            ),
+            (
+                "the redo is not read", "P2", "KafkaLog._read_redo",
+                "await self._read(place, first, end, take, [p for p in replays if self._redo(p) == place])", "pass",
             ),
             (
                 "a cache outlives the tombstones", "P7", "KafkaLog.load",
@@ -727,28 +731,41 @@ CLUSTER_MUTANTS = tuple(
             ),
             (
                 "a cache says that it has a turn whose keys it lacks", "P2", "_written",
-                "_, offset, as_of_ms = owned.starts[0]", "_, offset, as_of_ms = owned.starts[-1]",
+                "[*turn.state.flush, (START, start)]", "[(START, start)]",
             ),
             (
-                "messages for other partitions are not written", "P7", "_records",
+                "what the redo owes the state is not written", "P2", "KafkaLog._leaving", "**owned.owed, ", "",
+            ),
+            (
+                "the redo begins behind what is needed", "P2", "KafkaLog._leaving",
+                "start = owned.starts[0][1] if", "start = owned.starts[-1][1] if",
+            ),
+            (
+                "redo is deleted that another partition needs", "P7", "KafkaLog.shorten",
+                "for p in range(self._partitions) if self._redo(p) == place)",
+                "for p in self._owned if self._redo(p) == place)",
+            ),
+            (
+                "messages for other partitions are not written", "P7", "KafkaLog._told",
                 "for to, message in turn.outbox", "for to, message in ()",
             ),
             (
-                "what steps produce is not written", "produce", "_records",
+                "what steps produce is not written", "produce", "KafkaLog._told",
                 "for record in turn.produced", "for record in ()",
             ),
+        ),
+        *_of(
+            "log.redo",
             (
-                "deletions are not written", "P7", "_records",
-                "for key, value in turn.state.changes.items()", "for key, value in turn.state.changes.items() if value",
+                "deletions are not written", "P7", "redo_records",
+                "_parts(state.changes)", "_parts({key: value for key, value in state.changes.items() if value})",
+            ),
+            (
+                "a turn that is needed is forgotten", "P2", "Replay.add", "< redo.redo_from:", "<= redo.redo_from:",
             ),
         ),
         *_of(
             "partitions",
-            (
-                "a process keeps the partitions that it has lost", "P2", "Partitions._load",
-                "kept = set(await self._log.kept([p for p in self._wanted if p in self._owned]))",
-                "kept = set(self._wanted) & self._owned.keys()",
-            ),
             (
                 "a process goes on with the producer that has failed", "P2", "Partitions._take_part",
                 "await self._log.renew()", "pass",
@@ -762,6 +779,9 @@ CLUSTER_MUTANTS = tuple(
         ),
         *_of(
             "partitions",
+            (
+                "a process that was away ends", "P7", "Partitions._take_part", "if self._is_truncated:", "if True:",
+            ),
             (
                 "a record gets into a transaction whatever its topic says", "produce", "Partitions._check",
                 "if problem is not None:", "if False:",

@@ -90,10 +90,11 @@ def prepare(admin: "AdminClient", layout: Layout, replication: int | None) -> Fo
     cluster = admin.list_topics(timeout=ADMIN_S)
     there = {topic: cluster.topics.get(layout.name(topic)) for topic in SETTINGS}
     missing = [topic for topic, found in there.items() if found is None]
+    counted = there[EVENTS]  # it has as many as the log
     wrong = [
         f"{layout.name(topic)} has {len(found.partitions)} partitions, a log of {layout.partitions} has "
-        f"{layout.count(topic)}: every key has its partition, so the count cannot change; set kafka.partitions as it "
-        f"was, or move the log with steplog migrate"
+        f"{layout.count(topic)}: every key has its partition, so the count cannot change; set kafka.partitions "
+        f"{'as it was' if counted is None else f'= {len(counted.partitions)}'}, or move the log with steplog migrate"
         for topic, found in there.items()
         if found is not None and len(found.partitions) != layout.count(topic)
     ]
