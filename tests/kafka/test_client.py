@@ -110,9 +110,7 @@ def test_topics_are_made_with_what_they_need_and_found_again(kafka: Cluster, kaf
 @pytest.mark.spec("FAULT-B11")
 def test_a_changed_count_of_partitions_is_refused_with_what_to_do(kafka: Cluster, kafka_prefix: str) -> None:
     prepare(admin_of(kafka), Layout(kafka_prefix, 2), None)
-    with pytest.raises(
-        TopicsInvalid, match=r"has 2 partitions, a log of 3 has 3.*partitions = 2.*steplog migrate"
-    ):
+    with pytest.raises(TopicsInvalid, match=r"has 2 partitions, a log of 3 has 3.*partitions = 2.*steplog migrate"):
         prepare(admin_of(kafka), Layout(kafka_prefix, 3), None)
 
 
