@@ -14,7 +14,7 @@ import msgspec
 from .cluster import simulate_cluster
 from .mutants import ALL_MUTANTS
 from .mutation import Hunt, hunt
-from .workers import counted, hunted, simulated
+from .workers import counted, hunted, known_seeds, simulated
 from .world import simulate
 
 SEEDS = 300
@@ -28,17 +28,19 @@ def main() -> int:
     parser.add_argument("--from", type=int, default=0, dest="first", metavar="K", help="from this one on")
     parser.add_argument("--mutants", nargs="*", metavar="NAME", help="find these faults; without names, all")
     parser.add_argument("--cluster", action="store_true", help="several processes on Kafka")
+    parser.add_argument("--known", action="store_true", help="mutants: begin with the seed that docs/proof.md has")
     parser.add_argument("--part", action="store_true", help="in this process, with JSON for output")
     args = parser.parse_args()
     if args.seed is not None:
         print((simulate_cluster if args.cluster else simulate)(args.seed, trace=print))
         return 0
     if args.part:
-        _do_part(args.first, args.seeds, args.mutants, is_cluster=args.cluster)
+        _do_part(args.first, args.seeds, args.mutants, is_cluster=args.cluster, is_fresh=not args.known)
         return 0
     began = time.perf_counter()
     if args.mutants is not None:
-        is_found = _print_hunts(hunted(args.mutants or [mutant.name for mutant in ALL_MUTANTS], args.seeds))
+        names = args.mutants or [mutant.name for mutant in ALL_MUTANTS]
+        is_found = _print_hunts(hunted(names, args.seeds, is_fresh=not args.known))
     else:
         is_found = True
         _print_totals(args.first, args.seeds, is_cluster=args.cluster)
@@ -46,15 +48,16 @@ def main() -> int:
     return 0 if is_found else 1
 
 
-def _do_part(first: int, seeds: int, names: list[str] | None, *, is_cluster: bool) -> None:
+def _do_part(first: int, seeds: int, names: list[str] | None, *, is_cluster: bool, is_fresh: bool) -> None:
     """Do a part of the work; print each outcome as soon as it is known."""
     if names is None:
         for seed in range(first, first + seeds):
             print(msgspec.json.encode((simulate_cluster if is_cluster else simulate)(seed)).decode())
         return
     by_name = {mutant.name: mutant for mutant in ALL_MUTANTS}
+    known = {} if is_fresh else known_seeds()
     for name in names:
-        print(msgspec.json.encode(hunt(by_name[name], seeds)).decode(), flush=True)
+        print(msgspec.json.encode(hunt(by_name[name], seeds, known.get(name))).decode(), flush=True)
 
 
 def _print_totals(first: int, seeds: int, *, is_cluster: bool) -> None:

@@ -950,10 +950,6 @@ CLUSTER_MUTANTS = tuple(
                 "what was received before the trigger counts", "STEP-08", "Lookback._found",
                 "if arrival.received_ms >= question.since_ms:", "if True:",
             ),
-            (
-                "a reading that has failed is not tried again", "P7", "Lookback.run",
-                "self._wake.set()\n            await", "await",
-            ),
         ),
         *_of(
             "engine.draft",

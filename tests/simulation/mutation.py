@@ -56,10 +56,11 @@ def mutated(mutant: Mutant) -> Iterator[None]:
         function.__code__ = code
 
 
-def hunt(mutant: Mutant, seeds: int) -> Hunt:
-    """Simulate from seed 0 on until one finds the fault. Anything that is raised is a find."""
+def hunt(mutant: Mutant, seeds: int, known: int | None = None) -> Hunt:
+    """Simulate until a seed finds the fault: the known one first, then from 0 on. Anything that is raised is a find."""
+    first = [known] if known is not None and known < seeds else []
     with mutated(mutant):
-        for seed in range(seeds):
+        for seed in (*first, *range(seeds)):
             try:
                 (simulate_cluster if mutant.is_of_cluster else simulate)(seed)
             except Exception as error:  # noqa: BLE001 - of the product, too, which has the fault

@@ -4,6 +4,7 @@ Which process runs a seed makes no difference to it, and outcomes come in the or
 """
 
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -17,6 +18,7 @@ from .mutation import Hunt
 from .world import Report
 
 ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "proof.md"
 SEEDS_A_PART, CLUSTERS_A_PART, MUTANTS_A_PART = 250, 25, 12  # a process takes a third of a second to start
 DEADLINE_S = 300  # of one part: a fault may keep a simulation from its end
 
@@ -39,11 +41,21 @@ def counted(reports: Sequence[Report]) -> tuple[Counter[str], Counter[str]]:
     return fired, kinds
 
 
-def hunted(names: Sequence[str], seeds: int) -> list[Hunt]:
-    """Look for mutants among seeds from 0 on. Raises ``AssertionError`` where one is stale."""
+def hunted(names: Sequence[str], seeds: int, *, is_fresh: bool = True) -> list[Hunt]:
+    """Look for mutants among seeds from 0 on. Raises ``AssertionError`` where one is stale.
+
+    Not ``is_fresh``: begin with the seed that the page has, which spares those before it.
+    """
     parts = [names[start : start + MUTANTS_A_PART] for start in range(0, len(names), MUTANTS_A_PART)]
-    lines = _spread([["--seeds", str(seeds), "--mutants", *part] for part in parts])
+    kind = [] if is_fresh else ["--known"]
+    lines = _spread([["--seeds", str(seeds), *kind, "--mutants", *part] for part in parts])
     return [msgspec.json.decode(line, type=Hunt) for line in lines]
+
+
+def known_seeds() -> dict[str, int]:
+    """The seed that has found each mutant, as the page says."""
+    rows = re.findall(r"^\| (.+?) \| `.+?` \| .+? \| (\d+) \|$", PAGE.read_text(encoding="utf8"), re.MULTILINE)
+    return {name: int(seeds) - 1 for name, seeds in rows}
 
 
 def _spread(parts: Sequence[Sequence[str]]) -> list[str]:
