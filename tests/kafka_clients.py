@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping
 
 from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
 from confluent_kafka.cimpl import NewTopic
 
 DEADLINE_S = 30
@@ -21,6 +21,15 @@ def create_topic(
     admin = AdminClient({"bootstrap.servers": bootstrap, **QUICK})
     (created,) = admin.create_topics([NewTopic(name, partitions, replicas, config=dict(settings or {}))]).values()
     created.result(DEADLINE_S)
+
+
+def alter_topic(bootstrap: str, name: str, key: str, value: str) -> None:
+    """Set a topic's setting."""
+    entry = ConfigEntry(key, value, incremental_operation=AlterConfigOpType.SET)
+    resource = ConfigResource(ConfigResource.Type.TOPIC, name, incremental_configs=[entry])
+    admin = AdminClient({"bootstrap.servers": bootstrap, **QUICK})  # it has to outlive its answers
+    for altered in admin.incremental_alter_configs([resource]).values():
+        altered.result(DEADLINE_S)
 
 
 def transactional(bootstrap: str, name: str) -> Producer:

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import pytest
 from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
+from confluent_kafka.admin import AdminClient
 
 from compose.kafka_local import Cluster
 from steplog.engine.functions import EngineConfig, Registry
@@ -29,7 +29,7 @@ from steplog.log.topics import (
     prepare,
 )
 from steplog.member import ClusterConfig, Member
-from tests.kafka_clients import QUICK, committed, create_topic, produce, transactional
+from tests.kafka_clients import QUICK, alter_topic, committed, create_topic, produce, transactional
 
 T = TypeVar("T")
 SOON_S = 30.0
@@ -142,13 +142,13 @@ async def test_a_topic_that_was_made_anew_is_refused_at_the_next_start(kafka: Cl
 
 
 def test_a_topic_that_would_lose_its_state_is_refused(kafka: Cluster, layout: Layout) -> None:
-    alter(kafka, layout.name(STATE), "cleanup.policy", "delete")
+    alter_topic(kafka.bootstrap, layout.name(STATE), "cleanup.policy", "delete")
     with pytest.raises(TopicsInvalid, match=r"cleanup.policy = delete, it must be compact: kafka-configs.sh"):
         prepare(admin_of(kafka), layout, None)
 
 
 def test_the_smallest_message_of_all_topics_is_the_limit(kafka: Cluster, layout: Layout) -> None:
-    alter(kafka, layout.name(JOURNAL), "max.message.bytes", "1000000")
+    alter_topic(kafka.bootstrap, layout.name(JOURNAL), "max.message.bytes", "1000000")
     assert prepare(admin_of(kafka), layout, None).message_bytes == 1_000_000
 
 
@@ -357,15 +357,6 @@ def delete(kafka: Cluster, name: str) -> None:
     while name in admin.list_topics(timeout=SOON_S).topics:
         assert time.monotonic() < deadline_s
         time.sleep(0.02)
-
-
-def alter(kafka: Cluster, name: str, key: str, value: str) -> None:
-    """Set a topic's setting."""
-    entry = ConfigEntry(key, value, incremental_operation=AlterConfigOpType.SET)
-    resource = ConfigResource(ConfigResource.Type.TOPIC, name, incremental_configs=[entry])
-    admin = admin_of(kafka)  # it has to outlive its answers
-    for altered in admin.incremental_alter_configs([resource]).values():
-        altered.result(SOON_S)
 
 
 def member_of(kafka: Cluster, layout: Layout, name: str = "node") -> Member:

@@ -3,8 +3,13 @@
 from pathlib import Path
 
 import pytest
+from confluent_kafka.admin import AdminClient
 
 from compose.kafka_local import Cluster
+from steplog.log.topics import JOURNAL, Layout, prepare
+from steplog.paths import KafkaAddress
+from steplog.values import fitting
+from tests.kafka_clients import QUICK, alter_topic
 
 from .nodes import Node, nodes, until
 
@@ -30,6 +35,11 @@ async def order(ctx: Context) -> str:
 @app.function("quick", trigger="shop/quick")
 async def quick(ctx: Context) -> str:
     return await ctx.step.run("only", note, str(ctx.event.data["n"]))
+
+
+@app.function("large", trigger="shop/large")
+async def large(ctx: Context) -> str:
+    return await ctx.step.run("only", note, "x" * ctx.event.data["n"])
 """
 LATER = """
 from steplog import App, Context
@@ -127,3 +137,26 @@ def test_a_function_that_another_node_has_brought_is_started_and_runs_where_its_
             until(lambda: all(run["state"] == "completed" for event in events for run in two.runs_of(event)))
         finally:
             two.kill()
+
+
+@pytest.mark.spec("FAULT-B12")
+def test_what_a_topic_does_not_take_is_refused_by_its_limit_and_not_tried_for_ever(
+    log: str, source: Path, tmp_path: Path
+) -> None:
+    address = KafkaAddress.parse(log)
+    prepare(AdminClient({"bootstrap.servers": address.servers, **QUICK}), Layout(address.prefix, 4), None)
+    alter_topic(address.servers, address.topic(JOURNAL), "max.message.bytes", "200000")
+    output_bytes, event_bytes = fitting(4_000_000, 256 << 10, 200_000)
+    with nodes(["one"], log, tmp_path, source, OPTIONS) as (one,):
+        assert "the log's topics take records of 200,000 bytes" in one.said
+        status, answer = one.ask("POST", "/e/sent", {"name": "shop/quick", "data": "x" * event_bytes})
+        assert status == 413
+        assert str(event_bytes) in answer["error"]
+        fits = one.send("shop/quick", {"n": 1, "filler": "x" * (event_bytes - 2_000)})
+        assert one.run(fits, "completed")["output"] == "1"
+        whole = one.run(one.send("shop/large", {"n": output_bytes - 2}), "completed")
+        assert len(whole["output"]) == output_bytes - 2
+        failed = one.run(one.send("shop/large", {"n": output_bytes - 1}), "failed")
+        assert failed["output"]["name"] == "output_too_large", failed
+        assert f"the limit is {output_bytes}" in failed["output"]["message"]
+        assert one.ask("GET", "/health")[0] == 200

@@ -112,7 +112,7 @@ class Member:
         config = self._config
         settings = client_settings(config)
         found = await asyncio.to_thread(_prepare, settings, self._layout, config.replication)
-        self.message_bytes = found.message_bytes
+        self.record_bytes = found.message_bytes
         client = self._client = KafkaClient(settings, self._layout, config.node, message_bytes=found.message_bytes)
         origin = f"{found.cluster_id}/{found.topic_ids[STATE]}"
 

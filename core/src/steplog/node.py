@@ -67,6 +67,10 @@ class Engine(Protocol):
     @property
     def is_available(self) -> bool: ...
 
+    @property
+    def record_bytes(self) -> int | None:
+        """The largest record that the log takes, once it is open; None: any size."""
+
     def post(self, batch: list[Message]) -> None: ...
 
     async def are_open(self, run_keys: list[bytes]) -> list[bool]: ...
@@ -122,6 +126,7 @@ class Node:
         self._loop = loop
         self._driver = LocalDriver(loop, self.functions, self._post, self._config.local, self._clock)
         await self._engine.open(loop, self._receive, self._lose)
+        self._driver.fit(self._engine.record_bytes)
         return self
 
     async def __aexit__(

@@ -5,6 +5,8 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+import msgspec
+
 from steplog.diagnostics import wants_json
 from steplog.engine.messages import EventAccepted
 from steplog.errors import NotFound
@@ -19,6 +21,7 @@ from steplog.server.config import ServerConfig
 from steplog.server.listen import serve
 from steplog.server.validation import Ask, Misfit
 from steplog.turns import Turns
+from steplog.values import fitting
 
 T = TypeVar("T")
 HISTORY_OPENS_S = 10.0
@@ -101,10 +104,15 @@ class HttpService:
             try:
                 await history.opened(HISTORY_OPENS_S)
                 key = next(iter(self._config.signing_keys), None)
-                app = Application(NodeBackend(turns, history, ask, Forwarding(key)), self._config)
+                app = Application(NodeBackend(turns, history, ask, Forwarding(key)), self._fitted(turns.record_bytes))
                 async with serve(app, self._sockets, on_stop=app.stop):
                     await turns.joined(JOINS_S)
                     self._on_serving()
                     await asyncio.Event().wait()
             finally:
                 projecting.cancel()
+
+    def _fitted(self, record_bytes: int | None) -> ServerConfig:
+        """The settings, with events no larger than a record of the log holds."""
+        _, event_bytes = fitting(0, self._config.event_size_bytes, record_bytes)
+        return msgspec.structs.replace(self._config, event_size_bytes=event_bytes)

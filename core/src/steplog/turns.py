@@ -159,6 +159,11 @@ class Turns:
         return self._last_ticket, answer
 
     @property
+    def record_bytes(self) -> int | None:
+        """The largest record that the log takes: any size."""
+        return None
+
+    @property
     def problem(self) -> str | None:
         """What keeps it from its work, if anything does."""
         return None if self._processor is not None else "the log is unavailable; open runs go on when it is back"

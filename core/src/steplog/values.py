@@ -19,6 +19,7 @@ from steplog.json_text import SHALLOW_BYTES, structure_problem
 logger = logging.getLogger(__name__)
 
 WARNED_PERCENT = 80  # of the limit (GAP-20)
+BESIDE_BYTES = 32 << 10  # what stands in a record besides
 MOST_SIGNATURES = 10_000  # a type that is made anew in every run must not fill the memory
 _encode = msgspec.json.Encoder().encode
 _encode_models = msgspec.json.Encoder(enc_hook=encode_hook).encode
@@ -59,6 +60,18 @@ def encode_to_load(value: object) -> bytes:
         if problem is not None:
             raise ValueError(problem)
     return data
+
+
+def fitting(output_bytes: int, event_bytes: int, record_bytes: int | None) -> tuple[int, int]:
+    """How large outputs and events may be where a record of the log holds so much; None: any size.
+
+    Some records have both, as ``inngest/function.finished`` has.
+    """
+    if record_bytes is None:
+        return output_bytes, event_bytes
+    room = max(record_bytes - BESIDE_BYTES, BESIDE_BYTES)
+    event_bytes = min(event_bytes, room // 4)
+    return min(output_bytes, room - event_bytes), event_bytes
 
 
 def dump(value: object, what: str, limit_bytes: int, write: Callable[[object], bytes] = encode) -> bytes:

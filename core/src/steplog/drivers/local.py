@@ -1,8 +1,11 @@
 """The local driver: functions live in this process, as coroutines that stay alive between their steps."""
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+import msgspec
 
 from steplog.drivers.bodies import Bodies
 from steplog.drivers.config import LocalConfig, warned_at
@@ -24,6 +27,9 @@ from steplog.engine.ids import run_slot
 from steplog.engine.keys import run_id_of
 from steplog.engine.messages import Message
 from steplog.functions import Function
+from steplog.values import fitting
+
+logger = logging.getLogger(__name__)
 
 
 class LocalDriver:
@@ -56,6 +62,19 @@ class LocalDriver:
     @property
     def live_runs(self) -> int:
         return len(self._live)
+
+    def fit(self, record_bytes: int | None) -> None:
+        """Take only what a record of the log holds, where that is less than the configuration allows."""
+        config = self.config
+        output_bytes, event_bytes = fitting(config.output_bytes, config.event_bytes, record_bytes)
+        if (output_bytes, event_bytes) == (config.output_bytes, config.event_bytes):
+            return
+        self.config = msgspec.structs.replace(config, output_bytes=output_bytes, event_bytes=event_bytes)
+        logger.warning(
+            "the log's topics take records of %s bytes: steps may return %s bytes instead of %s, events be %s instead "
+            "of %s; raise max.message.bytes of all its topics to what the configuration asks for",
+            *(f"{n:,}" for n in (record_bytes, output_bytes, config.output_bytes, event_bytes, config.event_bytes)),
+        )  # fmt: skip
 
     @property
     def busy(self) -> list[LiveRun]:

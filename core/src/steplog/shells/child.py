@@ -135,7 +135,8 @@ class Child:
         self._turns = turns
         tune_process()
         await run_engine(
-            turns, services, ask=self._ask, on_open=lambda: self._stream.send(Opened()), stop=self._stop
+            turns, services, ask=self._ask, stop=self._stop,
+            on_open=lambda: self._stream.send(Opened(turns.record_bytes)),
         )  # fmt: skip
 
     async def _open_log(self, frame: Open) -> SqliteLog:

@@ -57,6 +57,8 @@ class Stop(msgspec.Struct, frozen=True, tag=True, array_like=True):
 class Opened(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """The log is open, turns run."""
 
+    record_bytes: int | None = None  # the largest record that the log takes; None: any size
+
 
 class Serving(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """HTTP requests are answered."""

@@ -56,6 +56,8 @@ class InlineEngine:
         processor.recover()
         self._turning = asyncio.Task(self._run(processor), loop=users, context=Context())
 
+    record_bytes = None  # any size
+
     @property
     def is_available(self) -> bool:
         return self._processor is not None

@@ -80,6 +80,7 @@ class ProcessEngine:
         self._is_watching = False
         self._no_context = contextvars.Context()
         self.is_available = True
+        self.record_bytes: int | None = None
 
     async def open(
         self, users: UsersLoop, receive: Callable[[list[Effect]], None], lost: Callable[[LogUnavailable], None]
@@ -153,7 +154,8 @@ class ProcessEngine:
                     answer.set_result(is_open)
             case AskFit(question=question, events=events):
                 self.send(AnswerFit(question, self._check(events)))
-            case Opened():
+            case Opened(record_bytes=record_bytes):
+                self.record_bytes = record_bytes
                 self._opened.set_result(None)
             case Serving():
                 self._on_serving()

@@ -22,6 +22,8 @@ class ThreadEngine:
     ``check`` is asked about events where a service has types.
     """
 
+    record_bytes = None  # any size
+
     def __init__(
         self, open_log: Callable[[], Log], registry: Registry, config: EngineConfig,
         services: Sequence[Service] = (), *, check: Check = nothing_to_say,
