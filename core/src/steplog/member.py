@@ -132,6 +132,7 @@ class Member:
         try:
             await log.read_registry()
             checked_ids(_ids_in(log.registry), found, self._layout)
+            await log.announce()
             for topic, id_ in found.topic_ids.items():
                 await log.register(TOPIC + topic.encode(), msgspec.msgpack.encode(id_))
             node = Node(config.address)

@@ -160,12 +160,20 @@ class Partitions:
                 self._is_truncated = is_new = True  # unless somebody else had it since, and went on
                 await self._give_up(error)
             except Replaced as error:
-                replaced = NodeReplaced(error.name)
-                self._drop(LogUnavailable(str(replaced)), tuple(self._owned))
-                raise replaced from error
+                if await self._is_replaced():
+                    replaced = NodeReplaced(error.name)
+                    self._drop(LogUnavailable(str(replaced)), tuple(self._owned))
+                    raise replaced from error
+                is_new = True  # a cluster that was away may take a member for another one of its name
+                await self._give_up(error)
             except BrokerError as error:
                 is_new = True
                 await self._give_up(error)
+
+    async def _is_replaced(self) -> bool:
+        with suppress(BrokerError):  # whoever is replaced hears so again
+            return await self._log.is_replaced()
+        return False
 
     async def _give_up(self, error: BrokerError) -> None:
         """Begin again in a moment."""

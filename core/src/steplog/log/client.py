@@ -88,12 +88,14 @@ class KafkaClient:
 
     async def _ask_offsets(self, places: Sequence[Place], at_ms: int | None = None) -> dict[Place, int]:
         from confluent_kafka import KafkaException
+        from confluent_kafka.admin import AdminClient
 
         asked = {self._partition(place): place for place in places}
         try:
             answers = offsets(self._admin, list(asked), at_ms)
             found = {asked[each]: await asyncio.wrap_future(answer) for each, answer in answers.items()}
         except KafkaException as error:
+            self._admin = AdminClient(self._settings)  # it would ask with the leader's old epoch for ever
             raise _ours(error) from error
         return {place: answer.offset for place, answer in found.items()}
 

@@ -102,6 +102,7 @@ class KafkaLog:
         self._owned: dict[int, _Owned] = {}
         self._token: object = None
         self._owner = encoding.encode_owner(name)
+        self._process_key = b"process/" + name.encode()
         self._redo_ends: dict[Place, int] = {}  # no later than where they end
         self._targets = Targets(broker.describe, now_ms)
         self._registered = 0  # the registry is read up to here
@@ -245,6 +246,15 @@ class KafkaLog:
         ends = await self._broker.append([encoding.produced(e.slot % self._partitions, e) for e in events])
         self._reach(ends)
         return ends
+
+    async def announce(self) -> None:
+        """Say that this process has its name from now on."""
+        await self.register(self._process_key, self._owner)
+
+    async def is_replaced(self) -> bool:
+        """Whether another process has taken the name since."""
+        await self.read_registry()
+        return self.registry.get(self._process_key, self._owner) != self._owner
 
     async def register(self, key: bytes, value: bytes) -> None:
         """Tell every process something."""

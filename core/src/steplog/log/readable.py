@@ -16,7 +16,14 @@ from steplog.log.table import named
 from steplog.log.topics import INBOX, REGISTRY, STATE
 
 RUN_KEY_BYTES = 21
-_NAMES = (b"owner/", b"node/", b"topic/")  # in the registry; its other keys are those of the state
+_NAMES = (
+    b"app/",
+    b"node/",
+    b"owner/",
+    b"process/",
+    b"redo/",
+    b"topic/",
+)  # in the registry; its other keys are those of the state
 _POSITION = keys.position("")
 _PRINTABLE = frozenset(string.printable)
 
@@ -46,6 +53,8 @@ def readable_value(topic: str, record: Record) -> Any:
             turn, now_ms = msgspec.msgpack.decode(value)
             return {"turn": turn, "at": now_ms}
         case "state" if key.startswith(_POSITION):
+            return int.from_bytes(value, "big")
+        case "registry" if key.startswith(b"redo/"):
             return int.from_bytes(value, "big")
         case "registry" if key.startswith(_NAMES):
             return _plain(msgspec.msgpack.decode(value))
