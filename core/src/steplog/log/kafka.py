@@ -323,8 +323,7 @@ class KafkaLog:
         return idle
 
     def _needed_from(self, partition: int) -> int:
-        registered = self.registry.get(_redo_key(partition))
-        return 0 if registered is None else int.from_bytes(registered, "big")
+        return _number(self.registry.get(_redo_key(partition)))
 
     def _redo(self, partition: int) -> Place:
         return redo_place(partition, self._partitions)
@@ -414,8 +413,7 @@ def _written(owned: _Owned, turn: Turn, leaving: Changes, state_end: int) -> Non
     owned.committed.update(turn.taken)
     if leaving:
         start = leaving[START]
-        assert start is not None, "a start is never deleted"
-        owned.start = int.from_bytes(start, "big")
+        owned.start = _number(start)
         owned.owed, owned.is_due = {}, False  # its overlay is kept, or there is none
         owned.cache.write([*turn.state.flush, (START, start)], state_end, turn.now_ms)
 
@@ -440,8 +438,7 @@ def _redo_key(partition: int) -> bytes:
 
 def _start(table: Table) -> int:
     """Where a partition's redo begins."""
-    start = table.get(START)
-    return 0 if start is None else int.from_bytes(start, "big")
+    return _number(table.get(START))
 
 
 def _stored_head(table: Table) -> tuple[int, int]:
@@ -452,5 +449,9 @@ def _stored_head(table: Table) -> tuple[int, int]:
 
 def _position(table: Table, topic: str) -> int:
     """Where to go on reading. The state says it; the group's own offsets are for fencing, and for tools."""
-    value = table.get(keys.position(topic))
+    return _number(table.get(keys.position(topic)))
+
+
+def _number(value: bytes | None) -> int:
+    """Read an offset (``keys.number``); 0 where none is written."""
     return 0 if value is None else int.from_bytes(value, "big")
