@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, TypeVar
 from zlib import crc32
 
 import msgspec
@@ -33,6 +33,7 @@ from steplog.log.moves import NAME, Move, decode_move, encode_move, refusal
 from steplog.log.table import TABLE, SqliteTable, fits, foreign, named, write_table
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 FORMAT = 1  # PRAGMA user_version
 BUSY_S = 5.0  # a reader's checkpoint lock is short
@@ -110,7 +111,7 @@ class SqliteLog:
             now_ms = turn = 0
             last: dict[bytes, bytes | None] = {}
             for turn, data, crc in rows:
-                redo = _decode_redo(_checked(self.path, "redo", turn, data, crc))
+                redo = _decoded(_decode_redo, self.path, "redo", turn, data, crc)
                 now_ms = redo.now_ms
                 last.update(redo.changes)
             reached = self._head.read(self._log_id)
@@ -160,8 +161,8 @@ class SqliteLog:
             with foreign(self.path):
                 rows = self._connection.execute(query, (first, last, ROWS_READ)).fetchall()
             for position, data, crc in rows:
-                checked = _checked(self.path, "events", position, data, crc)
-                yield position, [bytes(event) for event in _decode_array(checked)]
+                events = _decoded(_decode_array, self.path, "events", position, data, crc)
+                yield position, [bytes(event) for event in events]
                 last = position - 1
             if len(rows) < ROWS_READ:
                 return
@@ -354,6 +355,15 @@ def _checked(path: Path, table: str, position: int, data: bytes, crc: int) -> by
     if not fits(data, crc, _number(position)):
         raise LogCorrupt(str(path), f"row {position} of {table}")
     return data
+
+
+def _decoded(decode: Callable[[bytes], T], path: Path, table: str, position: int, data: bytes, crc: int) -> T:
+    """Read a row: one that a page of another table brought here fits its checksum, but is not one of these."""
+    checked = _checked(path, table, position, data, crc)
+    try:
+        return decode(checked)
+    except msgspec.MsgspecError as error:
+        raise LogCorrupt(str(path), f"row {position} of {table}") from error
 
 
 def _number(position: int) -> bytes:
