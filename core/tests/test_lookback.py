@@ -14,7 +14,7 @@ from steplog.engine.effects import Answer, ReadEvents
 from steplog.engine.events import accept_event
 from steplog.engine.functions import DEFAULT_ENV
 from steplog.engine.ids import ulid
-from steplog.engine.messages import EventAccepted, EventsRead, Message
+from steplog.engine.messages import EventAccepted, EventsRead
 from steplog.engine.operations import EventOut
 from steplog.engine.records import event_seen
 from steplog.engine.waits import value_hash
@@ -107,9 +107,8 @@ class Asking:
             topics, len(topics.logs), answer=self._answer, now_ms=lambda: self.now_ms, most_bytes=most_bytes
         )
 
-    def _answer(self, run: bytes, message: Message) -> None:
-        assert run == RUN
-        assert isinstance(message, EventsRead)
+    def _answer(self, message: EventsRead) -> None:
+        assert message.run == RUN
         self.answers.put_nowait(message)
 
     async def ask(self, question: ReadEvents) -> EventsRead:

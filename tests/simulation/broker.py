@@ -306,6 +306,9 @@ class Connection:
         kept = [(at, e) for at, e in entries if e.is_committed and not e.is_gone]
         return [Fetched(place, at, e.key, e.value, e.headers) for at, e in kept], end
 
+    def is_at_end(self, place: Place, offset: int) -> bool:
+        return self._cluster.first(place) <= offset == self._cluster.stable_end(place)
+
     def forget(self, place: Place) -> None: ...
 
     def reopen(self) -> None: ...

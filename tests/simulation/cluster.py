@@ -20,7 +20,7 @@ from steplog.engine.events import FAILED_EVENT, FINISHED_EVENT, accept_event
 from steplog.engine.functions import DEFAULT_ENV, EventTrigger, Registry
 from steplog.engine.ids import decode_ulid, run_slot, ulid
 from steplog.engine.keys import run_id_of
-from steplog.engine.messages import EventMet, Message, OpReported, RunReported
+from steplog.engine.messages import EventMet, Message, OfRun, OpReported, RunReported
 from steplog.engine.operations import EventOut
 from steplog.engine.recent import KEPT_MS
 from steplog.engine.retry import RetryPolicy
@@ -594,12 +594,12 @@ class Process:
     def body(self, end: Callable[[], None]) -> None:
         self._later(self._world.chance.choice((0, 1, 5, 200, 3_000)), end)
 
-    def report(self, run: bytes, message: Message) -> None:
+    def report(self, run: bytes, message: OfRun) -> None:
         chance, plan = self._world.chance, self._world.plan
-        self._later(0, lambda: self._partitions.post_to_run(run, message))
+        self._later(0, lambda: self._partitions.post_to_runs([message]))
         if isinstance(message, OpReported | RunReported) and chance.random() < plan.repeat_chance:
             self._world.fired("end reported twice" if isinstance(message, RunReported) else "step reported twice")
-            self._later(chance.choice((0, 5, 5_000)), lambda: self._partitions.post_to_run(run, message))
+            self._later(chance.choice((0, 5, 5_000)), lambda: self._partitions.post_to_runs([message]))
 
     def takes_from(self, run_id: str, name: str, times: int) -> bool:
         self._world.spent[run_id, name] += 1

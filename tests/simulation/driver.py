@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from steplog.engine.effects import Backoff, Dispatch, Effect, MakeRoom, Recorded, Resume, Retry, RunEnded
 from steplog.engine.ids import step_wire_id
-from steplog.engine.messages import Message, OpReported, RunParked, RunReported
+from steplog.engine.messages import OfRun, OpReported, RunParked, RunReported
 from steplog.engine.operations import (
     ErrorInfo,
     EventOut,
@@ -186,7 +186,7 @@ class LiveRun:
             )
         )  # fmt: skip
 
-    def _report(self, message: Message) -> None:
+    def _report(self, message: OfRun) -> None:
         self._world.report(self.run, message)
 
     # --- parking

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Protocol
 
-from steplog.engine.messages import Message
+from steplog.engine.messages import OfRun
 
 from .watch import Watch
 
@@ -26,7 +26,7 @@ class World(Protocol):
     def body(self, end: Callable[[], None]) -> None:
         """Let a step's body run for a while; its end does not come if the process dies."""
 
-    def report(self, run: bytes, message: Message) -> None:
+    def report(self, run: bytes, message: OfRun) -> None:
         """Send a report to the engine: after those of the same run, perhaps twice."""
 
     def takes_from(self, run_id: str, name: str, times: int) -> bool:

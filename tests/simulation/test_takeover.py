@@ -173,26 +173,24 @@ class Standing(Connection):
         return first
 
 
-def test_effects_are_not_released_after_others_have_gone_on() -> None:
+def begin(cluster: Cluster, connection: Connection, name: str, effects: list[Effect]) -> "asyncio.Task[None]":
+    """Let a process take part."""
     function = FunctionSpec(id="app-f", app="app", name="f", triggers=(EventTrigger(event="go"),))
+    log = KafkaLog(connection, name, in_memory(), partitions=2, now_ms=lambda: START_MS, tombstones_ms=1 << 40)
+    partitions = Partitions(
+        log, Connection(cluster, f"{name}-reader", is_reader=True), Registry([function]), EngineConfig(), 2,
+        deliver=effects.extend, on_lost=lambda *_: None, clocks=lambda: (START_MS, START_MS),
+    )  # fmt: skip
+    return asyncio.get_running_loop().create_task(partitions.run())
 
+
+def test_effects_are_not_released_after_others_have_gone_on() -> None:
     async def story(cluster: Cluster) -> None:
         effects: dict[str, list[Effect]] = {"one": [], "other": []}
-        connections = {"one": Standing(cluster, "one"), "other": Connection(cluster, "other")}
-
-        def begin(name: str) -> "asyncio.Task[None]":
-            log = KafkaLog(
-                connections[name], name, in_memory(), partitions=2, now_ms=lambda: START_MS, tombstones_ms=1 << 40
-            )
-            partitions = Partitions(
-                log, Connection(cluster, f"{name}-reader", is_reader=True), Registry([function]), EngineConfig(), 2,
-                deliver=effects[name].extend, on_lost=lambda *_: None, clocks=lambda: (START_MS, START_MS),
-            )  # fmt: skip
-            return asyncio.get_running_loop().create_task(partitions.run())
-
-        tasks = [begin("one")]
+        standing = Standing(cluster, "one")
+        tasks = [begin(cluster, standing, "one", effects["one"])]
         await asyncio.sleep(1)
-        connections["one"].is_still = True  # type: ignore[attr-defined]
+        standing.is_still = True
         event = accept_event(
             EventOut(name="go", data=b"{}"), ulid(START_MS, bytes(10)), env=DEFAULT_ENV, received_ms=START_MS,
             source="story", is_seeded=False,
@@ -203,12 +201,28 @@ def test_effects_are_not_released_after_others_have_gone_on() -> None:
         )  # fmt: skip
         await sender.append([event])
         await asyncio.sleep(1)
-        tasks.append(begin("other"))
+        tasks.append(begin(cluster, Connection(cluster, "other"), "other", effects["other"]))
         await asyncio.sleep(SESSION_S * 6)
         assert [each for each in effects["other"] if isinstance(each, Dispatch)], "the other has gone on"
         assert not [each for each in effects["one"] if isinstance(each, Dispatch)]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    play(story)
+
+
+def test_a_process_ends_though_something_comes_in_the_same_moment() -> None:
+    async def story(cluster: Cluster) -> None:
+        task = begin(cluster, Connection(cluster, "one"), "one", [])
+        for n in range(20):
+            await asyncio.sleep(0.5 + 0.013 * n)
+            cluster.listeners["one"]()
+            assert task.cancel()
+            await asyncio.wait([task], timeout=SESSION_S)
+            assert task.cancelled()
+            task = begin(cluster, Connection(cluster, "one"), "one", [])
+        task.cancel()
+        await asyncio.wait([task])
 
     play(story)

@@ -17,7 +17,7 @@ from steplog.engine.effects import Answer, Dispatch, Effect, MakeRoom
 from steplog.engine.events import accept_event
 from steplog.engine.functions import DEFAULT_ENV, CronTrigger, FunctionSpec, Registry
 from steplog.engine.ids import encode_ulid, ulid
-from steplog.engine.messages import Drain, Message, OpReported, RetryNow, RunReported, SignalSent
+from steplog.engine.messages import Drain, Message, OfRun, OpReported, RetryNow, RunReported, SignalSent
 from steplog.engine.operations import EventOut
 from steplog.engine.processor import Processor, Turn
 from steplog.log.memory import MemoryLog, MemoryTable
@@ -364,7 +364,7 @@ class Simulation:
     def body(self, end: Callable[[], None]) -> None:
         self._after(self._chance.choice((0, 1, 1, 5, 200, 3 * SECOND, 10 * MINUTE)), end)
 
-    def report(self, run: bytes, message: Message) -> None:
+    def report(self, run: bytes, message: OfRun) -> None:
         at_ms = max(self._reported_ms.get(run, 0), self.now_ms + self._hop_ms())
         self._reported_ms[run] = at_ms
         self._after(at_ms - self.now_ms, lambda: self._post(message))

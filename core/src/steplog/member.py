@@ -16,7 +16,7 @@ from steplog.engine import keys
 from steplog.engine.effects import Answer, Effect, PartitionsLost, RunEnded
 from steplog.engine.functions import DEFAULT_ENV, EngineConfig, FunctionSpec, Registry
 from steplog.engine.ids import decode_ulid, run_slot
-from steplog.engine.messages import EventAccepted, Message, RetryNow, SignalSent
+from steplog.engine.messages import EventAccepted, Message, OfRun, RetryNow, SignalSent
 from steplog.engine.signals import slot_of_signal
 from steplog.engine.state import Limits
 from steplog.errors import LogUnavailable, Overloaded
@@ -160,7 +160,8 @@ class Member:
         """Wait until it is known which partitions are decided here, not for ever: others may hold that up."""
         if self._config.is_engine:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._partitions.has_joined.wait(), timeout_s)
+                async with asyncio.timeout(timeout_s):
+                    await self._partitions.has_joined.wait()
 
     async def finish(self) -> None:
         """Hand back in order what is in flight, and leave the group."""
@@ -179,6 +180,7 @@ class Member:
     def post(self, messages: Sequence[Message]) -> None:
         """Give owners messages. Those for owners that are not here any more are dropped."""
         events: list[EventAccepted] = []
+        of_runs: list[OfRun] = []
         for message in messages:
             if isinstance(message, EventAccepted):
                 events.append(message)
@@ -187,7 +189,8 @@ class Member:
             elif isinstance(message, SignalSent):
                 self._partitions.post(slot_of_signal(message.env, message.signal), message)
             else:
-                self._partitions.post_to_run(message.run, message)  # type: ignore[union-attr]  # the rest are of runs
+                of_runs.append(message)  # type: ignore[arg-type]  # there is nothing else that a driver says
+        self._partitions.post_to_runs(of_runs)
         if events:
             self._start(self._accept(events))
 
@@ -258,7 +261,8 @@ class Member:
         ended: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._ended.setdefault(key, []).append(ended)
         try:
-            return await asyncio.wait_for(ended, timeout_s)
+            async with asyncio.timeout(timeout_s):
+                return await ended
         except TimeoutError:
             return True
 

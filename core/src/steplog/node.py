@@ -136,7 +136,8 @@ class Node:
         self._passes = FLUSH_PASSES
         self._flush()
         self._engine.stop()
-        await asyncio.wait_for(self._engine.closed(), STOP_S)
+        async with asyncio.timeout(STOP_S):
+            await self._engine.closed()
 
     @property
     def executing(self) -> int:

@@ -6,7 +6,7 @@ is dropped and loaded again, as at a start.
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 
 import msgspec
@@ -17,7 +17,7 @@ from steplog.engine.effects import Effect
 from steplog.engine.functions import EngineConfig, Registry
 from steplog.engine.ids import run_slot
 from steplog.engine.keys import run_id_of
-from steplog.engine.messages import Drain, Input, Message, OpReported
+from steplog.engine.messages import Drain, EventsRead, Input, Message, OfRun, OpReported
 from steplog.engine.operations import Produce, StepError, error_info
 from steplog.engine.processor import LoadedState, Processor, Turn
 from steplog.engine.state import Limits
@@ -72,7 +72,7 @@ class Partitions:
         self._idle_s, self._poll_s = idle_s, poll_s
         self._owned: dict[int, _Owned] = {}
         self._lookback = Lookback(
-            reader, partitions, answer=self.post_to_run, now_ms=lambda: int(clocks()[0]), most_bytes=config.kept_bytes
+            reader, partitions, answer=self._answer, now_ms=lambda: int(clocks()[0]), most_bytes=config.kept_bytes
         )  # fmt: skip
         self._unchecked: list[tuple[OpReported, Produce]] = []  # records for topics that have to be looked at first
         self._wanted: tuple[int, ...] = ()
@@ -99,21 +99,35 @@ class Partitions:
 
     def post(self, slot: int, message: Message) -> bool:
         """Give an owner a message; returns whether it is here. One for another process is dropped."""
-        owned = self._owned.get(slot % self._partitions)
-        if owned is None:
+        partition = slot % self._partitions
+        if partition not in self._owned:
             return False
-        self._now_ms(owned)  # drift is worked off by what has passed, asleep or not
-        owned.processor.post(translated(message, owned.clock) if owned.clock.is_adrift else message)
-        self._wake.set()
+        self._post({partition: [message]})
         return True
 
-    def post_to_run(self, run: bytes, message: Message) -> None:
-        """Give a run a message, by its key."""
-        if isinstance(message, OpReported) and isinstance(message.op, Produce):
-            self._unchecked.append((message, message.op))
-            self._wake.set()
-            return
-        self.post(run_slot(run_id_of(run)), message)
+    def post_to_runs(self, messages: Iterable[OfRun]) -> None:
+        """Give runs messages, in order."""
+        posted: dict[int, list[Message]] = {}
+        for message in messages:
+            if isinstance(message, OpReported) and isinstance(message.op, Produce):
+                self._unchecked.append((message, message.op))
+                continue
+            partition = self._partition_of(message.run)
+            if partition in self._owned:
+                posted.setdefault(partition, []).append(message)
+        self._post(posted)
+
+    def _post(self, messages: Mapping[int, Sequence[Message]]) -> None:
+        """Post to partitions that are here."""
+        wall_ms, monotonic_ms = self._clocks()
+        for partition, given in messages.items():
+            owned = self._owned[partition]
+            owned.clock.now_ms(wall_ms=wall_ms, monotonic_ms=monotonic_ms)  # drift is worked off by what has passed
+            owned.processor.post(*([translated(m, owned.clock) for m in given] if owned.clock.is_adrift else given))
+        self._wake.set()
+
+    def _answer(self, message: EventsRead) -> None:
+        self.post_to_runs([message])
 
     def post_to_all(self, message: Message) -> None:
         """Give every partition that is here a message."""
@@ -333,8 +347,9 @@ class Partitions:
     async def _decide(self) -> None:
         """Decide what waits, as far as it fits in one turn of each partition."""
         began_s = time.perf_counter()
+        wall_ms, monotonic_ms = self._clocks()
         for owned in self._owned.values():
-            processor, now_ms = owned.processor, self._now_ms(owned)
+            processor, now_ms = owned.processor, owned.clock.now_ms(wall_ms=wall_ms, monotonic_ms=monotonic_ms)
             if not processor.has_work(now_ms):
                 continue
             while not processor.advance(now_ms, SLICE_MESSAGES):
@@ -362,8 +377,9 @@ class Partitions:
                 delay_s = min(delay_s, max(due_ms - self._now_ms(owned), 1) / 1000)
         now_s = asyncio.get_running_loop().time()
         delay_s = min(delay_s, max(self._poll_at_s - now_s, 0.001))
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._wake.wait(), delay_s)
+        with suppress(TimeoutError):  # ``wait_for`` of Python 3.11 would lose a cancellation that comes with the wake
+            async with asyncio.timeout(delay_s):
+                await self._wake.wait()
 
     def _now_ms(self, owned: _Owned) -> int:
         wall_ms, monotonic_ms = self._clocks()

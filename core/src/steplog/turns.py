@@ -179,7 +179,8 @@ class Turns:
         ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._ended.setdefault(key, []).append(ended)
         with suppress(TimeoutError):
-            await asyncio.wait_for(ended, timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await ended
         return True
 
     async def are_open(self, run_keys: Sequence[bytes]) -> list[bool]:

@@ -48,7 +48,8 @@ class Bodies:
         if self.running:
             self._are_over = asyncio.Event()
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._are_over.wait(), timeout_s)
+                async with asyncio.timeout(timeout_s):
+                    await self._are_over.wait()
 
     def _set_alarm(self, after_s: float) -> None:
         self._alarm = self.loop.call_later(after_s, self._end_overdue, context=contextvars.Context())

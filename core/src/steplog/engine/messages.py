@@ -223,6 +223,7 @@ Message = (
     | TimerFired | RetryNow | Adopt | Drain | PlanCrons | SweepSeen | Unreadable | Carried
 )  # fmt: skip
 
+OfRun = OpReported | RunReported | RunParked | DispatchLost | EventsRead  # what a run is told by a driver or a reader
 
 encode_message = msgspec.msgpack.Encoder().encode
 decode_message: Callable[[bytes], Message] = msgspec.msgpack.Decoder(Message).decode

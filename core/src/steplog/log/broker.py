@@ -95,6 +95,9 @@ class Broker(Protocol):
         not go back that far, or ends before.
         """
 
+    def is_at_end(self, place: Place, offset: int) -> bool:
+        """Whether there would be nothing to read from an offset on, as far as is known here."""
+
     def reopen(self) -> None:
         """Read inputs by a new connection: the present one has stopped, and nobody says why."""
 

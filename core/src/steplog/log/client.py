@@ -73,15 +73,20 @@ class KafkaClient:
         return await self._call(self._poll)
 
     async def read(self, place: Place, offset: int, *, wait_s: float = 0) -> tuple[list[Fetched], int]:
-        fetcher = self._inputs if place.topic in (EVENTS, INBOX) else self._others
-        return await fetcher.read(place, offset, wait_s)
+        return await self._reader(place).read(place, offset, wait_s)
+
+    def is_at_end(self, place: Place, offset: int) -> bool:
+        return self._reader(place).is_at_end(place, offset)
 
     def reopen(self) -> None:
         stopped, self._inputs = self._inputs, Fetcher(self._settings, self._layout, self._tell)
         threading.Thread(target=stopped.close, name="steplog-kafka-close", daemon=True).start()
 
     def forget(self, place: Place) -> None:
-        (self._inputs if place.topic in (EVENTS, INBOX) else self._others).forget(place)
+        self._reader(place).forget(place)
+
+    def _reader(self, place: Place) -> Fetcher:
+        return self._inputs if place.topic in (EVENTS, INBOX) else self._others
 
     async def ends(self, places: Sequence[Place]) -> dict[Place, int]:
         return await self._ask_offsets(places)

@@ -81,7 +81,13 @@ class Fetcher:
             if found[0] or found[1] > offset or rest_s <= 0:
                 return found
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), rest_s)
+                async with asyncio.timeout(rest_s):
+                    await self._changed.wait()
+
+    def is_at_end(self, place: Place, offset: int) -> bool:
+        """Whether nothing waits to be taken from an offset on."""
+        tape = self._tapes.get(place)
+        return tape is not None and tape.taken == offset == tape.after and tape.error is None
 
     def forget(self, place: Place) -> None:
         """Stop reading a place."""
@@ -135,21 +141,24 @@ class Fetcher:
             message = consumer.poll(POLL_S)
             if message is None:
                 continue
-            self._put([message, *consumer.consume(BATCH, 0)])
-            self._loop.call_soon_threadsafe(self._tell)
+            if self._put([message, *consumer.consume(BATCH, 0)]):
+                self._loop.call_soon_threadsafe(self._tell)
 
     def _tell(self) -> None:
         self._changed.set()
         self._on_data()
 
-    def _put(self, messages: "list[Message]") -> None:
+    def _put(self, messages: "list[Message]") -> bool:
+        """Note what has come; returns whether somebody may want to know."""
         full: list[Place] = []
+        is_news = False
         with self._lock:
             for message in messages:
                 place = self._places.get((message.topic() or "", message.partition() or 0))
                 tape = None if place is None else self._tapes.get(place)
                 if place is None or tape is None:
                     continue
+                before = tape.after, tape.is_answered, tape.error
                 tape.is_answered = True
                 error, offset = message.error(), message.offset() or 0
                 if error is not None:
@@ -163,8 +172,10 @@ class Fetcher:
                     if tape.bytes > FULL_BYTES and not tape.is_paused:
                         tape.is_paused = True
                         full.append(place)
+                is_news = is_news or before != (tape.after, True, tape.error)
         if full:
             self._consumer.pause([self._partition(place) for place in full])
+        return is_news
 
     def _note(self, tape: _Tape, place: Place, error: Any, offset: int) -> None:
         from confluent_kafka import KafkaError

@@ -69,11 +69,13 @@ class _Owned:
     """A partition that is owned here."""
 
     __slots__ = (
-        "cache", "committed", "held", "held_until", "is_due", "owed", "positions", "registered", "start", "starts",
+        "cache", "committed", "held", "held_until", "inputs", "is_due", "owed", "positions", "registered", "start",
+        "starts",
     )  # fmt: skip
 
-    def __init__(self, cache: Cache, owed: Changes) -> None:
+    def __init__(self, partition: int, cache: Cache, owed: Changes) -> None:
         self.cache = cache
+        self.inputs = [Place(topic, partition) for topic in INPUTS]
         self.owed = owed  # what the next turn has to write besides its own
         self.positions = {topic: _position(cache.table, topic) for topic in INPUTS}  # up to which it was read
         self.committed = dict(self.positions)  # and decided
@@ -162,7 +164,7 @@ class KafkaLog:
         if owed:
             cache.overlay(sorted(owed.items()))
         turn, now_ms = replay.head or _stored_head(cache.table)
-        self._owned[partition] = _Owned(cache, owed)
+        self._owned[partition] = _Owned(partition, cache, owed)
         return LoadedState(turn=turn, now_ms=now_ms, table=cache.table)
 
     async def take(self, partitions: Iterable[int]) -> dict[int, list[Input]]:
@@ -170,7 +172,7 @@ class KafkaLog:
 
         An event that a transaction in the inbox may concern is held until the outcome of that is known.
         """
-        owned = {partition: self._owned[partition] for partition in partitions}
+        owned = {partition: self._owned[partition] for partition in partitions if not self._is_idle(partition)}
         fresh = []
         for partition, each in owned.items():
             if not each.held:
@@ -332,6 +334,11 @@ class KafkaLog:
         for place, end in ends.items():
             if place.topic in (EVENTS, JOURNAL):
                 self.reached[place] = max(self.reached.get(place, 0), end)
+
+    def _is_idle(self, partition: int) -> bool:
+        """Whether nothing waits for a partition, as far as is known here."""
+        owned = self._owned[partition]
+        return not owned.held and all(self._broker.is_at_end(p, owned.positions[p.topic]) for p in owned.inputs)
 
     async def _take(self, partition: int, owned: _Owned) -> list[Input]:
         inbox = fetched = await self._fetch(partition, INBOX)

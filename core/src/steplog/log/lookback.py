@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from steplog.engine.effects import Effect, ReadEvents
-from steplog.engine.messages import EventsRead, Message
+from steplog.engine.messages import EventsRead
 from steplog.engine.recent import KEPT_MS, MOST_TRIED
 from steplog.engine.records import event_seen
 from steplog.engine.windows import Arrival, Window, decode_stored
@@ -51,10 +51,10 @@ class Reader(Protocol):
 
 
 class Lookback:
-    """Answers what waits of this process ask: ``answer`` gets the run, and the message for it."""
+    """Answers what waits of this process ask: ``answer`` gets the message for the run."""
 
     def __init__(
-        self, reader: Reader, partitions: int, *, answer: Callable[[bytes, Message], None], now_ms: Callable[[], int],
+        self, reader: Reader, partitions: int, *, answer: Callable[[EventsRead], None], now_ms: Callable[[], int],
         most_bytes: int,
     ) -> None:  # fmt: skip
         self._answer, self._now_ms, self._most_bytes = answer, now_ms, most_bytes
@@ -94,7 +94,7 @@ class Lookback:
             for key, question in asked.items():
                 if self._asked.get(key) is question:
                     del self._asked[key]
-                    self._answer(question.run, self._found(question))
+                    self._answer(self._found(question))
             self._make_room()
 
     async def _read(self, wanted: Mapping[Name, int]) -> None:
