@@ -21,6 +21,9 @@ NAMES = (
     "waits",
     "replay",
     "slow_clients",
+    "kafka.runs",
+    "kafka.ingest",
+    "kafka.nodes",
 )
 
 

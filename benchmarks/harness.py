@@ -44,9 +44,11 @@ class Cpu(NamedTuple):
     children_s: float
 
     @staticmethod
-    def now() -> "Cpu":
+    def now(*others: int) -> "Cpu":
+        """``others``: processes that are not to be counted among the children."""
         own = resource.getrusage(resource.RUSAGE_SELF)
-        return Cpu(own.ru_utime + own.ru_stime, sum(map(_cpu_s, _below(os.getpid()))))
+        children = [pid for pid in _below(os.getpid()) if pid not in others]
+        return Cpu(own.ru_utime + own.ru_stime, sum(map(cpu_s, children)))
 
     def since(self, earlier: "Cpu") -> "Cpu":
         return Cpu(self.own_s - earlier.own_s, self.children_s - earlier.children_s)
@@ -59,7 +61,8 @@ def _below(pid: int) -> list[int]:
     return children + [below for child in children for below in _below(child)]
 
 
-def _cpu_s(pid: int) -> float:
+def cpu_s(pid: int) -> float:
+    """CPU seconds of a process so far."""
     fields = _read(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") if fields else 0.0
 

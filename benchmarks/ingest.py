@@ -24,14 +24,15 @@ async def one(ctx: Context) -> None: ...
 """
 
 
-async def _send(url: str, name: str) -> tuple[float, list[float]]:
+async def send_batches(url: str, name: str) -> tuple[float, list[float]]:
+    """Send all events; returns how many a second, and the ms of each batch."""
     body = json.dumps([{"name": name, "data": {"order": f"ord-{n}", "note": "y" * 250}} for n in range(BATCH)]).encode()
     taken: list[float] = []
 
     async def sender(session: aiohttp.ClientSession) -> None:
         for _ in range(EVENTS // BATCH // SENDERS):
             began = time.perf_counter()
-            async with session.post(f"{url}/e/bench", data=body) as response:
+            async with session.post(url, data=body) as response:
                 answer = await response.json()
                 assert answer["status"] == 200, answer
                 assert len(answer["ids"]) == BATCH, answer
@@ -71,6 +72,14 @@ async def _send_singly(url: str) -> list[float]:
     return sorted(taken)
 
 
+def measure_batches(url: str) -> None:
+    """Send to the event API at this address, key and all."""
+    for name in ("bench/unmatched", "bench/matched"):
+        per_s, taken = asyncio.run(send_batches(url, name))
+        p50, p99 = taken[len(taken) // 2], taken[len(taken) * 99 // 100]
+        print(f"{name:16} {per_s:8,.0f} events/s, a batch of {BATCH}: p50 {p50:.0f} ms, p99 {p99:.0f} ms")
+
+
 def main() -> None:
     with tempfile.TemporaryDirectory(prefix="steplog-bench-") as directory:
         functions = Path(directory) / "functions.py"
@@ -85,10 +94,7 @@ def main() -> None:
             os.close(writes)
             with os.fdopen(reads) as pipe:
                 url = json.loads(pipe.readline())["url"]
-            for name in ("bench/unmatched", "bench/matched"):
-                per_s, taken = asyncio.run(_send(url, name))
-                p50, p99 = taken[len(taken) // 2], taken[len(taken) * 99 // 100]
-                print(f"{name:16} {per_s:8,.0f} events/s, a batch of {BATCH}: p50 {p50:.0f} ms, p99 {p99:.0f} ms")
+            measure_batches(f"{url}/e/bench")
             taken = asyncio.run(_send_singly(url))
             p50, p99 = taken[len(taken) // 2], taken[len(taken) * 99 // 100]
             print(f"{SINGLE_SENDERS} senders of single events, {READERS} readers: p50 {p50:.0f} ms, p99 {p99:.0f} ms")

@@ -37,16 +37,16 @@ class Measured:
         self.own_us, self.engine_us = cpu.own_s / runs * 1e6, cpu.children_s / runs * 1e6
 
 
-async def closed_loop(running: Node, runs: int) -> None:
-    """Keep ``CONCURRENCY`` runs going until so many have ended."""
+async def closed_loop(running: Node, runs: int, concurrency: int = CONCURRENCY) -> None:
+    """Keep so many runs going until ``runs`` have ended."""
 
     async def one_by_one(numbers: range) -> None:
         for number in numbers:
             (ended,) = await running.run(Event(name="bench/order", data={"id": f"ord-{number}", "note": "y" * 60}))
             assert ended.status == "completed", ended
 
-    each = runs // CONCURRENCY
-    await asyncio.gather(*[one_by_one(range(n * each, n * each + each)) for n in range(CONCURRENCY)])
+    each = runs // concurrency
+    await asyncio.gather(*[one_by_one(range(n * each, n * each + each)) for n in range(concurrency)])
 
 
 async def measure(path: Path, *, runs: int, with_history: bool) -> Measured:

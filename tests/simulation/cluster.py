@@ -569,7 +569,13 @@ class Process:
 
     def stop(self) -> None:
         if self._task is not None:
-            self._task.cancel()
+            self._end(self._task)
+
+    def _end(self, task: "asyncio.Task[None]") -> None:
+        """Let it do nothing more, not even what it would do before it stops in order."""
+        task.cancel()
+        if self._partitions._committing is not None:
+            self._partitions._committing.cancel()
 
     def kill(self, why: str) -> None:
         """End the process: what it held, executed and was told is gone; what it left open hangs."""
@@ -578,7 +584,7 @@ class Process:
         world = self._world
         world.fired(why)
         self._life += 1
-        self._task.cancel()
+        self._end(self._task)
         self._task, self._driver = None, None
         world.watch.hit()
         if world.chance.random() < 0.3:

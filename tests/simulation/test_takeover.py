@@ -173,56 +173,99 @@ class Standing(Connection):
         return first
 
 
-def begin(cluster: Cluster, connection: Connection, name: str, effects: list[Effect]) -> "asyncio.Task[None]":
-    """Let a process take part."""
-    function = FunctionSpec(id="app-f", app="app", name="f", triggers=(EventTrigger(event="go"),))
-    log = KafkaLog(connection, name, in_memory(), partitions=2, now_ms=lambda: START_MS, tombstones_ms=1 << 40)
-    partitions = Partitions(
-        log, Connection(cluster, f"{name}-reader", is_reader=True), Registry([function]), EngineConfig(), 2,
-        deliver=effects.extend, on_lost=lambda *_: None, clocks=lambda: (START_MS, START_MS),
+class Deciding:
+    """A process that takes part."""
+
+    def __init__(self, cluster: Cluster, connection: Connection, name: str) -> None:
+        function = FunctionSpec(id="app-f", app="app", name="f", triggers=(EventTrigger(event="go"),))
+        self.effects: list[Effect] = []
+        self.log = KafkaLog(
+            connection, name, in_memory(), partitions=2, now_ms=lambda: START_MS, tombstones_ms=1 << 40
+        )  # fmt: skip
+        self.partitions = Partitions(
+            self.log, Connection(cluster, f"{name}-reader", is_reader=True), Registry([function]), EngineConfig(), 2,
+            deliver=self.effects.extend, on_lost=lambda *_: None, clocks=lambda: (START_MS, START_MS),
+        )  # fmt: skip
+        self.task = asyncio.get_running_loop().create_task(self.partitions.run())
+
+    @property
+    def dispatches(self) -> list[Effect]:
+        return [each for each in self.effects if isinstance(each, Dispatch)]
+
+    async def stop(self) -> None:
+        """Cancel it, which has to be enough."""
+        assert self.task.cancel()
+        await asyncio.wait([self.task], timeout=SESSION_S)
+        assert self.task.cancelled()
+
+
+async def send_event(cluster: Cluster) -> None:
+    event = accept_event(
+        EventOut(name="go", data=b"{}"), ulid(START_MS, bytes(10)), env=DEFAULT_ENV, received_ms=START_MS,
+        source="story", is_seeded=False,
     )  # fmt: skip
-    return asyncio.get_running_loop().create_task(partitions.run())
+    sender = KafkaLog(
+        Connection(cluster, "sender"), "sender", in_memory(), partitions=2, now_ms=lambda: START_MS,
+        tombstones_ms=1 << 40,
+    )  # fmt: skip
+    await sender.append([event])
 
 
 def test_effects_are_not_released_after_others_have_gone_on() -> None:
     async def story(cluster: Cluster) -> None:
-        effects: dict[str, list[Effect]] = {"one": [], "other": []}
         standing = Standing(cluster, "one")
-        tasks = [begin(cluster, standing, "one", effects["one"])]
+        one = Deciding(cluster, standing, "one")
         await asyncio.sleep(1)
         standing.is_still = True
-        event = accept_event(
-            EventOut(name="go", data=b"{}"), ulid(START_MS, bytes(10)), env=DEFAULT_ENV, received_ms=START_MS,
-            source="story", is_seeded=False,
-        )  # fmt: skip
-        sender = KafkaLog(
-            Connection(cluster, "sender"), "sender", in_memory(), partitions=2, now_ms=lambda: START_MS,
-            tombstones_ms=1 << 40,
-        )  # fmt: skip
-        await sender.append([event])
+        await send_event(cluster)
         await asyncio.sleep(1)
-        tasks.append(begin(cluster, Connection(cluster, "other"), "other", effects["other"]))
+        other = Deciding(cluster, Connection(cluster, "other"), "other")
         await asyncio.sleep(SESSION_S * 6)
-        assert [each for each in effects["other"] if isinstance(each, Dispatch)], "the other has gone on"
-        assert not [each for each in effects["one"] if isinstance(each, Dispatch)]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        assert other.dispatches, "the other has gone on"
+        assert not one.dispatches
+        for each in (one, other):
+            await each.stop()
 
     play(story)
 
 
 def test_a_process_ends_though_something_comes_in_the_same_moment() -> None:
     async def story(cluster: Cluster) -> None:
-        task = begin(cluster, Connection(cluster, "one"), "one", [])
         for n in range(20):
+            one = Deciding(cluster, Connection(cluster, "one"), "one")
             await asyncio.sleep(0.5 + 0.013 * n)
             cluster.listeners["one"]()
-            assert task.cancel()
-            await asyncio.wait([task], timeout=SESSION_S)
-            assert task.cancelled()
-            task = begin(cluster, Connection(cluster, "one"), "one", [])
-        task.cancel()
-        await asyncio.wait([task])
+            await one.stop()
+
+    play(story)
+
+
+class Slow(Connection):
+    """Commits slowly."""
+
+    is_committing = False
+
+    async def transact(
+        self, records: list[Produced], positions: dict[Place, int], token: object  # type: ignore[override]
+    ) -> dict[Place, int]:  # fmt: skip
+        self.is_committing = True
+        await asyncio.sleep(SESSION_S / 6)
+        return await super().transact(records, positions, token)
+
+
+def test_a_process_that_stops_in_the_middle_of_a_commit_hands_back_what_is_in_flight() -> None:
+    async def story(cluster: Cluster) -> None:
+        slow = Slow(cluster, "one")
+        one = Deciding(cluster, slow, "one")
+        await asyncio.sleep(3)
+        slow.is_committing = False
+        await send_event(cluster)
+        while not slow.is_committing:
+            await asyncio.sleep(0.01)
+        await one.stop()
+        await one.partitions.finish()
+        assert one.dispatches
+        loaded = await Process(cluster, "other", in_memory()).log.load([0, 1])
+        assert [loaded[p].table.get(keys.DRAINED) for p in (0, 1)] == [b"1", b"1"]
 
     play(story)

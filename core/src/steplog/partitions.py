@@ -74,6 +74,7 @@ class Partitions:
         self._lookback = Lookback(
             reader, partitions, answer=self._answer, now_ms=lambda: int(clocks()[0]), most_bytes=config.kept_bytes
         )  # fmt: skip
+        self._committing: asyncio.Future[None] | None = None
         self._unchecked: list[tuple[OpReported, Produce]] = []  # records for topics that have to be looked at first
         self._wanted: tuple[int, ...] = ()
         self._is_truncated = False  # what was read last
@@ -202,6 +203,9 @@ class Partitions:
         for owned in self._owned.values():
             owned.processor.post(Drain())
         with suppress(BrokerError):  # then it is taken as lost, by whoever comes next
+            if self._committing is not None:
+                await self._committing
+                self._release()
             while any(each.processor.has_work(self._now_ms(each)) for each in self._owned.values()):
                 await self._decide()
                 await self._log.commit(self._seal())
@@ -279,7 +283,7 @@ class Partitions:
             await self._idle()
             return
         began_s = asyncio.get_running_loop().time()
-        committing = asyncio.ensure_future(self._log.commit(turns))
+        committing = self._committing = asyncio.ensure_future(self._log.commit(turns))
         committing.add_done_callback(lambda _: self._wake.set())
         try:
             while not committing.done():
@@ -289,9 +293,12 @@ class Partitions:
                     await self._take()
                     await self._decide()
             await committing
-        finally:
+            await self._make_sure(began_s)
+        except Exception:  # not where this is cancelled: ``finish`` waits for it
             committing.cancel()
-        await self._make_sure(began_s)
+            self._committing = None
+            raise
+        self._committing = None
         self._wake.set()
         if self._outage.is_on:
             self._outage.end()

@@ -9,8 +9,8 @@ import asyncio
 import itertools
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -98,7 +98,8 @@ class KafkaClient:
         asked = {self._partition(place): place for place in places}
         try:
             answers = offsets(self._admin, list(asked), at_ms)
-            found = {asked[each]: await asyncio.wrap_future(answer) for each, answer in answers.items()}
+            await _all_done(answers.values())
+            found = {asked[each]: answer.result() for each, answer in answers.items()}
         except KafkaException as error:
             self._admin = AdminClient(self._settings)  # it would ask with the leader's old epoch for ever
             raise _ours(error) from error
@@ -428,6 +429,28 @@ class _Group:
             self.done.set_exception(self._error)
         else:
             self.done.set_result(self._ends)
+
+
+async def _all_done(answers: "Collection[Future[Any]]") -> None:
+    """Wait for answers that come together: the loop is woken once."""
+    if not answers:
+        return
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[None] = loop.create_future()
+    seen: list[object] = []
+
+    def note(answer: object) -> None:
+        seen.append(answer)
+        if len(seen) == len(answers) and not loop.is_closed():
+            loop.call_soon_threadsafe(finish)
+
+    def finish() -> None:
+        if not done.done():
+            done.set_result(None)
+
+    for answer in answers:
+        answer.add_done_callback(note)
+    await done
 
 
 def _first_offset(first: dict[Place, int], place: Place) -> "Callable[[KafkaError | None, Any], None]":
