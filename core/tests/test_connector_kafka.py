@@ -477,6 +477,31 @@ def test_letters_may_be_kept_in_a_topic(stage: Stage, monkeypatch: pytest.Monkey
     assert stage.node.of("k") == [1, 2]
 
 
+@pytest.mark.spec("FAULT-B17")
+def test_a_record_is_parked_in_a_topic_however_large_that_lets_it_be(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large_records = {"max.message.bytes": str(4 << 20)}  # of its own accord the client sends no more than 1 MB
+    topic = stage.topics.make("dead", 2, **{"cleanup.policy": "compact", **large_records})
+    source = stage.topics.make("large", 1, **large_records)
+    monkeypatch.setattr(stage, "dead", lambda: KafkaDeadLetters(topic, {"bootstrap.servers": stage.topics.brokers}))
+    large = b"{" + b"x" * 2_000_000
+
+    async def story() -> None:
+        stage.topics.put(source, large, b"1")
+        async with stage.reading(topics=(source,)):
+            await until(lambda: stage.topics.has_read_all(stage.group, source))
+
+    play(story())
+    assert stage.node.values == [1]
+    opened = stage.dead()
+    (entry,) = opened.entries()
+    letter = opened.find(entry.id)
+    opened.close()
+    assert letter is not None
+    assert (letter.entry.offset, letter.value) == (0, large)
+
+
 def test_no_record_says_what_was_in_it(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
     async def story() -> None:
         stage.put(b'{"secret": hush}', key="hush")

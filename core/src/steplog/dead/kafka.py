@@ -20,6 +20,7 @@ from steplog.kafka_record import Headers, Record, read_record
 TOPIC_CONFIG = {"cleanup.policy": "compact", "min.insync.replicas": "1"}
 ANSWER_S = 10.0
 READ_AT_ONCE = 500
+MOST_BYTES = 1_000_000_000  # of a record, to the client: how large one may be is for the topic to say
 WAIT_MS = 50  # that a broker keeps a reader, who has read everything, from asking for anything else
 RETRY = "retry/"
 logger = logging.getLogger(__name__)
@@ -71,7 +72,9 @@ class KafkaDeadLetters:
     def __init__(self, topic: str, options: Mapping[str, Any]) -> None:
         self._topic = topic
         own = {"log_level": 2}  # errors come with the calls
-        self._producer = Producer({**options, **own, "enable.idempotence": True, "linger.ms": 0})
+        self._producer = Producer({
+            **options, **own, "enable.idempotence": True, "linger.ms": 0, "message.max.bytes": MOST_BYTES,
+        })  # fmt: skip
         self._options = {
             **options, **own, "group.id": f"{topic}.reader", "enable.auto.commit": False, "enable.partition.eof": True,
             "allow.auto.create.topics": False, "fetch.wait.max.ms": WAIT_MS,
