@@ -25,7 +25,7 @@ from steplog.config.connectors import KafkaConnector
 from steplog.connectors.parking import Parking
 from steplog.connectors.records import Poison, to_event
 from steplog.connectors.running import Cluster, Surroundings
-from steplog.dead.letters import DeadLetters, Entry, Letter
+from steplog.dead.letters import TOO_LARGE, DeadLetters, Entry, Letter
 from steplog.engine.operations import EventOut
 from steplog.errors import LogUnavailable, SteplogError
 from steplog.kafka_record import Record, read_record
@@ -292,6 +292,8 @@ class KafkaSource:
                 letter.timestamp_ms,
             )  # fmt: skip
             try:
+                if letter.is_cut:
+                    raise Poison(TOO_LARGE)
                 event = to_event(record, self._table, entry.incarnation, self._event_bytes)
                 misfit = self._hand_in([event])
                 if misfit is not None:

@@ -109,7 +109,10 @@ class KafkaDeadLetters:
         return msgspec.structs.replace(letter, entry=kept.entry)
 
     def park(self, letters: Sequence[Letter]) -> None:
-        self._write([_Write(*to_record(letter)) for letter in letters])
+        refused = self._write([_Write(*to_record(letter)) for letter in letters])
+        large = [letter for letter in letters if letter.entry.id.encode() in refused]
+        if large and self._write([_Write(*to_record(letter.cut())) for letter in large]):
+            raise LogUnavailable(f"topic {self._topic} does not take {large[0].entry.id} without its content either")
 
     def retry(self, ids: Sequence[str]) -> None:
         self._catch_up()
@@ -193,12 +196,15 @@ class KafkaDeadLetters:
                 return
             self._kept[key] = _Kept(entry, record.partition, record.offset)
 
-    def _write(self, records: Sequence[_Write]) -> None:
-        """Write records; raises where one of them does not arrive."""
+    def _write(self, records: Sequence[_Write]) -> set[bytes]:
+        """Write records; raises where one of them does not arrive. Returns the keys of those that are too large."""
         failed: list[KafkaError] = []
+        large: set[bytes] = set()
 
-        def told(error: KafkaError | None, _: Message) -> None:
-            if error is not None:
+        def told(error: KafkaError | None, message: Message) -> None:
+            if error is not None and error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
+                large.add(message.key() or b"")
+            elif error is not None:
                 failed.append(error)
 
         try:
@@ -211,6 +217,7 @@ class KafkaDeadLetters:
             raise self._unavailable(error) from error
         if failed or left:
             raise LogUnavailable(f"topic {self._topic}: {failed[0].str() if failed else 'no broker answers'}")
+        return large
 
     def _unavailable(self, error: Exception) -> LogUnavailable:
         return LogUnavailable(f"topic {self._topic}: {_text(error)}")
