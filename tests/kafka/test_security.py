@@ -158,6 +158,7 @@ def test_the_rights_that_are_documented_are_enough_and_no_secret_is_told(guarded
             assert guarded.clients(group) == {"till-7"}
         told = [
             steplog(directory, "topics", "lag", "--log", guarded.log),
+            steplog(directory, "connectors", "lag", "--log", guarded.log),
             steplog(directory, "runs", "list", "--log", guarded.log),
             steplog(directory, "audit", "--log", guarded.log),
             steplog(directory, "dead", "drop", "--all", "--yes", "--log", guarded.log),
@@ -165,6 +166,7 @@ def test_the_rights_that_are_documented_are_enough_and_no_secret_is_told(guarded
             command_lines(directory),
         ]
         assert "steplog.history.projector" in told[-1]
+        assert told[1].endswith("0 waiting in all\n"), told[1]
         assert not [text for text in [*told, one.said] if PASSWORD in text]
         refused = re.findall('"[^"]*authorization failed[^"]*"', one.said)
         assert refused

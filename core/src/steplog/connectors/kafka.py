@@ -83,8 +83,8 @@ class KafkaSource:
         self._client_id = "-".join(filter(None, ("steplog", surroundings.node, name)))
         self._accept = surroundings.entrance(f"connector/{name}")
         self._open_dead, self._event_bytes = surroundings.open_dead, surroundings.event_bytes
-        self._options = {**_connection(table, surroundings.cluster), **as_settings(table.options)}
-        self._group = table.group or f"{surroundings.prefix}.connector.{name}"
+        self._options = connection(table, surroundings.cluster)
+        self._group = group_of(name, table, surroundings.prefix)
         self._stopping = threading.Event()
         self._failed_s = self._missed_s = 0.0  # when that was last heard of
         self._consumer: Consumer
@@ -430,12 +430,18 @@ class KafkaSource:
         return {"fields": {"connector": self._name, **fields}}
 
 
-def _connection(table: KafkaConnector, cluster: Cluster | None) -> dict[str, str]:
+def connection(table: KafkaConnector, cluster: Cluster | None) -> dict[str, str]:
     """How brokers are reached: the table's own, else those of the log, as the log's clients do."""
+    options = as_settings(table.options)
     if table.brokers:
-        return {"bootstrap.servers": ",".join(table.brokers)}
+        return {"bootstrap.servers": ",".join(table.brokers), **options}
     assert cluster is not None, "the configuration was checked"
-    return {"bootstrap.servers": cluster.brokers, **cluster.settings}
+    return {"bootstrap.servers": cluster.brokers, **cluster.settings, **options}
+
+
+def group_of(name: str, table: KafkaConnector, prefix: str) -> str:
+    """The consumer group of a connector."""
+    return table.group or f"{prefix}.connector.{name}"
 
 
 def _group(pending: Sequence[tuple[Record, EventOut]]) -> Sequence[tuple[Record, EventOut]]:
