@@ -36,11 +36,13 @@ def kafka(tell: Tell = _say_nothing) -> Iterator[Cluster]:
 
 @contextmanager
 def kafka_cluster(
-    brokers: int = 3, *, settings: Mapping[str, object] | None = None, tell: Tell = _say_nothing
-) -> Iterator[Cluster]:
+    brokers: int = 3, *, settings: Mapping[str, object] | None = None, users: Mapping[str, str] | None = None,
+    tell: Tell = _say_nothing,
+) -> Iterator[Cluster]:  # fmt: skip
     """Brokers of a test's own, which it may kill. Their data go at the end."""
     get_kafka(tell)
-    with Cluster(install(tell), brokers, settings=settings, proxies=free_ports(brokers), is_brief=True) as cluster:
+    proxies = free_ports(brokers)
+    with Cluster(install(tell), brokers, settings=settings, proxies=proxies, is_brief=True, users=users) as cluster:
         yield cluster
 
 

@@ -49,6 +49,12 @@ class Broker:
         return f"{HOST}:{self.ports.client}"
 
     @property
+    def secure_address(self) -> str:
+        """Where clients reach it that say who they are."""
+        assert self.ports.secure is not None, "the cluster was started without users"
+        return f"{HOST}:{self.ports.secure}"
+
+    @property
     def proxied_address(self) -> str:
         """Where clients reach it that come through a proxy, which has to stand there."""
         assert self.ports.proxy is not None, "the cluster was started without ports of proxies"

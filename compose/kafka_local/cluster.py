@@ -23,18 +23,19 @@ class Cluster:
     ``port`` is the first broker's, the others' follow; 0 takes free ones. ``data`` is kept, and may be that of an
     earlier cluster with as many brokers; without it there is a temporary one, which goes. ``settings`` are further
     broker properties. ``proxies`` are ports where proxies will stand, one a broker: clients that come there are told
-    to stay there, and ``Broker.ports.proxied`` is what a proxy passes them on to. ``is_brief`` compiles less: readier
-    sooner, slower for long. Raises ``KafkaUnavailable``.
+    to stay there, and ``Broker.ports.proxied`` is what a proxy passes them on to. ``users``: names and passwords at a
+    further listener, which asks for them (SASL/PLAIN). ``is_brief`` compiles less: readier sooner, slower for long.
+    Raises ``KafkaUnavailable``.
     """
 
     def __init__(
         self, distribution: Distribution, brokers: int = 1, *, port: int = 0, data: Path | None = None,
         settings: Mapping[str, object] | None = None, proxies: Sequence[int] = (), is_brief: bool = False,
-        jvm: Sequence[str] = (),
+        jvm: Sequence[str] = (), users: Mapping[str, str] | None = None,
     ) -> None:  # fmt: skip
         assert len(proxies) in (0, brokers), "each broker has a proxy, or none has"
         cluster_id = new_id() if data is None else _cluster_of(data, brokers)
-        ports = [_ports(port and port + n, proxies[n] if proxies else None) for n in range(brokers)]
+        ports = [_ports(port and port + n, proxies[n] if proxies else None, bool(users)) for n in range(brokers)]
         self.is_temporary = data is None
         self.data = Path(tempfile.mkdtemp(prefix="steplog-kafka-")) if data is None else data.absolute()
         compiler = ("-XX:TieredStopAtLevel=1",) if is_brief else ()
@@ -42,7 +43,7 @@ class Cluster:
             Broker(
                 Plan(
                     node=node, cluster_id=cluster_id, ports=ports[node - 1], folder=_folder(self.data, node),
-                    properties=properties(node, ports, _folder(self.data, node), settings),
+                    properties=properties(node, ports, _folder(self.data, node), settings, users=users),
                     jvm=(f"-Xmx{HEAP_MB}m", *_LOGGING, *compiler, *jvm),
                     removed=self.data if self.is_temporary else None,
                 ),
@@ -60,6 +61,11 @@ class Cluster:
     def proxied_bootstrap(self) -> str:
         """The same, of the brokers' proxies."""
         return ",".join(broker.proxied_address for broker in self.brokers)
+
+    @property
+    def secure_bootstrap(self) -> str:
+        """The same, of the listeners that ask who it is."""
+        return ",".join(broker.secure_address for broker in self.brokers)
 
     def start(self) -> None:
         """Start all brokers, and wait until each knows all."""
@@ -108,11 +114,14 @@ def _folder(data: Path, node: int) -> Path:
     return data / f"broker-{node}"
 
 
-def _ports(client: int, proxy: int | None) -> Ports:
-    own, internal, controller, proxied = free_ports(4)
+def _ports(client: int, proxy: int | None, is_secure: bool) -> Ports:
+    own, internal, controller, proxied, secure = free_ports(5)
     if client:
         own = check_free(client)
-    return Ports(own, internal, controller, proxied=None if proxy is None else proxied, proxy=proxy)
+    return Ports(
+        own, internal, controller, proxied=None if proxy is None else proxied, proxy=proxy,
+        secure=secure if is_secure else None,
+    )  # fmt: skip
 
 
 def _cluster_of(data: Path, brokers: int) -> str:

@@ -23,6 +23,7 @@ class Ports:
     controller: int
     proxied: int | None = None  # for clients that come through a proxy
     proxy: int | None = None  # where these clients are told to come: the proxy's own
+    secure: int | None = None  # for clients that say who they are
 
 
 def free_ports(count: int) -> list[int]:

@@ -7,14 +7,20 @@ from compose.kafka_local.ports import HOST, Ports
 
 
 def properties(
-    node: int, ports: Sequence[Ports], folder: Path, settings: Mapping[str, object] | None = None
-) -> dict[str, object]:
-    """The properties of broker ``node`` (1 …) among those that listen on these ports. ``settings`` win."""
+    node: int, ports: Sequence[Ports], folder: Path, settings: Mapping[str, object] | None = None, *,
+    users: Mapping[str, str] | None = None,
+) -> dict[str, object]:  # fmt: skip
+    """The properties of broker ``node`` (1 …) among those that listen on these ports. ``settings`` win.
+
+    ``users``: names and passwords at the listener that asks for them.
+    """
     own, replicas = ports[node - 1], min(len(ports), 3)
     listeners = {"CLIENT": own.client, "INTERNAL": own.internal}
     advertised = dict(listeners)
     if own.proxied is not None and own.proxy is not None:
         listeners["PROXIED"], advertised["PROXIED"] = own.proxied, own.proxy
+    if own.secure is not None:
+        listeners["SECURE"] = advertised["SECURE"] = own.secure
     listeners["CONTROLLER"] = own.controller
     return {
         "process.roles": "broker,controller",
@@ -22,7 +28,10 @@ def properties(
         "controller.quorum.voters": ",".join(f"{n}@{HOST}:{each.controller}" for n, each in enumerate(ports, 1)),
         "listeners": _addresses(listeners),
         "advertised.listeners": _addresses(advertised),
-        "listener.security.protocol.map": ",".join(f"{name}:PLAINTEXT" for name in listeners),
+        "listener.security.protocol.map": ",".join(
+            f"{name}:{'SASL_PLAINTEXT' if name == 'SECURE' else 'PLAINTEXT'}" for name in listeners
+        ),
+        **({} if own.secure is None else _sasl(users or {})),
         "controller.listener.names": "CONTROLLER",
         "inter.broker.listener.name": "INTERNAL",
         "log.dirs": folder,
@@ -46,6 +55,16 @@ def properties(
         "num.network.threads": 2,
         "num.io.threads": 4,
         **(settings or {}),
+    }
+
+
+def _sasl(users: Mapping[str, str]) -> dict[str, str]:
+    """Who may come to the listener that asks, by SASL/PLAIN."""
+    known = " ".join(f'user_{name}="{password}"' for name, password in users.items())
+    module = "org.apache.kafka.common.security.plain.PlainLoginModule"
+    return {
+        "sasl.enabled.mechanisms": "PLAIN",
+        "listener.name.secure.plain.sasl.jaas.config": f"{module} required {known};",
     }
 
 

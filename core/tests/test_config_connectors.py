@@ -108,12 +108,12 @@ def test_a_configuration_goes_to_another_process_as_it_is(tmp_path: Path) -> Non
         ("[connectors.kafka]\ntopics = ['o']\nbrokers = ['b']\n[connectors.kafka.options]\na.b = []",
          "4 connectors.kafka.options a.b is text, a number, true or false"),
         ("[connectors.kafka]\ntopics = ['o']\nbrokers = ['b']\n[connectors.kafka.options]\n'group.id' = 'g'",
-         "4 connectors.kafka.options group.id is set by group"),
+         "5 connectors.kafka.options group.id is set by group"),
         ("[connectors.kafka]\ntopics = ['o']\nbrokers = ['b']\n[connectors.kafka.options]\n'enable.auto.commit' = true",
-         ("4 connectors.kafka.options enable.auto.commit is not to be set: offsets are committed when the events are "
+         ("5 connectors.kafka.options enable.auto.commit is not to be set: offsets are committed when the events are "
          "accepted")),
         ("[connectors.kafka]\ntopics = ['o']\nbrokers = ['b']\n[connectors.kafka.options]\nsasl.password = 'env:NONE'",
-         "4 connectors.kafka.options the environment variable NONE is not set"),
+         "5 connectors.kafka.options the environment variable NONE is not set"),
     ],
 )  # fmt: skip
 def test_a_problem_has_its_line_and_says_what_to_do(tmp_path: Path, text: str, problem: str) -> None:
@@ -130,7 +130,7 @@ def test_start_takes_no_password_in_plain_and_no_message_has_it(tmp_path: Path) 
     keys = {"STEPLOG_EVENT_KEY": "k", "STEPLOG_SIGNING_KEY": "k"}
     (found,) = problems(tmp_path, text, is_dev=False, environment=keys)
     assert found == (
-        "steplog.toml:15 connectors.old-orders.options sasl.password is a secret in plain; "
+        "steplog.toml:18 connectors.old-orders.options sasl.password is a secret in plain; "
         'write "env:NAME" or "file:PATH"'
     )
     options = configured(tmp_path, text).config.connectors["old-orders"].options

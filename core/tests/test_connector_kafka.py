@@ -477,6 +477,57 @@ def test_letters_may_be_kept_in_a_topic(stage: Stage, monkeypatch: pytest.Monkey
     assert stage.node.of("k") == [1, 2]
 
 
+@pytest.mark.spec("FAULT-B17")
+def test_a_record_is_parked_in_a_topic_however_large_that_lets_it_be(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large_records = {"max.message.bytes": str(4 << 20)}  # of its own accord the client sends no more than 1 MB
+    topic = stage.topics.make("dead", 2, **{"cleanup.policy": "compact", **large_records})
+    source = stage.topics.make("large", 1, **large_records)
+    monkeypatch.setattr(stage, "dead", lambda: KafkaDeadLetters(topic, {"bootstrap.servers": stage.topics.brokers}))
+    large = b"{" + b"x" * 2_000_000
+
+    async def story() -> None:
+        stage.topics.put(source, large, b"1")
+        async with stage.reading(topics=(source,)):
+            await until(lambda: stage.topics.has_read_all(stage.group, source))
+
+    play(story())
+    assert stage.node.values == [1]
+    opened = stage.dead()
+    (entry,) = opened.entries()
+    letter = opened.find(entry.id)
+    opened.close()
+    assert letter is not None
+    assert (letter.entry.offset, letter.value) == (0, large)
+
+
+@pytest.mark.spec("FAULT-B12", "FAULT-B17")
+def test_what_is_too_large_to_be_parked_holds_up_its_key_alone(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    topic = stage.topics.make("dead", 2, **{"cleanup.policy": "compact", "max.message.bytes": "100000"})
+    source = stage.topics.make("large", 1, **{"max.message.bytes": str(4 << 20)})
+    monkeypatch.setattr(stage, "dead", lambda: KafkaDeadLetters(topic, {"bootstrap.servers": stage.topics.brokers}))
+
+    async def story() -> None:
+        stage.topics.put(source, b"{" + b"x" * 2_000_000, b"1", key=b"k", headers=[("trace", b"t")])
+        stage.topics.put(source, b"2", key=b"other")
+        async with stage.reading(topics=(source,)):
+            await until(lambda: stage.topics.has_read_all(stage.group, source))
+            assert stage.node.values == [2]
+            large, follower = stage.letters()
+            assert large[2].startswith("the value is not JSON")
+            assert large[2].endswith("too large to be kept here, so it cannot be replayed: read it where it stood")
+            assert follower[2].startswith("waits behind")
+            stage.ask("retry", 0)
+            await until(lambda: stage.letters()[0][2].startswith("it is too large"))
+            assert stage.node.values == [2], "nothing was made up in its place"
+            stage.ask("drop", 0)
+            await until(lambda: not stage.letters())
+
+    play(story())
+    assert stage.node.of("k") == [1]
+
+
 def test_no_record_says_what_was_in_it(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
     async def story() -> None:
         stage.put(b'{"secret": hush}', key="hush")

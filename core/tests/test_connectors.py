@@ -156,6 +156,25 @@ def test_what_is_parked_is_seen_and_dropped_while_it_runs(shop: Shop) -> None:
         until(lambda: [run["output"] for run in shop.runs()] == [5])
 
 
+def test_how_far_it_is_is_seen_whether_it_runs_or_not(shop: Shop) -> None:
+    def lag() -> list[tuple[Any, ...]]:
+        found = shop.steplog("connectors", "lag")["partitions"]
+        assert {(each["connector"], each["topic"]) for each in found} == {("orders", shop.topic)}
+        return [tuple(each[name] for name in ("partition", "committed", "end", "waiting", "client")) for each in found]
+
+    for partition in (0, 0, 1):
+        shop.topics.put(shop.topic, b'{"n": 1}', partition=partition)
+    assert lag() == [(0, None, 2, 2, None), (1, None, 1, 1, None), (2, None, 0, 0, None)]
+    with shop.serving("functions.py"):
+        until(lambda: shop.topics.has_read_all(shop.group, shop.topic))
+        assert lag() == [(n, end, end, 0, "steplog-orders") for n, end in enumerate((2, 1, 0))]
+    shop.topics.put(shop.topic, b'{"n": 2}', partition=2)
+    assert lag() == [(0, 2, 2, 0, None), (1, 1, 1, 0, None), (2, 0, 1, 1, None)]
+    shown = steplog("connectors", "lag", cwd=shop.directory)
+    assert shown.stderr.strip() == "1 waiting in all"
+    assert steplog("connectors", "lag", "--connector", "other", cwd=shop.directory).code == 4
+
+
 def test_the_example_books_what_comes(shop: Shop) -> None:
     text = (EXAMPLE / "steplog.toml").read_text()
     text = text.replace('topics = ["payments"]', f'topics = ["{shop.topic}"]\ngroup = "{shop.group}"')

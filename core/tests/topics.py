@@ -27,7 +27,9 @@ class Topics:
         self._made: list[str] = []
 
     def _new_producer(self) -> Producer:
-        return Producer({**self._options, "linger.ms": 0, "partitioner": "murmur2_random"})
+        return Producer({
+            **self._options, "linger.ms": 0, "partitioner": "murmur2_random", "message.max.bytes": 8 << 20
+        })  # fmt: skip
 
     def name(self, name: str) -> str:
         """A name that is this test's alone, for a topic or a group."""

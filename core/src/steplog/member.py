@@ -382,14 +382,20 @@ def client_settings(config: ClusterConfig) -> dict[str, Any]:
 
 
 def _prepare(settings: Mapping[str, Any], layout: Layout, replication: int | None) -> Found:
-    from confluent_kafka import KafkaException
+    from confluent_kafka import KafkaError, KafkaException
     from confluent_kafka.admin import AdminClient
 
+    heard: list[KafkaError] = []
+    options: dict[str, Any] = {**settings, "error_cb": heard.append}
+    admin = AdminClient(options)
     try:
-        return prepare(AdminClient(dict(settings)), layout, replication)
+        return prepare(admin, layout, replication)
     except KafkaException as error:
+        admin.poll(0)
+        refusals = [each for each in heard if each.code() in (KafkaError._AUTHENTICATION, KafkaError._SSL)]
+        reason = (refusals or [error.args[0]])[-1].str()  # the call itself has only waited in vain
         servers = settings["bootstrap.servers"]
-        raise LogUnavailable(f"no Kafka broker answers at {servers}: {error.args[0].str()}") from error
+        raise LogUnavailable(f"no Kafka broker answers at {servers}: {reason}") from error
 
 
 def _limits(partitions: int) -> Limits:

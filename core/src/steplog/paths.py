@@ -1,6 +1,7 @@
 """Where logs and histories are: as ``--log`` and ``--history`` name them, and what lies beside a log's file."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple, Self
 from urllib.parse import parse_qsl, urlencode, urlsplit
@@ -73,9 +74,17 @@ class KafkaAddress(NamedTuple):
         return f"{self.prefix}.{name}"
 
 
+def with_settings(url: str, settings: Mapping[str, str]) -> str:
+    """The address of a log on Kafka with further settings of the client; its own parameters win."""
+    address = KafkaAddress.parse(url)
+    return address._replace(settings=tuple({**settings, **dict(address.settings)}.items())).url
+
+
 HIDDEN = "***"
 POSTGRES = ("postgresql://", "postgres://")
-_PASSWORD = re.compile(r"(//[^/?#@:]*:)[^@/?#]*(?=@)|([?&][^=&#]*(?:password|secret)=)[^&#]*", re.IGNORECASE)
+_PASSWORD = re.compile(
+    r"(//[^/?#@:]*:)[^@/?#]*(?=@)|([?&][^=&#]*(?:password|passphrase|secret|\.pem)=)[^&#]*", re.IGNORECASE
+)
 
 
 def file_url(path: Path) -> str:

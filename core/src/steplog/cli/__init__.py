@@ -17,6 +17,7 @@ _COMMANDS = {
     "run": ("steplog.cli.run", "One run of a function in this process, without a server."),
     "runs": ("steplog.cli.runs", "List, show and follow runs."),
     "dead": ("steplog.cli.dead", "See, retry and drop what could not be read."),
+    "connectors": ("steplog.cli.connectors", "See how far connectors have read."),
     "topics": ("steplog.cli.topics", "Look into the topics of a log on Kafka."),
     "audit": ("steplog.cli.audit", "Account for every accepted event."),
     "migrate": ("steplog.cli.migrate", "Move a log to another place, with what is in flight."),

@@ -8,7 +8,7 @@ import click
 import msgspec
 
 from steplog.cli.output import Waiting, bar, counted, echo, print_json, styled
-from steplog.cli.source import local_log, shown_log
+from steplog.cli.source import connected, local_log, shown_log
 from steplog.errors import NotFound
 from steplog.history.audit import AuditReport, audit_source
 from steplog.history.audit import audit as audit_log
@@ -64,7 +64,7 @@ def _audited(
 
     if not is_kafka(log):
         return audit_log(log_path(log), since_ms, until_ms, is_deep=is_deep, on_progress=show)
-    with closing(open_source(log)) as source:
+    with closing(open_source(connected(log))) as source:
         return audit_source(source, since_ms, until_ms, on_progress=show)
 
 

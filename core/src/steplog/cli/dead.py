@@ -154,13 +154,13 @@ def _change(
 
 @contextmanager
 def _opened(log: str | None) -> Iterator[DeadLetters]:
-    if log is None:
-        from steplog.cli.source import local_log  # the history comes with it
+    from steplog.cli.source import connected, local_log  # the history comes with it
 
+    if log is None:
         log = local_log()
         if log is None:
             raise NotFound("there is no log in this directory; name it with --log")
-    letters = open_dead(log)
+    letters = open_dead(connected(log))
     try:
         yield letters
     finally:

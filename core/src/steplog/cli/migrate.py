@@ -4,6 +4,7 @@ import click
 import msgspec
 
 from steplog.cli.output import Waiting, counted, echo, is_terminal, print_json
+from steplog.cli.source import connected
 from steplog.errors import MigrationRefused
 from steplog.migrate.copying import Counts
 from steplog.migrate.migration import Migration
@@ -44,7 +45,7 @@ def migrate(
     with Waiting() as waiting:
         migration = Migration(
             source, target, partitions=partitions or PARTITIONS, replication=replication,
-            tell=lambda what, counts: waiting.show(f"{what}  {counts.total:,} copied"),
+            connected=connected, tell=lambda what, counts: waiting.show(f"{what}  {counts.total:,} copied"),
         )  # fmt: skip
         if abort:
             migration.abort()

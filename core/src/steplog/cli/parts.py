@@ -52,9 +52,9 @@ def engine_of(
 
 def cluster_of(config: Config, path: Path) -> ClusterConfig | None:
     """What this process is to a log on Kafka; None for another log. ``path`` is that of its copies."""
-    if not is_kafka(config.log.url):
+    if config.kafka_log is None:
         return None
-    address, kafka, server = KafkaAddress.parse(config.log.url), config.kafka, config.server
+    address, kafka, server = KafkaAddress.parse(config.kafka_log), config.kafka, config.server
     return ClusterConfig(
         brokers=address.servers, prefix=address.prefix, partitions=kafka.partitions, node=node_name(config),
         data=str(path.parent), replication=kafka.replication or None, client=dict(address.settings),

@@ -23,6 +23,7 @@ from steplog.paths import MEMORY_LOG, file_url, history_path, is_kafka, log_path
 from steplog.server import answers
 
 SEARCHED_PAGES = 20  # of the newest runs, for the one whose id ends so
+CLIENT: tuple[Form, ...] = ("client",)
 SHOWN = 5  # ids, where one was ambiguous
 T = TypeVar("T")
 
@@ -159,6 +160,19 @@ def shown_log(log: str) -> str:
     return masked(log) if is_kafka(log) else str(log_path(log))
 
 
+def connected(log: str) -> str:
+    """The address of a log as clients need it: on Kafka with the settings of ``[kafka] client`` from here.
+
+    Not to be printed: it may hold passwords.
+    """
+    if not is_kafka(log):
+        return log
+    where = Sources(is_dev=True, flags={"log": log}, environment=os.environ, directory=Path.cwd())
+    configured, problems = examine(where, reads=CLIENT)
+    refuse([problem for problem in problems if problem.key in ("", "log.url", "kafka.client")], "the configuration")
+    return configured.config.kafka_log or log
+
+
 def _config(*, is_dev: bool, log: str | None = None) -> Config:
     flags = {} if log is None else {"log": log}
     where = Sources(is_dev=is_dev, flags=flags, environment=os.environ, directory=Path.cwd())
@@ -169,7 +183,7 @@ def _config(*, is_dev: bool, log: str | None = None) -> Config:
 
 
 def _open_log(log: str) -> LogRuns:
-    return _runs_of(open_offline(log, _history_of(log)))
+    return _runs_of(open_offline(connected(log), _history_of(log)))
 
 
 def _history_of(log: str) -> str:

@@ -9,7 +9,7 @@ import msgspec
 from steplog.cli.commands import Commands
 from steplog.cli.lines import NAME_COLUMNS, KnownRun, Lines, at, shown
 from steplog.cli.output import duration, echo, print_json, styled, table
-from steplog.cli.source import local_log
+from steplog.cli.source import connected, local_log
 from steplog.engine.ids import decode_ulid, ulid_ms
 from steplog.engine.records import Record as JournalRecord
 from steplog.engine.records import StoredEvent
@@ -160,7 +160,7 @@ def _inspector(log: str | None) -> Inspector:
         raise NotFound("no log is configured here; name it with --log kafka://HOST:PORT/PREFIX")
     if not is_kafka(log):
         raise ConfigInvalid("--log", [f"{log!r} has no topics: they are of a log on Kafka, kafka://HOST:PORT/PREFIX"])
-    return Inspector(KafkaAddress.parse(log))
+    return Inspector(KafkaAddress.parse(connected(log)))
 
 
 def _kept(topic: TopicSummary) -> str:

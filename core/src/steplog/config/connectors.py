@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, field
 
+from steplog.config.client import Option
 from steplog.config.forms import Key, Table, form, keys_of
-from steplog.config.secrets import Secret
 from steplog.engine.events import check_name
 from steplog.engine.operations import topic_problem
 from steplog.errors import EventInvalid
@@ -22,8 +22,6 @@ OWN_OPTIONS = {
 }  # fmt: skip
 """Options of the client that have a key here, and that key."""
 KEPT_OPTIONS = ("enable.auto.commit", "enable.auto.offset.store", "enable.partition.eof", "isolation.level")
-
-Option = Secret | str | int | float | bool
 
 
 class KafkaConnector(Table, frozen=True, kw_only=True, tag_field="type", tag="kafka"):

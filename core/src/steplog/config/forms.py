@@ -12,7 +12,19 @@ from steplog.config.units import format_duration, format_size
 from steplog.paths import masked
 
 Form = Literal[
-    "count", "text", "word", "words", "duration", "size", "log", "history", "targets", "texts", "secrets", "options"
+    "count",
+    "text",
+    "word",
+    "words",
+    "duration",
+    "size",
+    "log",
+    "history",
+    "targets",
+    "texts",
+    "secrets",
+    "options",
+    "client",
 ]
 Shown = str | int | list[str] | dict[str, str | int | float]
 
@@ -51,9 +63,11 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
                 return format_duration(value)
             case "size":
                 return format_size(value)
+            case "log":
+                return masked(value)
             case "history":
                 return masked(value.reference)
-            case "options":
+            case "options" | "client":
                 return {name: str(item) if isinstance(item, Secret) else item for name, item in value.items()}
             case _ if self.is_list:
                 return [str(item) for item in value]

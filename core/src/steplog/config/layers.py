@@ -4,6 +4,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -36,6 +37,11 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
     value: Any  # as it was written: text, number, list
     place: Place
     base: Path  # what relative paths in the value are relative to
+    lines: Mapping[str, int] = {}  # of the options in a value that is a table of them
+
+    def place_of(self, option: str) -> Place:
+        """Where an option was written."""
+        return msgspec.structs.replace(self.place, line=self.lines.get(option, self.place.line))
 
 
 Layer = Iterator[Setting | Problem]
@@ -64,7 +70,7 @@ def steplog_file(path: Path, name: str) -> Layer:
         else:
             for rest, value in values.items():
                 at = Place(name, "file", lines.get((table, rest)))
-                yield _setting(f"{table}.{rest}", value, at, path.parent)
+                yield _setting(f"{table}.{rest}", value, at, path.parent, _below(lines, (table, rest)))
 
 
 def _connectors(tables_: Mapping[str, Any], lines: Mapping[KeyPath, int], file: str, base: Path) -> Layer:
@@ -97,7 +103,13 @@ def _connectors(tables_: Mapping[str, Any], lines: Mapping[KeyPath, int], file: 
                 fields = [each.rpartition(".")[2] for each in known]
                 yield Problem(place=at, key=f"{table}.{rest}", problem=f"unknown key; {hint_of(rest, fields)}")
             elif rest != "type":
-                yield Setting(key=key, value=value, place=at, base=base)
+                below = _below(lines, (CONNECTORS, name, rest))
+                yield Setting(key=key, value=value, place=at, base=base, lines=below)
+
+
+def _below(lines: Mapping[KeyPath, int], table: KeyPath) -> dict[str, int]:
+    """The line of each option in a table."""
+    return {".".join(path[len(table) :]): line for path, line in lines.items() if path[: len(table)] == table}
 
 
 def inngest_file(path: Path, name: str) -> Layer:
@@ -166,11 +178,13 @@ def brief(value: object) -> str:
     return text if len(text) <= 40 else ""
 
 
-def _setting(name: str, value: Any, place: Place, base: Path) -> Setting | Problem:
+def _setting(
+    name: str, value: Any, place: Place, base: Path, lines: Mapping[str, int] = MappingProxyType({})
+) -> Setting | Problem:
     key = keys().get(name)
     if key is None:
         return Problem(place=place, key=name, problem=unknown_key(name))
-    return Setting(key=key, value=value, place=place, base=base)
+    return Setting(key=key, value=value, place=place, base=base, lines=lines)
 
 
 def _flag(name: str, value: Any, place: Place, base: Path) -> Layer:
@@ -189,13 +203,13 @@ def _from_text(name: str, text: str) -> Any:
     key = keys().get(name)
     if key is not None and key.form == "count" and text.lstrip("+-").isdecimal():
         return int(text)
-    if key is not None and key.is_list:
-        if text.startswith("["):
+    if key is not None and (key.is_list or key.form == "client"):
+        if text.startswith(("[", "{")):
             try:
                 return tomllib.loads(f"value = {text}")["value"]
             except tomllib.TOMLDecodeError:
                 return text
-        return [part.strip() for part in text.split(",") if part.strip()]
+        return [part.strip() for part in text.split(",") if part.strip()] if key.is_list else text
     return text
 
 

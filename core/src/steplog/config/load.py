@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from steplog.config import layers
+from steplog.config.client import as_settings, client_problem, reserved_problems
 from steplog.config.connectors import CONNECTORS, TYPES, connector_keys
 from steplog.config.forms import Form, Key
 from steplog.config.layers import INNGEST_SUFFIXES, Layer, Setting, brief
@@ -19,12 +20,13 @@ from steplog.config.problems import Place, Problem, refuse
 from steplog.config.reading import read
 from steplog.config.schema import DEV, Config, keys, tables
 from steplog.config.secrets import Secret
-from steplog.paths import MEMORY_LOG, has_password, history_problem, masked
+from steplog.paths import MEMORY_LOG, KafkaAddress, has_password, history_problem, is_kafka, masked
 
 FILE = "steplog.toml"
 INNGEST_FILES = tuple(f"inngest{suffix}" for suffix in INNGEST_SUFFIXES)
 BUILT_IN = "built-in"
-SECRETS: tuple[Form, ...] = ("secrets", "history", "options")
+SECRETS: tuple[Form, ...] = ("secrets", "history", "options", "client")
+DEV_SECRETS: tuple[Form, ...] = ("history", "options", "client")  # it wants no keys
 
 
 class Sources(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,7 +68,7 @@ class _File(msgspec.Struct, frozen=True):
 
 def load(sources: Sources) -> Configured:
     """Read a configuration for ``dev`` or ``start``. Raises ``ConfigInvalid`` with every problem."""
-    configured, problems = examine(sources, reads=("history", "options") if sources.is_dev else SECRETS)
+    configured, problems = examine(sources, reads=DEV_SECRETS if sources.is_dev else SECRETS)
     if not sources.is_dev:
         problems += missing_keys(configured, problems)
     refuse(problems, "steplog start")
@@ -90,12 +92,15 @@ def examine(sources: Sources, *, reads: Collection[Form] = ()) -> tuple[Configur
     values = {name: _value(key, found.get(name, []), sources) for name, key in known.items()}
     if not sources.is_dev:
         problems += _unfit_for_start(values["log.url"])
+    if not is_kafka(values["log.url"].value):  # no client is made
+        reads = set(reads) - {"client"}
     values = {
         name: _with_secrets(value, sources, problems) if value.key.form in reads else value
         for name, value in values.items()
     }
     config = _config(values)
     problems += _of_connectors(config, values, problems)
+    problems += _of_client(config, values, problems, is_read="client" in reads)
     configured = Configured(
         config=config, values=values, root=sources.directory if own is None else own.path.parent,
         files=tuple(file.name for file in (own, inngest) if file is not None),
@@ -181,9 +186,14 @@ def _value(key: Key, found: Sequence[tuple[Setting, Any]], sources: Sources) -> 
 
 
 def _unfit_for_start(log: Value) -> list[Problem]:
-    if log.value != MEMORY_LOG or log.setting is None:
+    if log.setting is None:
         return []
-    return [_problem(log.setting, "it is gone when the process ends; start needs sqlite:PATH")]
+    if log.value == MEMORY_LOG:
+        return [_problem(log.setting, "it is gone when the process ends; start needs sqlite:PATH")]
+    if is_kafka(log.value) and has_password(log.value) and log.setting.place.kind == "file":
+        text = 'a secret in plain; write it in [kafka.client], as sasl.password = "env:NAME"'
+        return [_problem(log.setting, text)]
+    return []
 
 
 def _with_secrets(value: Value, sources: Sources, problems: list[Problem]) -> Value:
@@ -193,7 +203,7 @@ def _with_secrets(value: Value, sources: Sources, problems: list[Problem]) -> Va
         return value
     if isinstance(value.value, dict):
         options = {
-            name: _looked_up(option, setting, sources, problems, f"{name} is ")
+            name: _looked_up(option, setting, sources, problems, option_name=name)
             if isinstance(option, Secret)
             else option
             for name, option in value.value.items()
@@ -220,28 +230,32 @@ def _address(address: Secret, setting: Setting, sources: Sources, problems: list
 
 
 def _looked_up(
-    secret: Secret, setting: Setting, sources: Sources, problems: list[Problem], what: str = ""
+    secret: Secret, setting: Setting, sources: Sources, problems: list[Problem], *, option_name: str = ""
 ) -> Secret | None:
     """A secret with what it refers to; None, and a problem, where that is not there."""
     if secret.is_plain and setting.place.kind == "file" and not sources.is_dev:
-        problems.append(_problem(setting, f'{what}a secret in plain; write "env:NAME" or "file:PATH"'))
+        what = f"{option_name} is a secret" if option_name else "a secret"
+        text = f'{what} in plain; write "env:NAME" or "file:PATH"'
+        problems.append(_problem(setting, text, option_name))
         return None
     try:
         return secret.read(sources.environment, setting.base)
     except ValueError as error:
-        problems.append(_problem(setting, str(error)))
+        problems.append(_problem(setting, str(error), option_name))
         return None
 
 
-def _problem(setting: Setting, text: str) -> Problem:
+def _problem(setting: Setting, text: str, option: str = "") -> Problem:
     match setting.key.form, setting.value:
         case "secrets", _:
             value = ""
         case "history", str(url):
             value = "" if "@" in url and history_problem(url) is not None else brief(masked(url))
+        case "log", str(url):
+            value = brief(masked(url))
         case _, given:
             value = brief(given)
-    return Problem(place=setting.place, key=setting.key.name, value=value, problem=text)
+    return Problem(place=setting.place_of(option), key=setting.key.name, value=value, problem=text)
 
 
 def _config(values: Mapping[str, Value]) -> Config:
@@ -284,7 +298,27 @@ def _of_connectors(config: Config, values: Mapping[str, Value], known: Sequence[
             assert setting is not None, "its type was written, or its name"
             if value.key.name not in told:
                 shown = brief(value.value) if value.setting is not None else ""
-                yield Problem(place=setting.place, key=value.key.name, value=shown, problem=text)
+                at = setting.place_of(text.partition(" ")[0])  # of an option, whose name comes first
+                yield Problem(place=at, key=value.key.name, value=shown, problem=text)
+
+
+def _of_client(
+    config: Config, values: Mapping[str, Value], known: Sequence[Problem], *, is_read: bool
+) -> Iterator[Problem]:
+    """What the clients of a log on Kafka are not to be told, or do not understand (``is_read``: secrets are there)."""
+    log, client = values["log.url"], values["kafka.client"]
+    if config.kafka_log is None:
+        return
+    if log.setting is not None:
+        for _, text in reserved_problems(dict(KafkaAddress.parse(log.value).settings)):
+            yield _problem(log.setting, text)
+    if client.setting is None or client.key.name in {problem.key for problem in known}:
+        return
+    refused = list(reserved_problems(client.value))
+    yield from [_problem(client.setting, text, name) for name, text in refused]
+    problem = client_problem(as_settings(client.value)) if is_read and not refused else None
+    if problem is not None:
+        yield _problem(client.setting, problem, next((name for name in client.value if name in problem), ""))
 
 
 def secret_values(secrets: Sequence[Secret]) -> tuple[str, ...]:

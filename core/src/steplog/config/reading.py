@@ -11,7 +11,7 @@ from steplog.config.secrets import Secret
 from steplog.config.units import parse_duration_ms, parse_size_bytes
 from steplog.paths import MEMORY_LOG, file_path, file_url, history_problem, is_kafka, is_postgres, log_path, log_problem
 
-SECRET_OPTIONS = ("password", "secret", ".pem")  # how their names end
+SECRET_OPTIONS = ("password", "passphrase", "secret", ".pem")  # how their names end
 
 
 def read(setting: Setting) -> Any:
@@ -44,7 +44,7 @@ def read(setting: Setting) -> Any:
             return tuple(_items(value))
         case "secrets":
             return tuple(Secret(item) for item in _items(value))
-        case "options":
+        case "options" | "client":
             return dict(_options(value, ""))
 
 

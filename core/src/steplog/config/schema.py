@@ -11,11 +11,12 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, field
 
+from steplog.config.client import Option, as_settings
 from steplog.config.connectors import CONNECTORS, TYPES, Connector
 from steplog.config.forms import Form, Key, Table, form, keys_of
 from steplog.config.secrets import Secret
 from steplog.config.units import DURATION_PATTERN, SIZE_PATTERN
-from steplog.paths import DEV_LOG, START_LOG, file_url, history_path, is_kafka
+from steplog.paths import DEV_LOG, START_LOG, file_url, history_path, is_kafka, with_settings
 
 DEV = {"log.url": DEV_LOG, "limits.event_size": 3 << 20}
 """The defaults of ``dev`` where they differ from those of ``start``."""
@@ -70,6 +71,11 @@ class KafkaTable(Table, frozen=True, kw_only=True):
         Meta(description="A directory for copies that make starts fast; they can be lost. The history in SQLite is "
                          "there, too."),
     ] = ".steplog"  # fmt: skip
+    client: Annotated[
+        dict[str, Option], form("client"),
+        Meta(description="Settings of librdkafka for the log's connections: security, above all. Secrets are "
+                         "references, as `env:NAME`."),
+    ] = field(default_factory=dict)  # fmt: skip
 
 
 class HistoryTable(Table, frozen=True, kw_only=True):
@@ -100,7 +106,7 @@ class ServerTable(Table, frozen=True, kw_only=True):
     roles: Annotated[
         tuple[Literal["api", "engine"], ...], form("words"),
         Meta(description="What this process does of a log on Kafka: `api` takes events and answers, `engine` runs "
-                         "functions."),
+                         "functions and connectors."),
     ] = ("api", "engine")  # fmt: skip
     address: Annotated[
         str | None, form("text"),
@@ -180,8 +186,8 @@ class Config(Table, frozen=True, kw_only=True):
 
     @property
     def kafka_log(self) -> str | None:
-        """The log's address where it is on Kafka."""
-        return self.log.url if is_kafka(self.log.url) else None
+        """The log's address where it is on Kafka, with what its clients are to be told: not to be printed."""
+        return with_settings(self.log.url, as_settings(self.kafka.client)) if is_kafka(self.log.url) else None
 
 
 @cache
@@ -220,6 +226,7 @@ def _described_table(table: str, kind: type[msgspec.Struct]) -> dict[str, Any]:
 
 def _described(key: Key) -> dict[str, Any]:
     text = {"type": "string"}
+    options = {"type": "object", "additionalProperties": {"type": ["string", "number", "boolean"]}}
     shapes: dict[Form, dict[str, Any]] = {
         "count": {"type": "integer"},
         "text": text | {"minLength": 1},
@@ -229,7 +236,8 @@ def _described(key: Key) -> dict[str, Any]:
         "size": text | {"pattern": SIZE_PATTERN},
         "log": text | {"pattern": "^(sqlite:.+|memory:|kafka://.+)$"},
         "history": text | {"pattern": "^(sqlite:.+|postgres(ql)?://.+|env:.+|file:.+)$"},
-        "options": {"type": "object", "additionalProperties": {"type": ["string", "number", "boolean"]}},
+        "options": options,
+        "client": options,
     }
     shape = shapes.get(key.form) or {"type": "array", "items": text | {"minLength": 1}}
     bounds = {"minimum": key.least, "maximum": key.most, "default": key.show(key.default)}

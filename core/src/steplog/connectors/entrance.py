@@ -20,13 +20,13 @@ Raises an error that is ``retryable`` where nothing was accepted, or that is not
 
 
 class Intake(Protocol):
-    """A node, as connectors see it (``Turns``)."""
+    """A node, as connectors see it (``Turns``, ``Member``)."""
 
     def now_ms(self) -> int:
-        """The partition's time."""
+        """The node's time."""
 
-    async def submit(self, events: list[EventAccepted]) -> int:
-        """Commit events as one group. Raises ``Overloaded`` or ``LogUnavailable``."""
+    async def submit(self, events: list[EventAccepted]) -> object:
+        """Accept events; they are durable when it returns. Raises ``Overloaded`` or ``LogUnavailable``."""
 
 
 def entrance(intake: Intake, source: str, validation: Validation | None = None) -> Accept:

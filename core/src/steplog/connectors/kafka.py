@@ -20,12 +20,12 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from steplog.config.client import as_settings
 from steplog.config.connectors import KafkaConnector
-from steplog.config.secrets import Secret
 from steplog.connectors.parking import Parking
 from steplog.connectors.records import Poison, to_event
-from steplog.connectors.running import Surroundings
-from steplog.dead.letters import DeadLetters, Entry, Letter
+from steplog.connectors.running import Cluster, Surroundings
+from steplog.dead.letters import TOO_LARGE, DeadLetters, Entry, Letter
 from steplog.engine.operations import EventOut
 from steplog.errors import LogUnavailable, SteplogError
 from steplog.kafka_record import Record, read_record
@@ -80,12 +80,11 @@ class KafkaSource:
         self, name: str, table: KafkaConnector, surroundings: Surroundings, loop: asyncio.AbstractEventLoop
     ) -> None:
         self._name, self._table, self._loop = name, table, loop
+        self._client_id = "-".join(filter(None, ("steplog", surroundings.node, name)))
         self._accept = surroundings.entrance(f"connector/{name}")
         self._open_dead, self._event_bytes = surroundings.open_dead, surroundings.event_bytes
-        brokers = ",".join(table.brokers) or surroundings.brokers
-        assert brokers, "the configuration was checked"
-        self._options = {"bootstrap.servers": brokers, **client_options(table)}
-        self._group = table.group or f"{surroundings.prefix}.connector.{name}"
+        self._options = connection(table, surroundings.cluster)
+        self._group = group_of(name, table, surroundings.prefix)
         self._stopping = threading.Event()
         self._failed_s = self._missed_s = 0.0  # when that was last heard of
         self._consumer: Consumer
@@ -124,7 +123,7 @@ class KafkaSource:
     def _read(self) -> None:
         self._dead = self._open_dead()
         self._consumer = Consumer({
-            **OPTIONS, "client.id": f"steplog-{self._name}", **self._options, "group.id": self._group,
+            **OPTIONS, "client.id": self._client_id, **self._options, "group.id": self._group,
             "error_cb": self._hear_error,
         })  # fmt: skip
         self._admin = AdminClient({**self._options, "log_level": 2})
@@ -293,6 +292,8 @@ class KafkaSource:
                 letter.timestamp_ms,
             )  # fmt: skip
             try:
+                if letter.is_cut:
+                    raise Poison(TOO_LARGE)
                 event = to_event(record, self._table, entry.incarnation, self._event_bytes)
                 misfit = self._hand_in([event])
                 if misfit is not None:
@@ -429,11 +430,18 @@ class KafkaSource:
         return {"fields": {"connector": self._name, **fields}}
 
 
-def client_options(table: KafkaConnector) -> dict[str, str | int | float | bool]:
-    """The options of a table for a client, with what its secrets refer to."""
-    return {
-        name: (option.value or "") if isinstance(option, Secret) else option for name, option in table.options.items()
-    }
+def connection(table: KafkaConnector, cluster: Cluster | None) -> dict[str, str]:
+    """How brokers are reached: the table's own, else those of the log, as the log's clients do."""
+    options = as_settings(table.options)
+    if table.brokers:
+        return {"bootstrap.servers": ",".join(table.brokers), **options}
+    assert cluster is not None, "the configuration was checked"
+    return {"bootstrap.servers": cluster.brokers, **cluster.settings, **options}
+
+
+def group_of(name: str, table: KafkaConnector, prefix: str) -> str:
+    """The consumer group of a connector."""
+    return table.group or f"{prefix}.connector.{name}"
 
 
 def _group(pending: Sequence[tuple[Record, EventOut]]) -> Sequence[tuple[Record, EventOut]]:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Mapping
 from importlib import import_module
+from typing import NamedTuple
 
 import msgspec
 
@@ -15,14 +16,22 @@ MODULES = {"kafka": "steplog.connectors.kafka"}
 used: who has no connector of a type needs none of its libraries."""
 
 
+class Cluster(NamedTuple):
+    """The Kafka that the log is on."""
+
+    brokers: str
+    settings: Mapping[str, str]  # of its clients
+
+
 class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     """What connectors need of the node that they run beside."""
 
     entrance: Callable[[str], Accept]  # by the source that events are to name
     open_dead: Callable[[], DeadLetters]  # for the thread that calls it
     event_bytes: int  # of the largest event that is accepted
+    node: str = ""  # its name among those of one log
     prefix: str = "steplog"  # of what a connector has a name for elsewhere
-    brokers: str | None = None  # of the log, where it is on Kafka
+    cluster: Cluster | None = None  # of a log on Kafka, for a connector without brokers of its own
 
 
 async def run_connectors(connectors: Mapping[str, Connector], surroundings: Surroundings) -> None:

@@ -20,6 +20,7 @@ from steplog.kafka_record import Headers, Record, read_record
 TOPIC_CONFIG = {"cleanup.policy": "compact", "min.insync.replicas": "1"}
 ANSWER_S = 10.0
 READ_AT_ONCE = 500
+MOST_BYTES = 1_000_000_000  # of a record, to the client: how large one may be is for the topic to say
 WAIT_MS = 50  # that a broker keeps a reader, who has read everything, from asking for anything else
 RETRY = "retry/"
 logger = logging.getLogger(__name__)
@@ -71,7 +72,9 @@ class KafkaDeadLetters:
     def __init__(self, topic: str, options: Mapping[str, Any]) -> None:
         self._topic = topic
         own = {"log_level": 2}  # errors come with the calls
-        self._producer = Producer({**options, **own, "enable.idempotence": True, "linger.ms": 0})
+        self._producer = Producer({
+            **options, **own, "enable.idempotence": True, "linger.ms": 0, "message.max.bytes": MOST_BYTES,
+        })  # fmt: skip
         self._options = {
             **options, **own, "group.id": f"{topic}.reader", "enable.auto.commit": False, "enable.partition.eof": True,
             "allow.auto.create.topics": False, "fetch.wait.max.ms": WAIT_MS,
@@ -106,7 +109,10 @@ class KafkaDeadLetters:
         return msgspec.structs.replace(letter, entry=kept.entry)
 
     def park(self, letters: Sequence[Letter]) -> None:
-        self._write([_Write(*to_record(letter)) for letter in letters])
+        refused = self._write([_Write(*to_record(letter)) for letter in letters])
+        large = [letter for letter in letters if letter.entry.id.encode() in refused]
+        if large and self._write([_Write(*to_record(letter.cut())) for letter in large]):
+            raise LogUnavailable(f"topic {self._topic} does not take {large[0].entry.id} without its content either")
 
     def retry(self, ids: Sequence[str]) -> None:
         self._catch_up()
@@ -190,12 +196,15 @@ class KafkaDeadLetters:
                 return
             self._kept[key] = _Kept(entry, record.partition, record.offset)
 
-    def _write(self, records: Sequence[_Write]) -> None:
-        """Write records; raises where one of them does not arrive."""
+    def _write(self, records: Sequence[_Write]) -> set[bytes]:
+        """Write records; raises where one of them does not arrive. Returns the keys of those that are too large."""
         failed: list[KafkaError] = []
+        large: set[bytes] = set()
 
-        def told(error: KafkaError | None, _: Message) -> None:
-            if error is not None:
+        def told(error: KafkaError | None, message: Message) -> None:
+            if error is not None and error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
+                large.add(message.key() or b"")
+            elif error is not None:
                 failed.append(error)
 
         try:
@@ -208,6 +217,7 @@ class KafkaDeadLetters:
             raise self._unavailable(error) from error
         if failed or left:
             raise LogUnavailable(f"topic {self._topic}: {failed[0].str() if failed else 'no broker answers'}")
+        return large
 
     def _unavailable(self, error: Exception) -> LogUnavailable:
         return LogUnavailable(f"topic {self._topic}: {_text(error)}")

@@ -11,6 +11,8 @@ import msgspec
 from steplog.kafka_record import Headers
 
 State = Literal["parked", "retry"]
+CUT = "steplog.cut"  # the only header of a letter whose record was too large to be kept
+TOO_LARGE = "it is too large to be kept here, so it cannot be replayed: read it where it stood"
 INCARNATION_CHARACTERS = 6  # of a topic's id: enough to tell it from one that was deleted
 
 
@@ -49,6 +51,16 @@ class Letter(msgspec.Struct, frozen=True, kw_only=True):
     headers: Headers = ()
     timestamp_ms: int | None = None
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether its content is not here."""
+        return self.value is None and self.headers == ((CUT, None),)
+
+    def cut(self) -> "Letter":
+        """The letter without its content."""
+        entry = msgspec.structs.replace(self.entry, reason=f"{self.entry.reason}; {TOO_LARGE}")
+        return msgspec.structs.replace(self, entry=entry, value=None, headers=((CUT, None),))
+
 
 class DeadLetters(Protocol):
     """Where letters are kept. Of one thread; raises ``LogUnavailable`` where it cannot be read or written."""
@@ -60,7 +72,10 @@ class DeadLetters(Protocol):
         """Read a letter, with its content."""
 
     def park(self, letters: Sequence[Letter]) -> None:
-        """Keep letters, in place of those with the same ids; they are durable when this returns."""
+        """Keep letters, in place of those with the same ids; they are durable when this returns.
+
+        Of one that is too large to be kept, where it stood.
+        """
 
     def retry(self, ids: Sequence[str]) -> None:
         """Ask for letters to be replayed, by whoever parked them. Ids that are not there are passed over."""

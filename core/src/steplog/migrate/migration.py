@@ -39,12 +39,14 @@ class Migration:
 
     def __init__(
         self, source: str, target: str, *, partitions: int, replication: int | None = None,
-        tell: Tell = lambda _what, _counts: None,
+        tell: Tell = lambda _what, _counts: None, connected: Callable[[str], str] = lambda url: url,
     ) -> None:  # fmt: skip
+        """``connected`` gives an address with the further settings that clients need."""
         self._source_url, self._target_url = _address(source), _address(target)
         if masked(self._source_url) == masked(self._target_url):
             raise MigrationRefused(f"{masked(source)} is where the log is already")
         self._partitions, self._replication, self._tell = partitions, replication, tell
+        self._connected = connected
 
     def start(self) -> Result:
         """Move a log that is not marked to a place where there is none."""
@@ -95,7 +97,7 @@ class Migration:
         self._tell("created", Counts())
         copy = Copy(source, target, self._tell)
         copy.run()
-        copy.copy_dead(self._source_url, self._target_url)
+        copy.copy_dead(self._connected(self._source_url), self._connected(self._target_url))
         source.mark(msgspec.structs.replace(move, is_over=True))
         self._tell("over", copy.counts)
         self._complete(target, copy.counts)
@@ -132,7 +134,7 @@ class Migration:
         if is_kafka(self._source_url):
             from steplog.migrate.topics import KafkaSource  # the client comes with it
 
-            source = KafkaSource(KafkaAddress.parse(self._source_url))
+            source = KafkaSource(KafkaAddress.parse(self._connected(self._source_url)))
         else:
             source = FileSource(_path(self._source_url))
         stack.callback(source.close)
@@ -143,7 +145,7 @@ class Migration:
         if is_kafka(self._target_url):
             from steplog.migrate.topics import KafkaTarget
 
-            target = KafkaTarget(KafkaAddress.parse(self._target_url), partitions, self._replication)
+            target = KafkaTarget(KafkaAddress.parse(self._connected(self._target_url)), partitions, self._replication)
         else:
             target = FileTarget(_path(self._target_url))
         stack.callback(target.close)

@@ -96,12 +96,9 @@ class Child:
             on_found=lambda: self._stream.send(Available()), watch_s=WATCH_S,
         )  # fmt: skip
         wal = WalWatch(log)
-        services = [lambda _turns, _ask: wal.run(), *self._services(frame, file_url(Path(frame.log_path)))]
-        if frame.connectors and frame.server is not None:
-            from steplog.connectors.service import ConnectorService  # for those who have some
-
-            services.append(ConnectorService(frame.connectors, frame.server, Path(frame.log_path)))
-        await self._go(turns, services)
+        url = file_url(Path(frame.log_path))
+        services = [lambda _turns, _ask: wal.run(), *self._services(frame, url)]
+        await self._go(turns, [*services, *self._connectors(frame, url)])
 
     async def _run_member(self, frame: Open, cluster: ClusterConfig) -> None:
         if not cluster.address and frame.sockets:
@@ -112,7 +109,16 @@ class Child:
             cluster, Registry(frame.functions), frame.config, deliver=self._deliver, on_lost=self._unavailable,
             on_found=lambda: self._stream.send(Available()),
         )  # fmt: skip
-        await self._go(member, self._services(frame, cluster.url, cluster.node))
+        connectors = self._connectors(frame, cluster.url, cluster.node) if cluster.is_engine else []
+        await self._go(member, [*self._services(frame, cluster.url, cluster.node), *connectors])
+
+    def _connectors(self, frame: Open, log: str, node: str = "") -> list[Service]:
+        """What feeds a log with what happens elsewhere."""
+        if not frame.connectors or frame.server is None:
+            return []
+        from steplog.connectors.service import ConnectorService  # for those who have some
+
+        return [ConnectorService(frame.connectors, frame.server, log, node)]
 
     def _services(self, frame: Open, log: str, member: str = "") -> list[Service]:
         """What runs beside the turns of a log: HTTP and the history, or the history alone."""
