@@ -17,6 +17,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self, TypeVar
@@ -160,6 +161,7 @@ class SqliteLog:
         while True:
             with foreign(self.path):
                 rows = self._connection.execute(query, (first, last, ROWS_READ)).fetchall()
+            _check_order([row[0] for row in rows[::-1]] + [last + 1], "events", self.path)
             for position, data, crc in rows:
                 events = _decoded(_decode_array, self.path, "events", position, data, crc)
                 yield position, [bytes(event) for event in events]
@@ -337,7 +339,14 @@ class JournalReader:
                 f"SELECT position, data, crc FROM {table} WHERE position > ? ORDER BY position LIMIT ?",  # noqa: S608 - ours
                 (after, limit),
             ).fetchall()
+            _check_order([after, *[row[0] for row in rows]], table, self.path)
         return [Row(position, _checked(self.path, table, position, data, crc)) for position, data, crc in rows]
+
+
+def _check_order(positions: list[int], table: str, path: Path) -> None:
+    """A page that stands twice in a table's tree brings rows again that were read: reading on might never end."""
+    if any(later <= earlier for earlier, later in pairwise(positions)):
+        raise LogCorrupt(str(path), f"the order of {table}") from ValueError(str(positions))
 
 
 def _row(turn: Turn) -> tuple[int, bytes, int, bytes | None, int, bytes | None, int]:
