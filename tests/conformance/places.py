@@ -26,6 +26,8 @@ from steplog.shells.process import ProcessEngine
 from steplog.turns import Log
 from tests.kafka_clients import QUICK
 
+from .stores import make_topics
+
 PARTITIONS = 16  # two of them write the journal
 PLAIN = EngineConfig(retry=RetryPolicy(interval_ms=1))
 PRODUCING = msgspec.structs.replace(PLAIN, can_produce=True)
@@ -143,6 +145,7 @@ class Kafka(_Process):
     def __init__(self, bootstrap: str, prefix: str, folder: Path) -> None:
         self.bootstrap, self._folder = bootstrap, folder
         self.layout = Layout(prefix, PARTITIONS)
+        make_topics(bootstrap, self.layout)
         self._tails = {topic: Tail(bootstrap, self.layout, topic) for topic in (JOURNAL, EVENTS)}
 
     def engine(self, app: App) -> ProcessEngine:

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import msgspec
+from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from steplog.engine import keys
 from steplog.engine.operations import Produce
 from steplog.engine.processor import LoadedState, Turn
 from steplog.engine.state import Slice
-from steplog.errors import LogUnavailable
+from steplog.errors import LogUnavailable, TopicsInvalid
 from steplog.log.broker import Assigned, Refused
 from steplog.log.cache import FileCache
 from steplog.log.client import KafkaClient
@@ -23,11 +24,11 @@ from steplog.log.kafka import KafkaLog
 from steplog.log.memory import MemoryLog
 from steplog.log.redo import redo_place
 from steplog.log.sqlite import JournalReader, SqliteLog
-from steplog.log.topics import JOURNAL, TOMBSTONES_MS, Layout, prepare, shared
+from steplog.log.topics import JOURNAL, TOMBSTONES_MS, Found, Layout, prepare, shared
 from tests.kafka_clients import DEADLINE_S, QUICK, committed, create_topic
 
 T = TypeVar("T")
-PARTITIONS = 24  # more than there are checks: each has one of its own
+PARTITIONS = 16  # more than there are checks: each has one of its own
 NAME = "node"
 REFUSED_BYTES = 2_000
 
@@ -137,6 +138,17 @@ class _Member(KafkaClient):
         return self._is_told
 
 
+def make_topics(bootstrap: str, layout: Layout) -> Found:
+    """Make a log's topics, however long a busy broker needs: a node gives up after ten seconds."""
+    deadline_s = time.monotonic() + 2 * DEADLINE_S
+    while True:
+        try:
+            return prepare(AdminClient({"bootstrap.servers": bootstrap, **QUICK}), layout, None)
+        except (KafkaException, TopicsInvalid):
+            if time.monotonic() > deadline_s:
+                raise
+
+
 class KafkaShelf:
     """One log on Kafka, whose partitions are given out: each is an empty log of its own to who gets it."""
 
@@ -146,7 +158,7 @@ class KafkaShelf:
         self.small = f"{prefix}-small"  # a topic that refuses records
         self._runner = asyncio.Runner()
         self._partitions = iter(range(PARTITIONS))
-        found = prepare(AdminClient({"bootstrap.servers": bootstrap, **QUICK}), self.layout, None)
+        found = make_topics(bootstrap, self.layout)
         create_topic(bootstrap, self.small, settings={"max.message.bytes": str(REFUSED_BYTES)})
         self.client = self.run(self._join(found.message_bytes))
 

@@ -4,7 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
@@ -256,7 +256,8 @@ async def _node(place: Place, world: World, shop: Shop, *, dies: bool = False) -
     local = LocalConfig(evict_after_ms=PARKED_AFTER_MS)
     config = NodeConfig(engine=place.config, local=local, drain_s=0 if dies else DRAIN_S)
     node = Node([shop.app], place.engine(shop.app), config)
-    with suppress(*((EngineEnded, LogUnavailable) if dies else ())):
+    has_died = False
+    try:
         async with node:
             world.node = node
             following = asyncio.ensure_future(world.follow())
@@ -266,6 +267,12 @@ async def _node(place: Place, world: World, shop: Shop, *, dies: bool = False) -
                 following.cancel()
                 if dies:
                     place.kill()
+                    has_died = True
+    except (EngineEnded, LogUnavailable):
+        if not has_died:
+            raise
+    else:
+        assert not dies, "the engine was not killed"
 
 
 # --- what is compared

@@ -8,7 +8,7 @@ from steplog.engine import keys
 from steplog.engine.processor import Turn
 from steplog.engine.state import Limits, State
 
-from .conftest import ON_KAFKA
+from .conftest import STORES, WITHOUT_COPY
 from .stores import Store, commit, content, turn
 
 A, B, C = (keys.run(0, bytes([n]) * 16) for n in range(3))
@@ -23,6 +23,7 @@ def test_an_empty_log_is_loaded_empty(store: Store) -> None:
 
 
 @pytest.mark.spec("ARCH-13")
+@pytest.mark.parametrize("store", [*STORES, WITHOUT_COPY], indirect=True)
 def test_what_was_committed_is_loaded_after_a_crash(store: Store) -> None:
     store.load()
     commit(store, 1, {A: b"1", B: b"1"})
@@ -66,6 +67,7 @@ def test_the_redo_is_replayed_over_slices(store: Store) -> None:
     assert content(store.load()) == {A: b"2", C: b"1"}
 
 
+@pytest.mark.parametrize("store", [*STORES, WITHOUT_COPY], indirect=True)
 def test_what_was_deleted_stays_deleted(store: Store) -> None:
     """Whether the table had it, and whether the redo or a slice says so."""
     store.load()
@@ -129,7 +131,7 @@ def test_many_owners_are_read_at_once(store: Store) -> None:
 @pytest.mark.parametrize(
     ("store", "seed", "turns"),
     [(name, seed, 120) for name in ("memory", "sqlite") for seed in range(6)]
-    + [(name, seed, 40) for seed, name in enumerate(ON_KAFKA)],
+    + [("kafka", 0, 40), (WITHOUT_COPY, 1, 40)],
     indirect=["store"],
 )
 def test_a_state_over_it_survives_any_crash(store: Store, seed: int, turns: int) -> None:
