@@ -83,6 +83,16 @@ def test_a_future_time_delays_the_start() -> None:
 
 
 @pytest.mark.spec("FAULT-F5", "EVT-05", "EVT-06")
+def test_an_event_without_a_time_starts_at_once_whatever_the_clock_of_who_received_it() -> None:
+    partition = Partition(function("a"))
+    event = partition.event("a")
+    partition.now_ms -= 5
+    dispatch = the(Dispatch, partition.post(event))
+    assert dispatch.generation == 1
+    (scheduled,) = partition.of(records.RunScheduled)
+    assert (scheduled.due, scheduled.started) == (msgspec.UNSET, True)
+
+
 def test_an_event_of_the_far_future_or_past_holds_no_other_up() -> None:
     partition = Partition(PACK, function("other"), config=EngineConfig(live_runs=1), limits=SPILLING)
     far = partition.event("pack", ts_ms=MOST_TS_MS - 1, is_last=False)

@@ -1,8 +1,7 @@
-"""One suite over every log, and what the file of the SQLite log has to stand."""
+"""What the file of the SQLite log has to stand. One suite over every log is in ``tests/conformance``."""
 
 import asyncio
 import os
-import random
 import shutil
 import signal
 import sqlite3
@@ -11,96 +10,46 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Protocol
 
 import msgspec
 import pytest
 
 from steplog.engine import keys
 from steplog.engine.processor import LoadedState, Turn
-from steplog.engine.state import Limits, Slice, State
+from steplog.engine.state import Slice
 from steplog.errors import LogCorrupt, LogLocked, LogUnavailable
 from steplog.log.memory import MemoryLog
 from steplog.log.sqlite import JournalReader, SqliteLog
 from steplog.log.wal import readers
+from steplog.turns import Log
+from tests.conformance.stores import MemoryStore, SqliteStore, content
 
 A, B, C = (keys.run(0, bytes([n]) * 16) for n in range(3))
 Change = dict[bytes, bytes | None]
 Rows = list[tuple[int, list[object]]]
 
 
-class Log(Protocol):
-    async def load(self) -> LoadedState: ...
+def read_memory(log: MemoryLog) -> tuple[Rows, Rows]:
+    """Read journal and events, each with the turns that wrote them."""
 
-    async def commit(self, turn: Turn) -> None: ...
+    def read(rows: list[tuple[int, list[bytes]]]) -> Rows:
+        return [(turn, [msgspec.json.decode(record) for record in found]) for turn, found in rows]
 
-    def close(self) -> None: ...
-
-
-class Store(Protocol):
-    """A log that can be crashed."""
-
-    @property
-    def log(self) -> Log: ...
-
-    def crash(self) -> None:
-        """Open what is on the disk, as if the process had been killed."""
-
-    def written(self) -> tuple[Rows, Rows]:
-        """Read journal and events, each with the turns that wrote them."""
-
-    def close(self) -> None: ...
+    return read(log.journal), read(log.events)
 
 
-class MemoryStore:
-    def __init__(self) -> None:
-        self.log = MemoryLog()
-
-    def crash(self) -> None:
-        """Nothing is held but the log itself."""
-
-    def written(self) -> tuple[Rows, Rows]:
-        def read(rows: list[tuple[int, list[bytes]]]) -> Rows:
-            return [(turn, [msgspec.json.decode(record) for record in found]) for turn, found in rows]
-
-        return read(self.log.journal), read(self.log.events)
-
-    def close(self) -> None:
-        self.log.close()
-
-
-class SqliteStore:
-    def __init__(self, folder: Path) -> None:
-        self._folder, self._crashes = folder, 0
-        self.path = folder / "0" / "log.db"
-        self.log = SqliteLog(self.path)
-        self._opened = [self.log]
-
-    def crash(self) -> None:
-        """Copy the file and its WAL as they lie there, and open the copy."""
-        self._crashes += 1
-        before, self.path = self.path, self._folder / f"{self._crashes}" / "log.db"
-        self.path.parent.mkdir()
-        for name in (before, before.with_name("log.db-wal")):
-            shutil.copy(name, self.path.parent)
-        self.log = SqliteLog(self.path)
-        self._opened.append(self.log)
-
-    def written(self) -> tuple[Rows, Rows]:
-        with JournalReader(self.path) as reader:
-            journal, events = reader.journal(0, 1_000), reader.events(0, 1_000)
-        return [(r.position, msgspec.json.decode(r.data)) for r in journal], [
-            (r.position, msgspec.json.decode(r.data)) for r in events
-        ]
-
-    def close(self) -> None:
-        while self._opened:
-            self._opened.pop().close()
+def read_file(path: Path) -> tuple[Rows, Rows]:
+    """The same of a file."""
+    with JournalReader(path) as reader:
+        journal, events = reader.journal(0, 1_000), reader.events(0, 1_000)
+    return [(r.position, msgspec.json.decode(r.data)) for r in journal], [
+        (r.position, msgspec.json.decode(r.data)) for r in events
+    ]
 
 
 @pytest.fixture(params=["memory", "sqlite"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
-    opened: Store = MemoryStore() if request.param == "memory" else SqliteStore(tmp_path)
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MemoryStore | SqliteStore]:
+    opened = MemoryStore() if request.param == "memory" else SqliteStore(tmp_path)
     yield opened
     opened.close()
 
@@ -118,68 +67,21 @@ def commit(
     asyncio.run(log.commit(turn))
 
 
-def content(loaded: LoadedState) -> dict[bytes, bytes]:
-    return dict(loaded.table.scan(b"\0", b"\xff", 1 << 30))
+# --- logs that keep the events with their turns (tests/conformance has what every log keeps)
 
 
-# --- every log
-
-
-def test_an_empty_log_is_loaded_empty(store: Store) -> None:
-    loaded = load(store.log)
-    assert (loaded.turn, loaded.now_ms, content(loaded)) == (0, 0, {})
-    store.crash()
-    assert load(store.log).turn == 0
-
-
-@pytest.mark.spec("ARCH-13")
-def test_what_was_committed_is_loaded_after_a_crash(store: Store) -> None:
-    load(store.log)
-    commit(store.log, 1, {A: b"1", B: b"1"})
-    commit(store.log, 2, {A: b"2", B: None, C: b""})
-    store.crash()
-    loaded = load(store.log)
-    assert (loaded.turn, loaded.now_ms) == (2, 20)
-    assert content(loaded) == {A: b"2", C: b""}
-    assert [loaded.table.get(key) for key in (A, B, C)] == [b"2", None, b""]
-
-
-def test_journal_and_events_are_kept_by_turn_and_in_order(store: Store) -> None:
+def test_journal_and_events_are_kept_by_turn_and_in_order(store: MemoryStore | SqliteStore) -> None:
     load(store.log)
     commit(store.log, 1, {}, records=(b'{"n":1}', b'{"n":2}'), events=(b'{"e":1}',))
     commit(store.log, 2, {A: b"1"})
     commit(store.log, 3, {}, records=('{"n":"é\\u0000"}'.encode(),))
     store.crash()
     load(store.log)
-    assert store.written() == ([(1, [{"n": 1}, {"n": 2}]), (3, [{"n": "é\0"}])], [(1, [{"e": 1}])])
+    written = read_memory(store.log) if isinstance(store, MemoryStore) else read_file(store.path)
+    assert written == ([(1, [{"n": 1}, {"n": 2}]), (3, [{"n": "é\0"}])], [(1, [{"e": 1}])])
 
 
-def test_the_table_is_read_in_order_between_bounds(store: Store) -> None:
-    load(store.log)
-    commit(store.log, 1, {key: key[-1:] for key in (C, A, B)})
-    store.crash()
-    table = load(store.log).table
-    assert [key for key, _ in table.scan(A, C, 10)] == [A, B]
-    assert [key for key, _ in table.scan(A, C, 1)] == [A]
-    assert [key for key, _ in table.scan(B, keys.after(C), 10)] == [B, C]
-    assert table.scan(C + b"\0", b"\xff", 10) == []
-    for bounds in ((A, C, 10), (A, C, 1), (B, keys.after(C), 10), (C + b"\0", b"\xff", 10)):
-        assert table.keys(*bounds) == [key for key, _ in table.scan(*bounds)]
-
-
-@pytest.mark.parametrize("count", [0, 1, 2, 3, 300])
-def test_many_owners_are_read_at_once(store: Store, count: int) -> None:
-    owners = [keys.run(0, n.to_bytes(16, "big")) for n in range(count)]
-    load(store.log)
-    commit(store.log, 1, {key: b"1" for run in owners[::2] for key in (run, keys.run_event(run, 0))})
-    store.crash()
-    found = load(store.log).table.read(owners)
-    assert [[key for key, _ in rows] for rows in found] == [
-        [run, keys.run_event(run, 0)] if n % 2 == 0 else [] for n, run in enumerate(owners)
-    ]
-
-
-def test_accepted_events_are_read_back_from_the_latest_turn(store: Store) -> None:
+def test_accepted_events_are_read_back_from_the_latest_turn(store: MemoryStore | SqliteStore) -> None:
     load(store.log)
     for turn in range(1, 201):
         commit(store.log, turn, {}, events=(b'{"e":"%d"}' % turn, b'{"e":"\\u00e9,[]"}') if turn % 2 else ())
@@ -191,70 +93,6 @@ def test_accepted_events_are_read_back_from_the_latest_turn(store: Store) -> Non
     assert list(accepted(6, 9)) == [(turn, [b'{"e":"%d"}' % turn, b'{"e":"\\u00e9,[]"}']) for turn in (9, 7)]
     assert list(accepted(2, 2)) == []
     assert list(accepted(201, 500)) == []
-
-
-def test_the_redo_is_replayed_over_slices(store: Store) -> None:
-    load(store.log)
-    commit(store.log, 1, {A: b"1", B: b"1"})
-    commit(store.log, 2, {A: b"2", C: b"1"}, {A: b"2", B: b"1"}, redo_from=2)
-    commit(store.log, 3, {B: None})
-    store.crash()
-    assert content(load(store.log)) == {A: b"2", C: b"1"}
-
-
-def test_a_slice_deletes_what_is_gone(store: Store) -> None:
-    load(store.log)
-    commit(store.log, 1, {A: b"1", B: b"1"}, {A: b"1", B: b"1"}, redo_from=2)
-    commit(store.log, 2, {A: None, C: None}, {A: None, C: None}, redo_from=3)
-    store.crash()
-    assert content(load(store.log)) == {B: b"1"}
-
-
-def test_turn_and_time_are_known_when_the_whole_redo_is_cut(store: Store) -> None:
-    load(store.log)
-    commit(store.log, 1, {A: b"1"}, {A: b"1"}, redo_from=2)
-    for number in range(2, 200):
-        commit(store.log, number, {}, redo_from=number + 1)
-    store.crash()
-    loaded = load(store.log)
-    assert (loaded.turn, loaded.now_ms, content(loaded)) == (199, 1_990, {A: b"1"})
-
-
-def test_a_loaded_log_goes_on(store: Store) -> None:
-    for number in range(1, 6):
-        store.crash()
-        assert load(store.log).turn == number - 1
-        commit(store.log, number, {A: b"%d" % number})
-    assert [turn for turn, _ in store.written()[0]] == []
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_a_state_over_it_survives_any_crash(store: Store, seed: int) -> None:
-    chance = random.Random(seed)
-    limits = Limits(pending_keys=chance.randrange(6), slice_keys=1, pending_turns=chance.randrange(1, 80), head_keys=2)
-    expected: dict[bytes, bytes] = {}
-    loaded = load(store.log)
-    state = State(loaded.table, limits)
-    for number in range(1, 120):
-        for _ in range(chance.randrange(4)):
-            key = bytes([chance.choice((keys.RUN, keys.TIMER)), chance.randrange(12)])
-            if chance.random() < 0.4:
-                state.delete(key)
-                expected.pop(key, None)
-            else:
-                value = chance.randbytes(2)
-                state.put(key, value, new=key not in expected)
-                expected[key] = value
-        turn = Turn(number=number, now_ms=number, state=state.seal(number), records=[], events=[])
-        asyncio.run(store.log.commit(turn))
-        state.landed()
-        assert state.first(keys.TIMER) == min((k for k in expected if k[0] == keys.TIMER), default=None)
-        if chance.random() < 0.1:
-            store.crash()
-            loaded = load(store.log)
-            assert content(loaded) == expected
-            assert loaded.turn == number
-            state = State(loaded.table, limits)
 
 
 # --- SQLite
@@ -276,7 +114,7 @@ def test_a_commit_that_fails_leaves_nothing(sqlite_store: SqliteStore) -> None:
     commit(log, 2, {C: b"1"})
     sqlite_store.crash()
     assert content(load(sqlite_store.log)) == {A: b"1", C: b"1"}
-    assert sqlite_store.written() == ([(1, ["a"])], [])
+    assert read_file(sqlite_store.path) == ([(1, ["a"])], [])
 
 
 def flip(path: Path, table: str, column: str) -> None:

@@ -176,11 +176,11 @@ class Watch:
             return
         if isinstance(record, records.RunScheduled):
             self.expect(record.run not in self.runs, "P3", f"run {record.run} is scheduled twice")
-            ts_ms = self._events[record.events[0]].ts
-            due_ms = ts_ms if ts_ms > record.at else None
+            event = self._events[record.events[0]]
+            due_ms = event.ts if event.ts > record.at and event.ts != event.received_at else None
             self.expect((record.due or None) == due_ms, "EVT-06", f"{record.run} is due at {record.due}, not {due_ms}")
-            self.told.scheduled(record, self._events[record.events[0]].name)
-            number = self._number(self._events[record.events[0]])
+            self.told.scheduled(record, event.name)
+            number = self._number(event)
             run = History(record.function, due_ms or 0, number, len(self._arrived) - 1)
             self.runs[record.run] = self._by_id[decode_ulid(record.run)] = run
         run = self.runs[record.run]

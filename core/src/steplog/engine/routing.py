@@ -108,7 +108,8 @@ class Routing:
         )  # fmt: skip
         run = Run(key, head, [event.body], run_text)
         runs.add(run)
-        is_future = event.ts_ms > draft.now_ms
+        # An event without a time of its own never is of the future: whoever received it may have another clock.
+        is_future = event.ts_ms > draft.now_ms and event.ts_ms != event.received_ms
         starts = not is_future and self._dispatches.has_place()
         draft.journal(
             records.RunScheduled(
