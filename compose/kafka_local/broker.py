@@ -32,6 +32,7 @@ class Plan:
     properties: Mapping[str, object]
     jvm: Sequence[str]
     removed: Path | None  # the folder that goes when the process that started the broker dies
+    environment: Mapping[str, str]  # besides that of the process
 
 
 class Broker:
@@ -78,6 +79,7 @@ class Broker:
     def launch(self) -> None:
         """Start, and do not wait."""
         assert not self.is_running, f"broker {self.node} runs already"
+        self.wait_until_stopped()  # where it has ended by itself
         plan = self._plan
         self._format()
         written = plan.folder.with_name(f"{plan.folder.name}.properties")
@@ -85,6 +87,7 @@ class Broker:
         self._process = Guarded(
             self._distribution.command("kafka.Kafka", str(written), jvm=plan.jvm),
             log=self.log, folder=plan.folder.parent, removed=plan.removed,
+            environment=plan.environment,
         )  # fmt: skip
 
     def wait_until_ready(self, among: int = 1) -> None:

@@ -25,13 +25,14 @@ class Cluster:
     broker properties. ``proxies`` are ports where proxies will stand, one a broker: clients that come there are told
     to stay there, and ``Broker.ports.proxied`` is what a proxy passes them on to. ``users``: names and passwords at a
     further listener, which asks for them (SASL/PLAIN). ``is_brief`` compiles less: readier sooner, slower for long.
-    Raises ``KafkaUnavailable``.
+    ``environment`` is added to that of each process. Raises ``KafkaUnavailable``.
     """
 
     def __init__(
         self, distribution: Distribution, brokers: int = 1, *, port: int = 0, data: Path | None = None,
         settings: Mapping[str, object] | None = None, proxies: Sequence[int] = (), is_brief: bool = False,
         jvm: Sequence[str] = (), users: Mapping[str, str] | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:  # fmt: skip
         assert len(proxies) in (0, brokers), "each broker has a proxy, or none has"
         cluster_id = new_id() if data is None else _cluster_of(data, brokers)
@@ -45,7 +46,7 @@ class Cluster:
                     node=node, cluster_id=cluster_id, ports=ports[node - 1], folder=_folder(self.data, node),
                     properties=properties(node, ports, _folder(self.data, node), settings, users=users),
                     jvm=(f"-Xmx{HEAP_MB}m", *_LOGGING, *compiler, *jvm),
-                    removed=self.data if self.is_temporary else None,
+                    removed=self.data if self.is_temporary else None, environment=environment or {},
                 ),
                 distribution,
             )

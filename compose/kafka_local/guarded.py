@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 _GUARD = Path(__file__).with_name("guard.py")
@@ -20,13 +20,14 @@ class Guarded:
 
     def __init__(
         self, command: Sequence[str], *, log: Path, folder: Path, at_orphaned: int = signal.SIGKILL, user: str = "",
-        removed: Path | None = None,
+        removed: Path | None = None, environment: Mapping[str, str] | None = None,
     ) -> None:  # fmt: skip
         words = [str(int(at_orphaned)), user, str(removed or ""), *command]
         with log.open("ab") as output:
             self._guard = subprocess.Popen(
                 [sys.executable, "-I", "-S", str(_GUARD), *words], cwd=folder, stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE, stderr=output, start_new_session=True,
+                env=None if environment is None else {**os.environ, **environment},
             )  # fmt: skip
         assert self._guard.stdout is not None, "it was asked for"
         with self._guard.stdout as told:

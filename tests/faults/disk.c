@@ -7,7 +7,7 @@
  * A file that is removed is gone at once. -shm files are memory, and never there.
  *
  * Full (disk_fill, or while the file $DISK_FULL exists): a write of more than a sector comes to one sector, the next
- * fails with ENOSPC. */
+ * fails with ENOSPC; where no power cut is armed, in folders below too. */
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <errno.h>
@@ -21,6 +21,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #define SECTOR 512
@@ -52,7 +53,8 @@ static int is_likely(void) {  /* xorshift: every second time */
     return chance >> 63;
 }
 
-/* The name of an open file in the folder: 1; the folder itself: 2; anything else: 0. */
+/* The name of an open file in the folder: 1; the folder itself: 2; anything else: 0.
+ * What stands deeper counts where the disk can only be full, and has no name. */
 static int kind_of(int fd, char *name) {
     char link[64], path[PATH_MAX];
     size_t length = strlen(folder);
@@ -63,7 +65,8 @@ static int kind_of(int fd, char *name) {
     path[size] = 0;
     if (size == (ssize_t)length) return 2;
     const char *rest = path + length + 1, *end = strrchr(path, '-');
-    if (path[length] != '/' || strchr(rest, '/') || strstr(rest, " (deleted)") || (end && !strcmp(end, "-shm"))) return 0;
+    if (path[length] != '/' || strstr(rest, " (deleted)") || (end && !strcmp(end, "-shm"))) return 0;
+    if (strchr(rest, '/')) return name[0] = 0, !durable[0];
     strcpy(name, rest);
     return 1;
 }
@@ -215,11 +218,16 @@ static int truncate_file(int fd, off_t size) {
     return failed;
 }
 
-/* --- what SQLite and Python call */
+/* --- what SQLite, Python and Java call */
 
 ssize_t write(int fd, const void *data, size_t size) { return write_at(fd, data, size, 0, 0); }
 ssize_t pwrite(int fd, const void *data, size_t size, off_t offset) { return write_at(fd, data, size, offset, 1); }
 ssize_t pwrite64(int fd, const void *data, size_t size, off_t offset) { return write_at(fd, data, size, offset, 1); }
+ssize_t writev(int fd, const struct iovec *parts, int count) {
+    char name[NAME_MAX + 1];
+    if (count > 0 && kind_of(fd, name) == 1) return write(fd, parts->iov_base, parts->iov_len);  /* fewer is allowed */
+    return syscall(SYS_writev, fd, parts, count);
+}
 int fsync(int fd) { return sync_file(fd, SYS_fsync); }
 int fdatasync(int fd) { return sync_file(fd, SYS_fdatasync); }
 int ftruncate(int fd, off_t size) { return truncate_file(fd, size); }

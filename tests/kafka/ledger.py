@@ -10,13 +10,13 @@ from types import TracebackType
 from typing import Self
 
 import msgspec
-from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from steplog.engine import keys, records
 from steplog.log.encoding import decode_owner
 from steplog.log.redo import Redo, decode_redo
-from steplog.log.topics import EVENTS, INBOX, JOURNAL, REDO, REGISTRY, Layout, offsets
+from steplog.log.topics import EVENTS, INBOX, JOURNAL, REDO, REGISTRY, Layout, offset_in, offsets
 from tests.kafka_clients import DEADLINE_S, QUICK
 
 Ending = records.RunCompleted | records.RunFailed
@@ -33,7 +33,7 @@ class Ledger:
     """
 
     def __init__(self, bootstrap: str, layout: Layout) -> None:
-        self._layout = layout
+        self._bootstrap, self._layout = bootstrap, layout
         self._consumer = Consumer(
             {
                 "bootstrap.servers": bootstrap, "group.id": f"{layout.prefix}.ledger", "enable.auto.commit": False,
@@ -42,7 +42,6 @@ class Ledger:
                 **QUICK,
             }
         )  # fmt: skip
-        self._admin = AdminClient({"bootstrap.servers": bootstrap, **QUICK})
         self._places = [
             TopicPartition(layout.name(topic), partition, 0)
             for topic in (EVENTS, JOURNAL, REDO, REGISTRY)
@@ -73,12 +72,23 @@ class Ledger:
     def read_all(self) -> Self:
         """Read up to where each partition ends, open transactions included: they have to end."""
         deadline_s = time.monotonic() + DEADLINE_S
-        answers = offsets(self._admin, self._places)
-        ends = {(place.topic, place.partition): answer.result().offset for place, answer in answers.items()}
+        ends = self._asked_ends(deadline_s)
         while behind := [place for place, end in ends.items() if self._ends.get(place, 0) < end]:
             assert time.monotonic() < deadline_s, f"what is committed does not reach the end of {behind}"
             self.read()
         return self
+
+    def _asked_ends(self, until_s: float) -> dict[tuple[str, int], int]:
+        """Ask where everything ends, again where others lead since a moment ago."""
+        while True:
+            admin = AdminClient({"bootstrap.servers": self._bootstrap, **QUICK})
+            answers = offsets(admin, self._places)
+            try:
+                return {(p.topic, p.partition): offset_in(answer.result(DEADLINE_S)) for p, answer in answers.items()}
+            except KafkaException:
+                if time.monotonic() > until_s:
+                    raise
+                time.sleep(0.1)
 
     @property
     def open(self) -> set[str]:

@@ -29,6 +29,7 @@ from steplog.log.topics import (
     prepare,
 )
 from steplog.member import ClusterConfig, Member
+from tests.faults.kafka_proxy import Api, KafkaProxy
 from tests.kafka_clients import QUICK, alter_topic, committed, create_topic, produce, transactional
 
 T = TypeVar("T")
@@ -51,9 +52,18 @@ def layout(kafka: Cluster, kafka_prefix: str) -> Layout:
     return layout
 
 
+@pytest.fixture
+def kafka_proxy(kafka: Cluster) -> Iterator[KafkaProxy]:
+    with KafkaProxy(kafka.brokers[0]) as proxy:
+        yield proxy
+
+
 @asynccontextmanager
-async def client(kafka: Cluster, layout: Layout, name: str = "node") -> AsyncIterator[KafkaClient]:
-    made = KafkaClient({"bootstrap.servers": kafka.bootstrap, **QUICK}, layout, name, message_bytes=MESSAGE_BYTES)
+async def client(
+    kafka: Cluster, layout: Layout, name: str = "node", *, bootstrap: str | None = None
+) -> AsyncIterator[KafkaClient]:
+    settings = {"bootstrap.servers": bootstrap or kafka.bootstrap, **QUICK}
+    made = KafkaClient(settings, layout, name, message_bytes=MESSAGE_BYTES)
     try:
         yield made
     finally:
@@ -260,6 +270,36 @@ async def test_a_record_that_is_too_large_is_refused_at_once(kafka: Cluster, lay
             await one.append([Produced(HERE, b"", bytes(MESSAGE_BYTES + 1))])
 
 
+@pytest.mark.spec("FAULT-B1")
+async def test_a_broker_that_dies_before_it_answers_has_not_said_where_topics_end(
+    kafka: Cluster, layout: Layout, kafka_proxy: KafkaProxy
+) -> None:
+    """Else a state of which nothing was read would be taken for an empty one."""
+    async with client(kafka, layout, bootstrap=kafka.proxied_bootstrap) as one:
+        await one.append([Produced(HERE, b"k", b"v")])
+        fault = kafka_proxy.hang_up(Api.LIST_OFFSETS)
+        with pytest.raises(BrokerError):
+            await one.ends([HERE])
+        assert fault.fired == 1
+        assert await one.ends([HERE]) == {HERE: 1}
+
+
+@pytest.mark.spec("FAULT-B1")
+async def test_a_broker_that_never_says_where_topics_end_is_not_waited_for(
+    kafka: Cluster, layout: Layout, kafka_proxy: KafkaProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with client(kafka, layout, bootstrap=kafka.proxied_bootstrap) as one:
+        await one.append([Produced(HERE, b"k", b"v")])
+        fault = kafka_proxy.hold(Api.LIST_OFFSETS)
+        monkeypatch.setattr("steplog.log.client.CALL_S", 0.5)
+        with pytest.raises(BrokerError, match="no answer after"):
+            await one.ends([HERE])
+        assert fault.fired == 1
+        monkeypatch.undo()
+        fault.release()
+        assert await one.ends([HERE]) == {HERE: 1}
+
+
 # --- transactions and the group
 
 
@@ -268,9 +308,12 @@ async def test_a_transaction_writes_everywhere_and_moves_the_positions(kafka: Cl
         assigned = await owning(one)
         await one.renew()
         records = [Produced(HERE, b"a", b"1"), Produced(HERE, b"b", b"2"), Produced(Place(INBOX, 1), b"", b"{}")]
-        for number in range(4):  # both producers in turn
+        written = []
+        for number in range(4):  # both producers in turn: the marks of one may come after the records of the next
             first = await one.transact(records, {Place(EVENTS, 0): number}, assigned.token)
-            assert first == {HERE: number * 3, Place(INBOX, 1): number * 2}
+            assert first.keys() == {HERE, Place(INBOX, 1)}
+            written.append(first[HERE])
+        assert [each.offset for each in await read_all(one, HERE) if each.key == b"a"] == written
     assert committed(kafka.bootstrap, layout.name(STATE)) == [b"1", b"2"] * 4
     assert committed(kafka.bootstrap, layout.name(INBOX), 1) == [b"{}"] * 4
 

@@ -9,7 +9,7 @@ import asyncio
 import itertools
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -26,12 +26,15 @@ from steplog.log.broker import (
     Replaced,
     Target,
 )
-from steplog.log.fetcher import NO_OFFSET, Fetcher
-from steplog.log.topics import EVENTS, INBOX, Layout, offsets
+from steplog.log.fetcher import Fetcher
+from steplog.log.topics import EVENTS, INBOX, NO_OFFSET, Layout, offset_in, offsets
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 
+K = TypeVar("K")
 T = TypeVar("T")
 SESSION_MS = 6_000  # a process that is silent for so long has lost its partitions
 TRANSACTION_MS = 10_000  # one that is open for so long is ended by the cluster
@@ -98,12 +101,10 @@ class KafkaClient:
         asked = {self._partition(place): place for place in places}
         try:
             answers = offsets(self._admin, list(asked), at_ms)
-            await _all_done(answers.values())
-            found = {asked[each]: answer.result() for each, answer in answers.items()}
-        except KafkaException as error:
+            return {asked[each]: offset_in(found) for each, found in (await _all(answers)).items()}
+        except (KafkaException, TimeoutError) as error:
             self._admin = AdminClient(self._settings)  # it would ask with the leader's old epoch for ever
             raise _ours(error) from error
-        return {place: answer.offset for place, answer in found.items()}
 
     async def offset_at(self, place: Place, at_ms: int) -> int:
         """The offset of the first record of this time or a later one; the end where there is none."""
@@ -134,9 +135,8 @@ class KafkaClient:
             return
         asked = [self._partition(place, offset) for place, offset in until.items()]
         try:
-            for answer in self._admin.delete_records(asked, request_timeout=CALL_S).values():
-                await asyncio.wrap_future(answer)
-        except KafkaException as error:
+            await _all(self._admin.delete_records(asked, request_timeout=CALL_S))
+        except (KafkaException, TimeoutError) as error:
             raise _ours(error) from error
 
     async def renew(self) -> None:
@@ -431,10 +431,11 @@ class _Group:
             self.done.set_result(self._ends)
 
 
-async def _all_done(answers: "Collection[Future[Any]]") -> None:
-    """Wait for answers that come together: the loop is woken once."""
-    if not answers:
-        return
+async def _all(answers: "Mapping[K, Future[T]]") -> dict[K, T]:
+    """Wait for what was asked of brokers, not for ever: of one that has died there may be no answer and no error.
+
+    What was asked together comes together: the loop is woken once.
+    """
     loop = asyncio.get_running_loop()
     done: asyncio.Future[None] = loop.create_future()
     seen: list[object] = []
@@ -448,9 +449,12 @@ async def _all_done(answers: "Collection[Future[Any]]") -> None:
         if not done.done():
             done.set_result(None)
 
-    for answer in answers:
+    for answer in answers.values():
         answer.add_done_callback(note)
-    await done
+    if answers:
+        async with asyncio.timeout(CALL_S):
+            await done
+    return {asked: answer.result() for asked, answer in answers.items()}
 
 
 def _first_offset(first: dict[Place, int], place: Place) -> "Callable[[KafkaError | None, Any], None]":
@@ -481,6 +485,8 @@ def _drop(producer: "Producer") -> None:
 def _ours(error: Exception) -> BrokerError:
     from confluent_kafka import KafkaError
 
+    if isinstance(error, TimeoutError):
+        return BrokerError(f"no answer after {CALL_S:.0f} s")
     cause = error.args[0]
     fenced = (KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH,
               KafkaError.ILLEGAL_GENERATION, KafkaError.UNKNOWN_MEMBER_ID, KafkaError.FENCED_INSTANCE_ID)  # fmt: skip

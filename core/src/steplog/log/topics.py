@@ -24,6 +24,7 @@ TOMBSTONES_MS = 7 * DAY_MS  # for how long a deleted key can be seen: caches are
 MESSAGE_BYTES = 8 << 20  # an output of 4 MB, sealed and written as base64, and what stands around it
 MOST_REPLICAS = 3
 ADMIN_S = 10.0
+NO_OFFSET = -1001  # of the client library
 
 SHARING = 8  # partitions of the log that write to one of redo and journal: what a transaction costs is its places
 
@@ -151,7 +152,7 @@ def _wait_for_leaders(admin: "AdminClient", layout: Layout, topics: Sequence[str
         waited = []
         for partition, answer in answers.items():
             try:
-                answer.result()
+                offset_in(answer.result())
             except KafkaException:
                 if time.monotonic() > until_s:
                     raise
@@ -168,6 +169,18 @@ def offsets(
     untyped: Any = OffsetSpec
     spec = untyped.latest() if at_ms is None else untyped.for_timestamp(at_ms)
     return admin.list_offsets(dict.fromkeys(partitions, spec), request_timeout=ADMIN_S)
+
+
+def offset_in(answer: "ListOffsetsResultInfo") -> int:
+    """The offset that an answer has. Raises ``KafkaException`` for one without.
+
+    Of a broker that dies before it answers, the client library (2.16) makes a success that says nothing.
+    """
+    from confluent_kafka import KafkaError, KafkaException
+
+    if answer.offset == NO_OFFSET:
+        raise KafkaException(KafkaError(KafkaError._TRANSPORT, "the leader went away before it answered"))
+    return int(answer.offset)
 
 
 def _settings(admin: "AdminClient", layout: Layout) -> dict[str, dict[str, str]]:
