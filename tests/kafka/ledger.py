@@ -16,7 +16,7 @@ from confluent_kafka.admin import AdminClient
 from steplog.engine import keys, records
 from steplog.log.encoding import decode_owner
 from steplog.log.redo import Redo, decode_redo
-from steplog.log.topics import EVENTS, INBOX, JOURNAL, REDO, REGISTRY, Layout, offsets
+from steplog.log.topics import EVENTS, INBOX, JOURNAL, REDO, REGISTRY, Layout, known, offsets
 from tests.kafka_clients import DEADLINE_S, QUICK
 
 Ending = records.RunCompleted | records.RunFailed
@@ -74,7 +74,7 @@ class Ledger:
         """Read up to where each partition ends, open transactions included: they have to end."""
         deadline_s = time.monotonic() + DEADLINE_S
         answers = offsets(self._admin, self._places)
-        ends = {(place.topic, place.partition): answer.result().offset for place, answer in answers.items()}
+        ends = {(place.topic, place.partition): known(answer.result()) for place, answer in answers.items()}
         while behind := [place for place, end in ends.items() if self._ends.get(place, 0) < end]:
             assert time.monotonic() < deadline_s, f"what is committed does not reach the end of {behind}"
             self.read()

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TypeVar
 
 import pytest
@@ -29,6 +29,7 @@ from steplog.log.topics import (
     prepare,
 )
 from steplog.member import ClusterConfig, Member
+from tests.faults.kafka_proxy import KafkaProxy
 from tests.kafka_clients import QUICK, alter_topic, committed, create_topic, produce, transactional
 
 T = TypeVar("T")
@@ -258,6 +259,34 @@ async def test_a_record_that_is_too_large_is_refused_at_once(kafka: Cluster, lay
     async with client(kafka, layout) as one:
         with pytest.raises(BrokerError, match="too large"):
             await one.append([Produced(HERE, b"", bytes(MESSAGE_BYTES + 1))])
+
+
+@pytest.mark.spec("FAULT-B8")
+async def test_where_nobody_answers_a_partition_has_no_end_and_is_not_empty(
+    kafka: Cluster, layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client tells it by a number, which must not be taken for an end."""
+    monkeypatch.setattr("steplog.log.topics.ADMIN_S", 1.0)
+    settings = {"bootstrap.servers": kafka.proxied_bootstrap, **QUICK}
+    with KafkaProxy(kafka.brokers[0]) as proxy:
+        one = KafkaClient(settings, layout, "node", message_bytes=MESSAGE_BYTES)
+        try:
+            await one.append([Produced(HERE, b"", b"x")])
+            assert await one.ends([HERE]) == {HERE: 1}
+            proxy.stall()
+            for _ in range(2):
+                with pytest.raises(BrokerError):
+                    await one.ends([HERE])
+            proxy.resume()
+
+            async def end() -> int | None:
+                with suppress(BrokerError):
+                    return (await one.ends([HERE]))[HERE]
+                return None
+
+            assert await until(end) == 1
+        finally:
+            await one.close()
 
 
 # --- transactions and the group

@@ -26,8 +26,8 @@ from steplog.log.broker import (
     Replaced,
     Target,
 )
-from steplog.log.fetcher import NO_OFFSET, Fetcher
-from steplog.log.topics import EVENTS, INBOX, Layout, offsets
+from steplog.log.fetcher import Fetcher
+from steplog.log.topics import EVENTS, INBOX, NO_OFFSET, Layout, known, offsets
 
 if TYPE_CHECKING:
     from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
@@ -93,11 +93,10 @@ class KafkaClient:
         asked = {self._partition(place): place for place in places}
         try:
             answers = offsets(self._admin, list(asked), at_ms)
-            found = {asked[each]: await asyncio.wrap_future(answer) for each, answer in answers.items()}
+            return {asked[each]: known(await asyncio.wrap_future(answer)) for each, answer in answers.items()}
         except KafkaException as error:
             self._admin = AdminClient(self._settings)  # it would ask with the leader's old epoch for ever
             raise _ours(error) from error
-        return {place: answer.offset for place, answer in found.items()}
 
     async def offset_at(self, place: Place, at_ms: int) -> int:
         """The offset of the first record of this time or a later one; the end where there is none."""

@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from steplog.kafka_record import read_record
 from steplog.log.broker import BrokerError, Fetched, Headers, OffsetOutOfRange, Place
-from steplog.log.topics import Layout
+from steplog.log.topics import NO_OFFSET, Layout
 
 if TYPE_CHECKING:
     from confluent_kafka import Message, TopicPartition
 
-NO_OFFSET = -1001  # of the client library
 POLL_S = 0.02  # what is asked of the thread waits so long
 FETCH_MS = 50  # a request that waits holds up the places that are new
 BATCH = 2_000

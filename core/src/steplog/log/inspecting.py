@@ -26,6 +26,7 @@ from steplog.log.topics import (
     SETTINGS,
     STATE,
     Layout,
+    known,
 )
 from steplog.paths import KafkaAddress
 
@@ -338,7 +339,7 @@ class Inspector:
     def _offsets(self, places: Sequence[tuple[str, int]], spec: OffsetSpec) -> dict[tuple[str, int], int]:
         asked = {self._partition(*place): place for place in places}
         answers = self._call(lambda: self._admin.list_offsets(dict.fromkeys(asked, spec), request_timeout=ANSWER_S))
-        return {asked[each]: self._call(answer.result).offset for each, answer in answers.items()}
+        return self._call(lambda: {asked[each]: known(answer.result()) for each, answer in answers.items()})
 
     def _partition(self, topic: str, partition: int, offset: int = 0) -> TopicPartition:
         return TopicPartition(self._layout.name(topic), partition, offset)

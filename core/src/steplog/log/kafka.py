@@ -277,9 +277,12 @@ class KafkaLog:
             raise moves.refusal(moves.decode_move(mark))
 
     async def watch(self, now_s: float) -> str | None:
-        """See whether reading goes on: where it does not though there is more, it begins anew, and this says so."""
+        """See whether reading goes on: where it does not though there is more, it begins anew, and this says so.
+
+        Raises ``BrokerError`` where the cluster does not answer, also to a process that owns nothing.
+        """
         read = {Place(topic, p): each.positions[topic] for p, each in self._owned.items() for topic in INPUTS}
-        ends = await self._broker.ends(list(read))
+        ends = await self._broker.ends([_REGISTRY, *read])
         behind = {place: offset for place, offset in read.items() if offset < ends[place]}
         self._behind = {
             place: self._behind[place] if self._behind.get(place, (-1, 0.0))[0] == offset else (offset, now_s)

@@ -24,6 +24,7 @@ TOMBSTONES_MS = 7 * DAY_MS  # for how long a deleted key can be seen: caches are
 MESSAGE_BYTES = 8 << 20  # an output of 4 MB, sealed and written as base64, and what stands around it
 MOST_REPLICAS = 3
 ADMIN_S = 10.0
+NO_OFFSET = -1001  # of the client library
 
 SHARING = 8  # partitions of the log that write to one of redo and journal: what a transaction costs is its places
 
@@ -151,7 +152,7 @@ def _wait_for_leaders(admin: "AdminClient", layout: Layout, topics: Sequence[str
         waited = []
         for partition, answer in answers.items():
             try:
-                answer.result()
+                known(answer.result())
             except KafkaException:
                 if time.monotonic() > until_s:
                     raise
@@ -168,6 +169,18 @@ def offsets(
     untyped: Any = OffsetSpec
     spec = untyped.latest() if at_ms is None else untyped.for_timestamp(at_ms)
     return admin.list_offsets(dict.fromkeys(partitions, spec), request_timeout=ADMIN_S)
+
+
+def known(found: "ListOffsetsResultInfo") -> int:
+    """The offset that was asked. Raises ``KafkaException`` where no broker has answered in time.
+
+    The client says that by a number alone (2.16): taken for an end, all that a partition holds would be passed over.
+    """
+    from confluent_kafka import KafkaError, KafkaException
+
+    if found.offset == NO_OFFSET:
+        raise KafkaException(KafkaError(KafkaError._TIMED_OUT, "no broker has said where a partition ends"))
+    return found.offset
 
 
 def _settings(admin: "AdminClient", layout: Layout) -> dict[str, dict[str, str]]:
