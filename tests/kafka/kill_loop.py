@@ -80,7 +80,7 @@ def kill_loop(
     assert slowest_s < SERVICE_S
     assert len(sender.accepted) == runs
     ledger.assert_adds_up(runs=runs, steps=runs * SHIP_STEPS)
-    assert set(sender.accepted) <= ledger.ids
+    assert set(sender.accepted) <= set(ledger.ids.values())
     begun = assert_bodies(fleet.effects, faults=sum(kills.values()), bodies=runs * SHIP_BODIES)
     return KillLoop(
         runs=runs, kills=kills, takeovers=takeovers, slowest_start_s=slowest_s, ended_after_s=ended_s,

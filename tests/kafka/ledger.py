@@ -51,7 +51,7 @@ class Ledger:
         self._consumer.assign(self._places)
         self._ends: dict[tuple[str, int], int] = {}  # where a partition had nothing more when it was last read
         self.accepted: Counter[str] = Counter()  # internal ids of events
-        self.ids: set[str] = set()  # those that their senders gave
+        self.ids: dict[str, str] = {}  # those that their senders gave, by the internal ones
         self.unreadable = 0  # records among the events that are none
         self.routed: Counter[str] = Counter()
         self.scheduled: Counter[str] = Counter()
@@ -135,7 +135,7 @@ class Ledger:
             self.unreadable += 1
             return
         self.accepted[event.internal_id] += 1
-        self.ids.add(event.id)
+        self.ids[event.internal_id] = event.id
 
     def _note_record(self, partition: int, record: records.Record) -> None:
         self.journal.append((partition, record))

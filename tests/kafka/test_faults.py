@@ -3,12 +3,14 @@
 The topics are read by a plain consumer, which holds what is committed against what has to be true (``ledger.py``).
 """
 
+import json
 import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -23,15 +25,18 @@ from tests.faults.kill_loop import SHIP_BODIES, SHIP_STEPS
 from tests.faults.oracles import assert_bodies, calls
 from tests.faults.sender import Sender
 from tests.faults.server import until
-from tests.kafka_clients import QUICK, committed, produce
+from tests.kafka_clients import QUICK, committed, produce, written
 
-from .fleet import Fleet
+from .fleet import Fleet, freeze, thaw
 from .kill_loop import kill_loop
 from .ledger import Ledger
 
 PARTITIONS = 4
-SLOW = Path(__file__).with_name("slow.py")
+SLOW, MINUTELY = Path(__file__).with_name("slow.py"), Path(__file__).with_name("minutely.py")
+FAST_CLOCK = Path(__file__).with_name("fast_clock")
 GROUP = 20  # events a request
+CRONS = 6  # of minutely.py
+ULID_TIME = 10  # characters of an id that say when
 
 
 @pytest.fixture
@@ -309,6 +314,56 @@ def test_the_network_is_slow_stalls_and_resets(proxied: Fleet, ledger: Ledger, k
     ends(ledger, runs)
     ledger.assert_adds_up(runs=runs, steps=runs * SHIP_STEPS)
     assert_bodies(proxied.effects, faults=6, bodies=runs * SHIP_BODIES)
+
+
+@pytest.mark.spec("FAULT-F3")
+def test_two_nodes_believe_that_a_cron_is_theirs(
+    kafka: Cluster, ledger: Ledger, kafka_proxy: KafkaProxy, layout: Layout, tmp_path: Path
+) -> None:
+    """One stands still while the commit of a tick is on its way; another takes over, and starts the same tick."""
+    clock = {"PYTHONPATH": str(FAST_CLOCK), "CLOCK_FASTER": "30", "CLOCK_FROM_MS": f"{time.time() * 1000:.0f}"}
+    with Fleet(tmp_path, kafka.proxied_bootstrap, layout, ("one",), functions=MINUTELY, environment=clock) as fleet:
+        one = fleet["one"]
+        two = fleet.nodes["two"] = fleet.node("two", url=f"kafka://{kafka.bootstrap}/{layout.prefix}")
+        one.start()
+        until(lambda: len(ledger.read().ended) >= CRONS)
+        while True:
+            fault = kafka_proxy.hold(Api.END_TXN)
+            fault.wait_until_fired()
+            written_by_one = ticks(kafka, layout, written)
+            if started := written_by_one.keys() - ticks(kafka, layout, committed).keys():
+                break
+            fault.release()  # what a tick has started, and no tick
+        freeze(one)
+        try:
+            two.start()
+            until(
+                lambda: started <= {id_[ULID_TIME:] for id_ in ledger.read().accepted}, why=f"owners: {ledger.owners}"
+            )
+            assert set(ledger.owners.values()) == {"two"}
+        finally:
+            thaw(one)
+        fault.release()
+        own(ledger, "one", "two")
+        ends(ledger, len(ledger.ended) + CRONS)
+        ledger.read_all()
+        both = ticks(kafka, layout, written)
+        assert all(both[tick] == 2 for tick in started), "each of the two has started it"
+        assert max(ticks(kafka, layout, committed).values()) == 1
+    runs = [r for _, r in ledger.journal if isinstance(r, records.RunScheduled) and r.events[0] in ledger.ids]
+    assert len({r.function for r in runs}) == CRONS
+    for function in {r.function for r in runs}:
+        planned = sorted(
+            datetime.fromisoformat(ledger.ids[event]) for r in runs if r.function == function for event in r.events
+        )
+        assert planned == [planned[0] + timedelta(minutes=n) for n in range(len(planned))], "one run at each tick"
+    assert max(ledger.ended.values()) == max(ledger.steps.values()) == 1
+
+
+def ticks(kafka: Cluster, layout: Layout, read: Callable[[str, str, int], list[bytes | None]]) -> Counter[str]:
+    """The ticks of crons among the events, and how often each was written: what an id has behind its time."""
+    found = [value for p in range(PARTITIONS) for value in read(kafka.bootstrap, layout.name(EVENTS), p)]
+    return Counter([json.loads(value)["internal_id"][ULID_TIME:] for value in found if value is not None])
 
 
 # --- topics

@@ -185,7 +185,12 @@ class Partitions:
         await asyncio.sleep(AGAIN_S)
 
     async def finish(self) -> None:
-        """Hand back in order what is in flight, in a last commit. ``run`` is over by then."""
+        """Hand back in order what is in flight, in a last commit. ``run`` is over by then.
+
+        Between two assignments nothing may be committed: it is taken as lost, as where the cluster is away.
+        """
+        if self._is_between:
+            return
         for owned in self._owned.values():
             owned.processor.post(Drain())
         with suppress(BrokerError):  # then it is taken as lost, by whoever comes next

@@ -69,7 +69,8 @@ class _Owned:
     """A partition that is owned here."""
 
     __slots__ = (
-        "cache", "committed", "held", "held_until", "is_due", "owed", "positions", "registered", "start", "starts",
+        "cache", "committed", "held", "held_until", "is_due", "is_proven", "owed", "positions", "registered", "start",
+        "starts",
     )  # fmt: skip
 
     def __init__(self, cache: Cache, owed: Changes) -> None:
@@ -83,6 +84,7 @@ class _Owned:
         self.start = _start(cache.table)  # of its redo, as its state says
         self.registered = 0  # the same, as the registry says
         self.is_due = False  # its state is to say it anew
+        self.is_proven = False  # a commit has shown since that it was owned when it was loaded
 
 
 class KafkaLog:
@@ -127,9 +129,14 @@ class KafkaLog:
         return assigned
 
     async def kept(self, partitions: Iterable[int]) -> list[int]:
-        """Which of some partitions are as they were left here: nobody else has loaded them since."""
+        """Which of some partitions are as they were left here: nobody else has loaded them since.
+
+        A process that has lost them without knowing may have loaded them again: their owner, who was there before, has
+        gone on and says nothing. So only what was committed after a load shows that nobody was.
+        """
         await self.read_registry()
-        return [p for p in partitions if p in self._owned and self.registry.get(_owner_key(p)) == self._owner]
+        proven = [p for p in partitions if (owned := self._owned.get(p)) is not None and owned.is_proven]
+        return [p for p in proven if self.registry.get(_owner_key(p)) == self._owner]
 
     def release(self, partitions: Iterable[int]) -> None:
         """Forget partitions."""
@@ -215,6 +222,8 @@ class KafkaLog:
             self._redo_ends[redo] = ends[redo]
             self._owned[partition].starts.append((turn.number, first[redo]))
             _written(self._owned[partition], turn, leaving[partition], ends.get(state, 0))
+        for owned in self._owned.values():
+            owned.is_proven = True
         self._reach(ends)
 
     def _leaving(self, owned: _Owned, partition: int, turn: Turn) -> Changes:
