@@ -1,7 +1,7 @@
 """What one process may keep, delete and release while others may have its partitions: single stories of the cluster."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from random import Random
 
@@ -125,7 +125,7 @@ class Between(Connection):
         return Assigned((), None) if self.is_between else await super().poll()
 
     async def transact(
-        self, records: list[Produced], positions: dict[Place, int], token: object  # type: ignore[override]
+        self, records: Sequence[Produced], positions: dict[Place, int], token: object
     ) -> dict[Place, int]:  # fmt: skip
         self.transactions += 1
         return await super().transact(records, positions, token)
