@@ -115,7 +115,7 @@ def own(ledger: Ledger, *names: str) -> None:
 def test_processes_are_killed_at_random(fleet: Fleet, ledger: Ledger) -> None:
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")
-    done = kill_loop(fleet, ledger, seed=seed, runs=300, seconds=10, pause_s=(0.5, 2))
+    done = kill_loop(fleet, ledger, seed=seed, runs=300, seconds=6, pause_s=(0.5, 2))
     print(done)
     assert sum(done.kills.values()) >= 2
 
@@ -154,8 +154,7 @@ def test_a_process_is_killed_at_each_request_of_an_append_and_a_commit(
 @pytest.mark.spec("FAULT-A6")
 def test_many_sleeps_are_due_when_a_process_is_killed(fleet: Fleet, ledger: Ledger) -> None:
     sleeps, one = 1_000, fleet["one"]
-    one.start()
-    fleet["two"].start()
+    fleet.start("one", "two")
     own(ledger, "one", "two")
     due_ms = round(time.time() * 1000) + 3_000
     for first in range(0, sleeps, 250):
@@ -179,7 +178,7 @@ def test_a_second_process_of_the_same_name_ends_the_first(fleet: Fleet, ledger: 
     first, second = fleet["one"], fleet.node("one", folder="again")
     first.start()
     with second:
-        with load(fleet, 200, seconds=8):
+        with load(fleet, 200, seconds=5):
             until(lambda: len(ledger.read().ended) > 10)
             second.start()
             fleet.nodes["again"] = second
@@ -195,25 +194,34 @@ def test_a_second_process_of_the_same_name_ends_the_first(fleet: Fleet, ledger: 
 
 
 @pytest.mark.spec("FAULT-B2")
-@pytest.mark.parametrize("at", ["request", "answer"])
-def test_a_commit_is_delayed_beyond_the_time_out_while_new_work_comes(
-    proxied: Fleet, ledger: Ledger, kafka_proxy: KafkaProxy, at: At
+def test_commits_are_delayed_beyond_their_time_out_while_new_work_comes(
+    proxied: Fleet, ledger: Ledger, kafka_proxy: KafkaProxy
 ) -> None:
-    """The commit reaches the broker when the node has begun anew: it may neither commit nor abort what is not its."""
-    one, runs = proxied["one"], 400
-    one.start()
+    """One reaches the broker when its node has begun anew: it may neither commit nor abort what is not its.
+
+    Of the other the broker has taken what the node does not know: that is not done again.
+    """
+    runs = 400
+    proxied.start("one", "two")
+    own(ledger, "one", "two")
     with load(proxied, runs, seconds=CALL_S + 4):
         ends(ledger, GROUP)
-        fault = kafka_proxy.hold(Api.END_TXN, at=at)
-        fault.wait_until_fired()
+        request = kafka_proxy.hold(Api.END_TXN)
+        request.wait_until_fired()  # its node commits nothing meanwhile, so the next answer is for the other one
+        answer = kafka_proxy.hold(Api.END_TXN, at="answer")
+        answer.wait_until_fired()
+        for name in ("one", "two"):
+            until(lambda name=name: "log unavailable" in proxied[name].printed(), why=f"{name} gave up")  # type: ignore[misc]
         commits = kafka_proxy.counts[Api.END_TXN]
-        until(lambda: kafka_proxy.counts[Api.END_TXN] > commits + 2, why="it began anew")
-        fault.release()
+        until(lambda: kafka_proxy.counts[Api.END_TXN] > commits + 2, why="they began anew")
+        request.release()
+        answer.release()
     ends(ledger, runs)
-    assert one.stop() == 0
+    for name in ("one", "two"):
+        assert proxied[name].stop() == 0
     ledger.assert_adds_up(runs=runs, steps=runs * SHIP_STEPS)
-    assert_bodies(proxied.effects, faults=1, bodies=runs * SHIP_BODIES)
-    assert fault.fired == 1
+    assert_bodies(proxied.effects, faults=2, bodies=runs * SHIP_BODIES)
+    assert request.fired == answer.fired == 1
 
 
 @pytest.mark.spec("FAULT-B4")
@@ -222,8 +230,7 @@ def test_others_go_on_where_a_killed_process_has_left_a_transaction_open(
 ) -> None:
     """The partitions of the dead run elsewhere, and readers get past what it had open."""
     one = fleet.nodes["one"] = fleet.node("first", url=f"kafka://{kafka.proxied_bootstrap}/{layout.prefix}")
-    one.start()
-    fleet["two"].start()
+    fleet.start("one", "two")
     own(ledger, "first", "two")
     fault = kafka_proxy.hold(Api.END_TXN)
     with load(fleet, 100):
@@ -245,7 +252,7 @@ def test_processes_join_and_leave_at_random(fleet: Fleet, ledger: Ledger) -> Non
     print(f"seed {seed}")
     chance, runs, moves = random.Random(seed), 300, 0
     fleet["one"].start()
-    with load(fleet, runs, seconds=12) as sender:
+    with load(fleet, runs, seconds=8) as sender:
         while len(sender.accepted) < runs or moves < 4:
             away = [server for server in fleet.nodes.values() if server.has_ended]
             here = [server for server in fleet.nodes.values() if not server.has_ended]
@@ -281,7 +288,7 @@ def test_partitions_are_taken_away_while_steps_run(
 
 @pytest.mark.spec("FAULT-B7")
 def test_connections_are_reset_again_and_again(proxied: Fleet, ledger: Ledger, kafka_proxy: KafkaProxy) -> None:
-    one, resets, slowest_s = proxied["one"], 30, 0.0
+    one, resets, slowest_s = proxied["one"], 20, 0.0
     one.start()
     sender = Sender(one)
     for number in range(resets):
@@ -298,12 +305,11 @@ def test_connections_are_reset_again_and_again(proxied: Fleet, ledger: Ledger, k
 @pytest.mark.spec("FAULT-B15")
 def test_the_network_is_slow_stalls_and_resets(proxied: Fleet, ledger: Ledger, kafka_proxy: KafkaProxy) -> None:
     runs = 200
-    proxied["one"].start()
-    proxied["two"].start()
+    proxied.start("one", "two")
     own(ledger, "one", "two")
     kafka_proxy.delay(Api.PRODUCE, 0.1)
     late = kafka_proxy.delay(Api.END_TXN, 0.3)
-    with load(proxied, runs, seconds=8):
+    with load(proxied, runs, seconds=6):
         for _ in range(3):
             time.sleep(0.5)  # of slow work
             kafka_proxy.stall()
