@@ -49,7 +49,21 @@ def produce(bootstrap: str, topic: str, *values: bytes) -> None:
 
 def committed(bootstrap: str, topic: str, partition: int = 0) -> list[bytes | None]:
     """The values that a read-committed consumer finds in a partition now, from its beginning."""
-    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": topic, "enable.partition.eof": True, **QUICK})
+    return _values(bootstrap, topic, partition, "read_committed")
+
+
+def written(bootstrap: str, topic: str, partition: int = 0) -> list[bytes | None]:
+    """The same, with what is open and what was aborted."""
+    return _values(bootstrap, topic, partition, "read_uncommitted")
+
+
+def _values(bootstrap: str, topic: str, partition: int, isolation: str) -> list[bytes | None]:
+    consumer = Consumer(
+        {
+            "bootstrap.servers": bootstrap, "group.id": topic, "enable.partition.eof": True,
+            "isolation.level": isolation, **QUICK,
+        }
+    )  # fmt: skip
     consumer.assign([TopicPartition(topic, partition, 0)])
     values: list[bytes | None] = []
     try:

@@ -1,6 +1,7 @@
 """``steplog topics`` and the other commands over a log on a real Kafka, which a node has written."""
 
 import json
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -182,6 +183,49 @@ def test_lag_is_what_the_state_has_not_decided(kafka: str) -> None:
         assert "n1 (gone)" in told.stdout
     finally:
         log.close()
+
+
+@pytest.mark.spec("FAULT-B4")
+def test_a_transaction_that_hangs_open_is_named_with_whose_it_is(kafka: str) -> None:
+    log = LogOnKafka(kafka, "steplog-tests-hanging")
+    try:
+        log.put("registry", 0, (b"owner/0", encoding.encode_owner("n0")), (b"owner/1", encoding.encode_owner("n1")))
+        log.put("redo", 0, (b"0", msgspec.msgpack.encode(Redo(0, 1, 0, 1, {}))))
+        ids = [f"steplog-tests-hanging.n1.{n}" for n in (0, 1)]
+        hanging, young = open_transaction(kafka, ids[0]), open_transaction(kafka, ids[1])
+        before_ms = round(time.time() * 1000) - 60_000
+        turn = msgspec.msgpack.encode(Redo(1, 1, 0, 1, {}))
+        hanging.produce(log.layout.name("redo"), turn, b"1", partition=0, timestamp=before_ms)
+        hanging.produce(log.layout.name("inbox"), b"x", partition=0, timestamp=before_ms)
+        young.produce(log.layout.name("events"), b"{}", partition=0)
+        assert not hanging.flush(ANSWER_S)
+        assert not young.flush(ANSWER_S)
+        log.put("redo", 0, (b"0", msgspec.msgpack.encode(Redo(0, 2, 0, 2, {}))))
+        done = log.steplog("topics", "lag", "--json")
+        assert done.code == 1, done.stderr
+        inbox, redo = json.loads(done.stdout)["hanging"]
+        assert (inbox["topic"], inbox["partition"], inbox["offset"], inbox["hidden"]) == ("inbox", 0, 0, 1)
+        assert (redo["topic"], redo["partition"], redo["offset"], redo["hidden"]) == ("redo", 0, 2, 3)
+        assert [each["nodes"] for each in (inbox, redo)] == [["n1"]] * 2
+        assert redo["transactional_ids"] == ids
+        assert redo["open_ms"] >= 60_000
+        told = log.steplog("topics", "lag")
+        assert told.code == 1
+        assert f"txn.hanging: {log.layout.name('redo')} [0]: a transaction of n1 ({', '.join(ids)})" in told.stdout
+        hanging.abort_transaction()
+        until_s = time.monotonic() + ANSWER_S
+        while log.steplog("topics", "lag", "--json").code:
+            assert time.monotonic() < until_s, "it was ended"
+        young.abort_transaction()
+    finally:
+        log.close()
+
+
+def open_transaction(servers: str, transactional_id: str) -> Producer:
+    producer = Producer({"bootstrap.servers": servers, "log_level": 0, "transactional.id": transactional_id})
+    producer.init_transactions(ANSWER_S)
+    producer.begin_transaction()
+    return producer
 
 
 def test_the_commands_that_read_a_log_read_one_on_kafka(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -89,7 +89,7 @@ def damage(path: Path, chance: random.Random) -> str:
     else:
         size = SECTOR if kind == "sector" else PAGE
         place = chance.randrange(len(data) // size) * size
-        free = free_pages(data)
+        free = free_pages(bytes(data))
         other = chance.choice([at for at in range(0, len(data), size) if at // PAGE not in free])
         data[place : place + size] = data[other : other + size] if chance.random() < 0.5 else bytes(size)
     path.write_bytes(data)

@@ -50,9 +50,10 @@ class Ledger:
         self._consumer.assign(self._places)
         self._ends: dict[tuple[str, int], int] = {}  # where a partition had nothing more when it was last read
         self.accepted: Counter[str] = Counter()  # internal ids of events
-        self.ids: set[str] = set()  # those that their senders gave
+        self.ids: dict[str, str] = {}  # those that their senders gave, by the internal ones
         self.unreadable = 0  # records among the events that are none
-        self.routed: Counter[str] = Counter()
+        self.places: dict[str, tuple[int, int]] = {}  # of each event: partition and offset
+        self.routed: Counter[str] = Counter()  # in their order
         self.scheduled: Counter[str] = Counter()
         self.ended: Counter[str] = Counter()
         self.failed = 0
@@ -105,12 +106,23 @@ class Ledger:
         assert not (lost := self.accepted.keys() - self.routed.keys()), f"{len(lost)} events unaccounted: {_some(lost)}"
         assert not (twice := _repeated(self.accepted)), f"stored twice: {_some(twice)}"
         assert not (twice := _repeated(self.routed)), f"routed twice: {_some(twice)}"
+        for order in self._orders().values():
+            assert order == sorted(order), "events of a partition are routed in their order (P9)"
         assert not (foreign := self.routed.keys() - self.accepted.keys()), f"never accepted: {_some(foreign)}"
         assert not (twice := _repeated(self.scheduled)), f"scheduled twice: {_some(twice)}"
         assert not (twice := _repeated(self.ended)), f"ended twice: {_some(twice)}"
         assert not self.open, f"{len(self.open)} runs are open: {_some(self.open)}"
         assert not (steps_twice := [step for step, count in self.steps.items() if count > 1]), steps_twice[:5]
         assert (len(self.ended), self.failed, len(self.steps)) == (runs, failed, steps)
+
+    def _orders(self) -> dict[int, list[int]]:
+        """The offsets of events as they were routed, by partition."""
+        found: dict[int, list[int]] = {}
+        for event in self.routed:
+            if event in self.places:
+                partition, offset = self.places[event]
+                found.setdefault(partition, []).append(offset)
+        return found
 
     def _note(self, message: Message) -> None:
         topic, partition = message.topic() or "", message.partition() or 0
@@ -129,7 +141,7 @@ class Ledger:
         elif topic == self._layout.name(REGISTRY):
             self._note_registered(message.key() or b"", value)
         elif topic == self._layout.name(EVENTS):
-            self._note_event(value)
+            self._note_event(value, partition, message.offset() or 0)
         else:
             self._note_record(partition, _decode_record(value))
 
@@ -138,14 +150,15 @@ class Ledger:
         if kind == b"owner":
             self.owners[int(partition)] = decode_owner(value).node
 
-    def _note_event(self, value: bytes) -> None:
+    def _note_event(self, value: bytes, partition: int, offset: int) -> None:
         try:
             event = _decode_event(value)
         except msgspec.MsgspecError:
             self.unreadable += 1
             return
         self.accepted[event.internal_id] += 1
-        self.ids.add(event.id)
+        self.ids[event.internal_id] = event.id
+        self.places.setdefault(event.internal_id, (partition, offset))
 
     def _note_record(self, partition: int, record: records.Record) -> None:
         self.journal.append((partition, record))

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -99,8 +100,8 @@ def nodes(
     """Start nodes; all of them are ended."""
     made = [Node(name, log, directory, source, options) for name in names]
     try:
-        for node in made:
-            node.start()
+        with ThreadPoolExecutor() as side_by_side:
+            list(side_by_side.map(Node.start, made))
         yield made
     finally:
         for node in made:

@@ -5,6 +5,7 @@ import contextlib
 import fcntl
 import json
 import os
+import random
 import select
 import shutil
 import signal
@@ -358,13 +359,13 @@ import os, signal, sys
 from steplog.migrate.migration import Migration
 
 source, target, partitions, verb, at = sys.argv[1:]
-left = int(at)
+left = int(at) if at.isdigit() else None
 
 
 def tell(what, counts):
     global left
-    left -= 1
-    if left < 0:
+    left = None if left is None else left - 1
+    if left == -1 or what == at:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -372,8 +373,8 @@ getattr(Migration(source, target, partitions=int(partitions), tell=tell), verb)(
 """
 
 
-def killed(source: str, target: str, partitions: int, at: int, verb: str = "start") -> bool:
-    """Move a log in a process that is killed after so many durable steps; returns whether it came that far."""
+def killed(source: str, target: str, partitions: int, at: int | str, verb: str = "start") -> bool:
+    """Move a log in a process that is killed after so many durable steps, or one; returns whether it came that far."""
     command = [sys.executable, "-c", KILLED, source, target, str(partitions), verb, str(at)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=SOON_S)
     assert done.returncode in (0, -signal.SIGKILL), done.stderr
@@ -434,63 +435,143 @@ def copied(path: Path, directory: Path) -> str:
     return f"sqlite:{directory / path.name}"
 
 
+class Way:
+    """From one log that has everything to places of the other kind."""
+
+    def __init__(self, kind: str, stopped: Path, kafka: Cluster, prefix: str, directory: Path) -> None:
+        self._kind, self._directory, self._prefix = kind, directory, f"kafka://{kafka.bootstrap}/{prefix}"
+        self.source, self.partitions = copied(stopped, directory), 0 if kind == "kafka" else 2
+        if kind == "kafka":
+            file, self.source = self.source, f"{self._prefix}-source"
+            Migration(file, self.source, partitions=2).start()
+
+    def target(self, name: object) -> str:
+        return f"sqlite:{self._directory / f'to-{name}.db'}" if self._kind == "kafka" else f"{self._prefix}-{name}"
+
+
+@pytest.fixture(params=["sqlite", "kafka"])
+def way(
+    request: pytest.FixtureRequest, stopped: Path, kafka: Cluster, kafka_prefix: str, tmp_path: Path
+) -> Way:  # fmt: skip
+    return Way(request.param, stopped, kafka, kafka_prefix, tmp_path)
+
+
+POINTS = 9  # durable steps of a migration before its target has everything
+ABORTED = 2  # of them: who is killed after each goes on, which says the same of the rest
+
+
 @pytest.mark.spec("FAULT-C7")
-@pytest.mark.parametrize("kind", ["sqlite", "kafka"])
-def test_whoever_moves_a_log_is_killed_after_each_step(
-    kind: str, stopped: Path, kafka: Cluster, kafka_prefix: str, tmp_path: Path
-) -> None:  # fmt: skip
-    """To Kafka, and from there to a file: after each step, one log has the runs at most; the migration goes on."""
-    expected = contents(f"sqlite:{stopped}")
-    source, at = copied(stopped, tmp_path), 0
-    if kind == "kafka":
-        on_kafka = f"kafka://{kafka.bootstrap}/{kafka_prefix}-source"
-        Migration(source, on_kafka, partitions=2).start()
-        source = on_kafka
-    is_over = False
-    while not is_over:
-        target = (
-            f"sqlite:{tmp_path / f'to-{at}.db'}"
-            if kind == "kafka"
-            else f"kafka://{kafka.bootstrap}/{kafka_prefix}-{at}"
-        )
-        partitions = 0 if kind == "kafka" else 2
-        if not killed(source, target, partitions, at):
-            break
-        assert not (starts(source) and starts(target))
+def test_a_migration_goes_on_from_where_it_was_killed(way: Way, stopped: Path) -> None:
+    """To Kafka, and from there to a file: after each durable step, one log has the runs at most."""
+    target, at = way.target("all"), 0
+    while killed(way.source, target, way.partitions, at, "resume" if at else "start"):
+        assert not starts(way.source)
+        assert not starts(target)
         with pytest.raises(LogMoved):
-            Migration(source, target, partitions=partitions).start()
-        try:
-            Migration(source, target, partitions=partitions).abort()
-        except MigrationRefused:  # the target has it
-            is_over = True
-            Migration(source, target, partitions=partitions).resume()
-            assert not starts(source)
-            assert starts(target)
-            assert contents(target) == expected
-        else:
-            assert starts(source)
-            assert not starts(target)
-            assert contents(source) == expected
+            Migration(way.source, target, partitions=way.partitions).start()
         at += 1
-    assert is_over
-    assert at >= 8
+    assert at > POINTS
+    assert not starts(way.source)
+    assert starts(target)
+    assert contents(target) == contents(f"sqlite:{stopped}")
 
 
 @pytest.mark.spec("FAULT-C7")
-@pytest.mark.parametrize("at", range(11))
-def test_a_migration_goes_on_from_where_it_was_killed(
-    at: int, stopped: Path, kafka: Cluster, kafka_prefix: str, tmp_path: Path
-) -> None:  # fmt: skip
+def test_a_migration_that_was_killed_is_taken_back_unless_the_target_has_everything(way: Way, stopped: Path) -> None:
+    seed = random.randrange(1 << 32)
+    print(f"seed {seed}")
     expected = contents(f"sqlite:{stopped}")
-    source, target = copied(stopped, tmp_path), f"kafka://{kafka.bootstrap}/{kafka_prefix}"
-    assert killed(source, target, 3, at)
-    killed(source, target, 3, 3, "resume")  # and again
-    Migration(source, target, partitions=3).resume()
-    assert not starts(source)
+    for at in random.Random(seed).sample(range(POINTS), ABORTED):
+        target = way.target(at)
+        assert killed(way.source, target, way.partitions, at)
+        Migration(way.source, target, partitions=way.partitions).abort()
+        assert starts(way.source)
+        assert not starts(target)
+        assert contents(way.source) == expected
+    target = way.target("over")
+    assert killed(way.source, target, way.partitions, "over")
+    with pytest.raises(MigrationRefused, match="has everything"):
+        Migration(way.source, target, partitions=way.partitions).abort()
+    assert killed(way.source, target, way.partitions, "complete", "resume")
+    Migration(way.source, target, partitions=way.partitions).resume()  # there is nothing left to do
+    assert not starts(way.source)
     assert starts(target)
     assert contents(target) == expected
-    Migration(source, target, partitions=3).resume()  # there is nothing left to do
-    assert starts(target)
+
+
+MANY = 1_000  # runs in flight: most of them wait for an event, some for another run
+CHILDREN = 150
+LEAST_KILLS = 2  # a way
+MOVING = """
+import sys
+import steplog.migrate.file, steplog.migrate.topics
+from steplog.migrate.migration import Migration
+
+source, target, partitions, verb = sys.argv[1:]
+moving = Migration(source, target, partitions=int(partitions))
+print("ready", flush=True)
+getattr(moving, verb)()
+"""
+
+
+def moved(source: str, target: str, partitions: int, chance: random.Random) -> int:
+    """Move a log in processes that are killed at any moment, the later the more there were; returns how many were."""
+    kills, longest_s = 0, 0.2
+    while True:
+        verb = "start" if starts(source) else "resume"
+        command = [sys.executable, "-c", MOVING, source, target, str(partitions), verb]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as moving:
+            assert moving.stdout is not None
+            assert moving.stdout.readline() == b"ready\n"
+            try:
+                assert moving.wait(chance.uniform(longest_s / 2, longest_s)) == 0, moving.communicate()
+            except subprocess.TimeoutExpired:
+                moving.kill()
+                kills += 1
+                longest_s *= 1.6
+            else:
+                return kills
+        assert not (starts(source) and starts(target))
+
+
+@pytest.mark.spec("FAULT-C7")
+def test_a_thousand_runs_move_there_and_back_while_whoever_moves_them_is_killed(
+    kafka: Cluster, kafka_prefix: str, tmp_path: Path
+) -> None:
+    seed = random.randrange(1 << 32)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    first, last = f"sqlite:{tmp_path / 'first.db'}", f"sqlite:{tmp_path / 'last.db'}"
+    there = f"kafka://{kafka.bootstrap}/{kafka_prefix}"
+    waiters = MANY - CHILDREN  # of the event: the callers wait for those that they call
+    (tmp_path / "app.py").write_text(APP.replace("NAP_S", "3000"))
+    with server(tmp_path, first) as one:
+        one.send(*[{"name": "parent" if n < CHILDREN else "listen", "data": {"n": n}} for n in range(waiters)])
+        until(lambda: waits(first) == MANY, "all wait")
+    with contextlib.closing(SqliteLog(tmp_path / "first.db")) as log:
+        asyncio.run(log.load())  # so that all of its state is in the table
+    expected = contents(first)
+    for source, target, partitions in ((first, there, 4), (there, last, 0)):
+        assert moved(source, target, partitions, chance) >= LEAST_KILLS
+        assert not starts(source)
+        assert starts(target)
+        assert contents(target) == expected
+    with server(tmp_path, last) as one:
+        one.send(*[{"name": "word", "data": {"n": n}} for n in range(waiters)])
+        until(lambda: audited(last).completed == MANY, "all have ended")
+        one.stop()
+    report = audited(last)
+    assert report.is_clean, report
+    assert (report.open, report.failed, report.completed) == (0, 0, MANY)
+    outputs = Counter(json.loads(bytes(r.output)) for r in journal(last) if isinstance(r, records.RunCompleted))
+    assert outputs == {n: 2 if n < CHILDREN else 1 for n in range(waiters)}
+    bodies = Counter((tmp_path / "bodies").read_text().split())
+    assert bodies == {f"listen/{n}/before": 1 for n in range(CHILDREN, waiters)}
+
+
+def waits(log: str) -> int:
+    """How many steps wait."""
+    return sum(isinstance(record, records.StepWaiting) for record in journal(log))
 
 
 @pytest.mark.spec("FAULT-C7")

@@ -1,7 +1,7 @@
 """What one process may keep, delete and release while others may have its partitions: single stories of the cluster."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from random import Random
 
@@ -15,7 +15,7 @@ from steplog.engine.ids import ulid
 from steplog.engine.operations import EventOut
 from steplog.engine.processor import Turn
 from steplog.engine.state import Slice
-from steplog.log.broker import Place, Produced
+from steplog.log.broker import Assigned, Place, Produced
 from steplog.log.cache import FileCache
 from steplog.log.kafka import Cache, KafkaLog
 from steplog.log.topics import REDO
@@ -87,11 +87,68 @@ def test_a_partition_is_kept_until_somebody_else_has_loaded_it() -> None:
         one, other = Process(cluster, "one", in_memory()), Process(cluster, "other", in_memory())
         same_name = Process(cluster, "one", in_memory())
         await one.own()
+        assert await one.log.kept([0, 1]) == [], "nothing shows yet that it was owned"
+        await one.commit(0)
         assert await one.log.kept([0, 1]) == [0, 1]
         await other.log.load([0])
         assert await one.log.kept([0, 1]) == [1]
         await same_name.log.load([1])
         assert await one.log.kept([0, 1]) == []
+
+    play(story)
+
+
+@pytest.mark.spec("FAULT-F3")
+def test_what_was_loaded_without_knowing_that_it_was_lost_is_not_kept() -> None:
+    """Its owner was there before, and goes on without a word."""
+
+    async def story(cluster: Cluster) -> None:
+        one, owner = Process(cluster, "one", in_memory()), Process(cluster, "owner", in_memory())
+        await one.own()
+        await one.commit(0)
+        cluster.leave("one")  # it stands still
+        await owner.own()
+        await one.log.renew()  # it goes on, and has heard nothing
+        await one.log.load([0, 1])
+        await owner.commit(0)
+        assert await one.log.kept([0, 1]) == []
+
+    play(story)
+
+
+class Between(Connection):
+    """Its group is between two assignments, when it is told so."""
+
+    is_between, transactions = False, 0
+
+    async def poll(self) -> Assigned | None:
+        return Assigned((), None) if self.is_between else await super().poll()
+
+    async def transact(
+        self, records: Sequence[Produced], positions: dict[Place, int], token: object
+    ) -> dict[Place, int]:  # fmt: skip
+        self.transactions += 1
+        return await super().transact(records, positions, token)
+
+
+@pytest.mark.parametrize("is_between", [False, True])
+def test_a_process_that_ends_commits_what_it_has_unless_it_is_between_two_assignments(is_between: bool) -> None:
+    async def story(cluster: Cluster) -> None:
+        connection = Between(cluster, "one")
+        log = KafkaLog(connection, "one", in_memory(), partitions=2, now_ms=lambda: START_MS, tombstones_ms=1 << 40)
+        partitions = Partitions(
+            log, Connection(cluster, "reader", is_reader=True), Registry([]), EngineConfig(), 2,
+            deliver=lambda _: None, on_lost=lambda *_: None, clocks=lambda: (START_MS, START_MS),
+        )  # fmt: skip
+        task = asyncio.get_running_loop().create_task(partitions.run())
+        await asyncio.sleep(2)
+        assert partitions.owned
+        connection.is_between, before = is_between, connection.transactions
+        await asyncio.sleep(2)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await partitions.finish()
+        assert connection.transactions - before == (not is_between)
 
     play(story)
 

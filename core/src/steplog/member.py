@@ -103,6 +103,7 @@ class Member:
         self._appending = 0  # events
         self._declared: list[bytes] = []  # by apps
         self._tasks: set[asyncio.Task[None]] = set()
+        self._silence: str | None = None  # of the cluster, without the engine
         self._client: KafkaClient | None = None
         self._log: KafkaLog
         self._partitions: Partitions
@@ -152,9 +153,12 @@ class Member:
             await self._partitions.run()
         while True:
             await asyncio.sleep(REGISTRY_S)
-            with suppress(BrokerError):  # it is asked again, and whoever needs it now reads it
+            try:
                 await self._log.read_registry()
                 self._learn(self._log.registry)
+                self._silence = None
+            except BrokerError as error:  # it is asked again, and whoever needs it now reads it
+                self._silence = f"Kafka: {error}"
 
     async def joined(self, timeout_s: float) -> None:
         """Wait until it is known which partitions are decided here, not for ever: others may hold that up."""
@@ -244,7 +248,7 @@ class Member:
     @property
     def problem(self) -> str | None:
         """What keeps it from its work, if anything does."""
-        return self._partitions.problem if self._client is not None else "it is not connected to Kafka"
+        return "it is not connected to Kafka" if self._client is None else self._silence or self._partitions.problem
 
     async def wait_ended(self, run_id: str, timeout_s: float) -> bool:
         """Return when a run has ended, or the time is up; at once for one that is not open.

@@ -30,7 +30,8 @@ from steplog.told import translated
 
 IDLE_S = 1.0  # between two signs of life where nothing comes
 POLL_S = 0.1  # between two looks at the group
-WATCH_S = 5.0  # between two looks at whether reading goes on
+WATCH_S = 5.0  # between two looks at whether the cluster answers, and reading goes on
+SILENT_S = 3.0  # a cluster that says nothing for so long is a problem, before it is an error
 SURE_S = 3.0  # a commit that took less has not outlived the session
 TRIM_S = 60.0  # between two deletions of what was handled
 SHORTEN_S = 5.0  # between two looks at how much redo a start has to read
@@ -199,7 +200,12 @@ class Partitions:
         await asyncio.sleep(AGAIN_S)
 
     async def finish(self) -> None:
-        """Hand back in order what is in flight, in a last commit. ``run`` is over by then."""
+        """Hand back in order what is in flight, in a last commit. ``run`` is over by then.
+
+        Between two assignments nothing may be committed: it is taken as lost, as where the cluster is away.
+        """
+        if self._is_between:
+            return
         for owned in self._owned.values():
             owned.processor.post(Drain())
         with suppress(BrokerError):  # then it is taken as lost, by whoever comes next
@@ -222,9 +228,9 @@ class Partitions:
                 if not self._is_between:
                     self._wanted = assigned.partitions
                     await self._load(are_ours=False)
-        if now_s >= self._watch_at_s and self._owned and not self._is_between:
+        if now_s >= self._watch_at_s:
             self._watch_at_s = now_s + WATCH_S
-            self.problem = await self._log.watch(now_s)
+            await self._watch(now_s)
         if now_s >= self._trim_at_s and self._owned and not self._is_between:
             self._trim_at_s = now_s + TRIM_S
             await self._log.trim()
@@ -232,6 +238,18 @@ class Partitions:
             self._shorten_at_s = now_s + SHORTEN_S
             for partition in await self._log.shorten():
                 self._owned[partition].processor.settle()
+
+    async def _watch(self, now_s: float) -> None:
+        """See whether the cluster answers, also where nothing happens."""
+
+        def is_silent() -> None:
+            self.problem = f"Kafka has not answered for {SILENT_S:.0f} s"
+
+        silent = asyncio.get_running_loop().call_later(SILENT_S, is_silent)
+        try:
+            self.problem = await self._log.watch(now_s)
+        finally:
+            silent.cancel()
 
     async def _load(self, *, are_ours: bool) -> None:
         """Read the partitions that are owned, but those that nobody else has had in between.

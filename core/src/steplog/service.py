@@ -24,7 +24,7 @@ from steplog.turns import Turns
 from steplog.values import fitting
 
 T = TypeVar("T")
-HISTORY_OPENS_S = 10.0
+HISTORY_OPENS_S = 30.0  # its process is started meanwhile, on a machine that may be busy
 JOINS_S = 15.0
 LOOK_S = 0.1  # between two looks for the end of a run that another node decides
 _ANY = Position()

@@ -1,5 +1,6 @@
 """``steplog topics``: what a log's topics on Kafka hold, how they are set, and how far everybody is."""
 
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -15,7 +16,7 @@ from steplog.engine.records import Record as JournalRecord
 from steplog.engine.records import StoredEvent
 from steplog.errors import ConfigInvalid, NotFound
 from steplog.kafka_record import Record
-from steplog.log.inspecting import HOLDS, InputLag, Inspector, PartitionLag, Setting, TopicSummary
+from steplog.log.inspecting import HOLDS, HangingTransaction, InputLag, Inspector, PartitionLag, Setting, TopicSummary
 from steplog.log.readable import readable_key, readable_value
 from steplog.log.topics import EVENTS, JOURNAL
 from steplog.paths import KafkaAddress, is_kafka
@@ -134,10 +135,11 @@ def tail(
 @click.command()
 @_LOG
 @_JSON
-def lag(log: str | None, as_json: bool) -> None:
+def lag(log: str | None, as_json: bool) -> int:
     """Show for each partition which node has it, how far it has decided events and messages, and what waits.
 
-    Positions are those of the log's state. The group's offsets, which Kafka's own tools show, follow them.
+    Positions are those of the log's state. The group's offsets, which Kafka's own tools show, follow them. Ends with 1
+    where a transaction hangs open, and says whose.
 
     \b
     Examples:
@@ -145,13 +147,27 @@ def lag(log: str | None, as_json: bool) -> None:
       steplog topics lag --log kafka://broker:9092/shop --json
     """
     with _inspector(log) as inspector:
-        found = inspector.lag()
+        found, hanging = inspector.lag(), inspector.hanging(round(time.time() * 1000))
     if as_json:
-        print_json({"partitions": found})
-        return
+        print_json({"ok": not hanging, "partitions": found, "hanging": hanging})
+        return 1 if hanging else 0
     head = ("partition", "node", "address", "events", "waiting", "inbox", "waiting", "history behind")
     echo(table([head, *[_lag_row(each) for each in found]]))
     echo(f"{sum(each.events.waiting + each.inbox.waiting for each in found):,} waiting in all", err=True)
+    for each in hanging:
+        echo(_told_hanging(each))
+    return 1 if hanging else 0
+
+
+def _told_hanging(each: HangingTransaction) -> str:
+    cross = styled("✗", fg="red", bold=True)
+    whose = (
+        f"of {', '.join(each.nodes)} ({', '.join(each.transactional_ids)})" if each.nodes else "of a program unknown"
+    )
+    return (
+        f"{cross} txn.hanging: {each.name} [{each.partition}]: a transaction {whose} has been open for "
+        f"{duration(each.open_ms)}; from offset {each.offset} on nothing can be read"
+    )
 
 
 def _inspector(log: str | None) -> Inspector:

@@ -25,6 +25,7 @@ READERS = 2
 POSTGRES_READERS = 8  # each may have to wait for a server elsewhere
 ANSWER_S = 15.0  # then a server that has stopped without a word is away, whatever its connection says
 FRESH_S = 2.0  # a read waits so long for what was written before it (decisions: *read your writes*)
+AWAY_S = 10.0  # a start waits so long for a database
 RESTART_S = 1.0
 STOP_S = 5.0
 
@@ -84,6 +85,7 @@ class HistoryProcess:
 
         One in PostgreSQL may come later: the engine does without, and reads say that it is away.
         """
+        timeout_s = min(timeout_s, AWAY_S) if is_postgres(self._task.history) else timeout_s
         deadline_s = asyncio.get_running_loop().time() + timeout_s
         while True:
             try:

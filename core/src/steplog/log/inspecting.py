@@ -7,12 +7,21 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self, TypeVar
 
 import msgspec
-from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import (
+    Consumer,
+    ConsumerGroupTopicPartitions,
+    IsolationLevel,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicPartition,
+)
 from confluent_kafka.admin import AdminClient, ConfigResource, OffsetSpec, ResourceType
 
 from steplog.engine import keys
 from steplog.errors import LogUnavailable, NotFound
 from steplog.kafka_record import Record, read_record
+from steplog.log.client import ALTERNATING, TRANSACTION_MS
 from steplog.log.encoding import decode_owner
 from steplog.log.redo import decode_redo
 from steplog.log.topics import (
@@ -46,6 +55,7 @@ EXACT = 100  # a difference of offsets up to this is counted: some of them are m
 HELD_MS = 20  # a request at the end of a partition, by the broker: so late the end is seen
 WINDOW = 200  # offsets that are read at first, from a partition's end
 INPUTS = (EVENTS, INBOX)
+_untyped_spec: Any = OffsetSpec  # the client has no types for it
 T = TypeVar("T")
 
 
@@ -113,6 +123,19 @@ class PartitionLag(msgspec.Struct, frozen=True, kw_only=True):
     address: str | None
     is_member: bool  # the owner is in the group now, and has the partition
     history: int | None  # records; None: no history is shared by several nodes
+
+
+class HangingTransaction(msgspec.Struct, frozen=True, kw_only=True):
+    """One that has been open for longer than the engine's may be. Nothing of the partition can be read behind it."""
+
+    topic: str
+    name: str  # on the cluster
+    partition: int
+    offset: int  # of its first record
+    hidden: int  # offsets, from there on
+    open_ms: int
+    nodes: tuple[str, ...]  # whose it is: owners of the partitions of the log that write there
+    transactional_ids: tuple[str, ...]
 
 
 class Inspector:
@@ -241,6 +264,68 @@ class Inspector:
             )  # fmt: skip
         return found
 
+    def hanging(self, now_ms: int) -> list[HangingTransaction]:
+        """Transactions that should have ended: the engine's are open for ten seconds at most."""
+        places = [(topic, p) for topic in SETTINGS for p in range(self._count(topic))]
+        stable, ends = self._offsets(places, _untyped_spec.latest(), IsolationLevel.READ_COMMITTED), self._ends(places)
+        first = {place: self._written(*place, stable[place]) for place in places if stable[place] < ends[place]}
+        late = {
+            place: now_ms - record.timestamp_ms
+            for place, record in first.items()
+            if record.timestamp_ms is not None and now_ms - record.timestamp_ms > TRANSACTION_MS
+        }
+        if not late:
+            return []
+        registry = self._registry()
+        whose = {place: self._writers(place, first[place], registry) for place in late}
+        engines = tuple(dict.fromkeys([node for (topic, _), nodes in whose.items() if topic == REDO for node in nodes]))
+        found = []
+        for (topic, p), open_ms in late.items():
+            nodes = whose[topic, p] or engines  # every transaction of an engine writes to redo
+            found.append(
+                HangingTransaction(
+                    topic=topic, name=self._layout.name(topic), partition=p, offset=first[topic, p].offset,
+                    hidden=ends[topic, p] - stable[topic, p], open_ms=open_ms, nodes=nodes,
+                    transactional_ids=tuple(
+                        [f"{self._address.prefix}.{node}.{n}" for node in nodes for n in range(ALTERNATING)]
+                    ),
+                )
+            )  # fmt: skip
+        return found
+
+    def _writers(self, place: tuple[str, int], first: Record, registry: Mapping[bytes, bytes]) -> tuple[str, ...]:
+        """The nodes whose transaction has begun in a place with this record; none where any may write."""
+        topic, partition = place
+        if topic == REDO:
+            partitions: Sequence[int] = [decode_redo(first.value).partition] if first.value is not None else []
+        elif topic == STATE:
+            partitions = [partition]
+        elif topic == JOURNAL:
+            partitions = range(partition, self._layout.partitions, self._layout.count(JOURNAL))
+        else:
+            partitions = []
+        owners = [registry.get(b"owner/%d" % p) for p in partitions]
+        return tuple(dict.fromkeys([decode_owner(owner).node for owner in owners if owner is not None]))
+
+    def _written(self, topic: str, partition: int, offset: int) -> Record:
+        """The record at an offset, committed or not."""
+        consumer = Consumer(
+            {
+                **self._settings, "group.id": self._address.topic("topics"), "isolation.level": "read_uncommitted",
+                "enable.auto.commit": False, "auto.offset.reset": "error", "fetch.wait.max.ms": HELD_MS,
+            }
+        )  # fmt: skip
+        try:
+            self._call(lambda: consumer.assign([self._partition(topic, partition, offset)]))
+            message = self._call(lambda: consumer.poll(ANSWER_S))
+        finally:
+            consumer.close()
+        if message is None:
+            raise LogUnavailable(f"{self._address.servers}: no record came within {ANSWER_S:g} s")
+        _, record = self._record(message)
+        assert record is not None, "ends of partitions are not asked for"
+        return record
+
     def _positions(self, partitions: Sequence[int]) -> dict[tuple[str, int], int]:
         """How far inputs are decided: as the newest redo says, or the state; 0 where nothing was."""
         wanted = {keys.position(topic): topic for topic in INPUTS}
@@ -331,18 +416,22 @@ class Inspector:
         }
 
     def _ends(self, places: Sequence[tuple[str, int]]) -> dict[tuple[str, int], int]:
-        return self._offsets(places, OffsetSpec.latest())  # type: ignore[no-untyped-call] # the client's
+        return self._offsets(places, _untyped_spec.latest())
 
     def _first(self, places: Sequence[tuple[str, int]]) -> dict[tuple[str, int], int]:
-        return self._offsets(places, OffsetSpec.earliest())  # type: ignore[no-untyped-call] # the client's
+        return self._offsets(places, _untyped_spec.earliest())
 
-    def _offsets(self, places: Sequence[tuple[str, int]], spec: OffsetSpec) -> dict[tuple[str, int], int]:
+    def _offsets(
+        self, places: Sequence[tuple[str, int]], spec: OffsetSpec,
+        isolation: IsolationLevel = IsolationLevel.READ_UNCOMMITTED,
+    ) -> dict[tuple[str, int], int]:  # fmt: skip
         asked = {self._partition(*place): place for place in places}
-        answers = self._call(lambda: self._admin.list_offsets(dict.fromkeys(asked, spec), request_timeout=ANSWER_S))
-        return {
-            asked[each]: self._call(lambda answer=answer: offset_in(answer.result()))  # type: ignore[misc]  # a loop's variable
-            for each, answer in answers.items()
-        }
+        answers = self._call(
+            lambda: self._admin.list_offsets(
+                dict.fromkeys(asked, spec), isolation_level=isolation, request_timeout=ANSWER_S
+            )
+        )
+        return self._call(lambda: {asked[each]: offset_in(answer.result()) for each, answer in answers.items()})
 
     def _partition(self, topic: str, partition: int, offset: int = 0) -> TopicPartition:
         return TopicPartition(self._layout.name(topic), partition, offset)

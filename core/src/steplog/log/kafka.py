@@ -69,8 +69,8 @@ class _Owned:
     """A partition that is owned here."""
 
     __slots__ = (
-        "cache", "committed", "held", "held_until", "inputs", "is_due", "owed", "positions", "registered", "start",
-        "starts",
+        "cache", "committed", "held", "held_until", "inputs", "is_due", "is_proven", "owed", "positions", "registered",
+        "start", "starts",
     )  # fmt: skip
 
     def __init__(self, partition: int, cache: Cache, owed: Changes) -> None:
@@ -85,6 +85,7 @@ class _Owned:
         self.start = _start(cache.table)  # of its redo, as its state says
         self.registered = 0  # the same, as the registry says
         self.is_due = False  # its state is to say it anew
+        self.is_proven = False  # a commit has shown since that it was owned when it was loaded
 
 
 class KafkaLog:
@@ -129,9 +130,14 @@ class KafkaLog:
         return assigned
 
     async def kept(self, partitions: Iterable[int]) -> list[int]:
-        """Which of some partitions are as they were left here: nobody else has loaded them since."""
+        """Which of some partitions are as they were left here: nobody else has loaded them since.
+
+        A process that has lost them without knowing may have loaded them again: their owner, who was there before, has
+        gone on and says nothing. So only what was committed after a load shows that nobody was.
+        """
         await self.read_registry()
-        return [p for p in partitions if p in self._owned and self.registry.get(_owner_key(p)) == self._owner]
+        proven = [p for p in partitions if (owned := self._owned.get(p)) is not None and owned.is_proven]
+        return [p for p in proven if self.registry.get(_owner_key(p)) == self._owner]
 
     def release(self, partitions: Iterable[int]) -> None:
         """Forget partitions."""
@@ -217,6 +223,8 @@ class KafkaLog:
             self._redo_ends[redo] = ends[redo]
             self._owned[partition].starts.append((turn.number, first[redo]))
             _written(self._owned[partition], turn, leaving[partition], ends.get(state, 0))
+        for owned in self._owned.values():
+            owned.is_proven = True
         self._reach(ends)
 
     def _leaving(self, owned: _Owned, partition: int, turn: Turn) -> Changes:
@@ -279,9 +287,12 @@ class KafkaLog:
             raise moves.refusal(moves.decode_move(mark))
 
     async def watch(self, now_s: float) -> str | None:
-        """See whether reading goes on: where it does not though there is more, it begins anew, and this says so."""
+        """See whether reading goes on: where it does not though there is more, it begins anew, and this says so.
+
+        Raises ``BrokerError`` where the cluster does not answer, also to a process that owns nothing.
+        """
         read = {Place(topic, p): each.positions[topic] for p, each in self._owned.items() for topic in INPUTS}
-        ends = await self._broker.ends(list(read))
+        ends = await self._broker.ends([_REGISTRY, *read])
         behind = {place: offset for place, offset in read.items() if offset < ends[place]}
         self._behind = {
             place: self._behind[place] if self._behind.get(place, (-1, 0.0))[0] == offset else (offset, now_s)

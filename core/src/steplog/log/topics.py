@@ -108,6 +108,8 @@ def prepare(admin: "AdminClient", layout: Layout, replication: int | None) -> Fo
         raise TopicsInvalid(wrong)
     if missing:
         make(admin, layout, missing, replication or min(MOST_REPLICAS, len(cluster.brokers)))
+    else:
+        _wait_for_leaders(admin, layout, list(SETTINGS))  # another node may have made them just now
     settings = _settings(admin, layout)
     _check(layout, settings)
     ids = _topic_ids(admin, layout)

@@ -11,7 +11,7 @@ from steplog.errors import LogUnavailable, MigrationRefused
 from steplog.kafka_record import read_record
 from steplog.log.broker import Fetched, Place
 from steplog.log.moves import KEY, Move, decode_move, encode_move
-from steplog.log.topics import EVENTS, REGISTRY, SETTINGS, STATE, Layout
+from steplog.log.topics import EVENTS, REGISTRY, SETTINGS, STATE, Layout, offset_in
 from steplog.paths import KafkaAddress
 
 CALL_S = 10.0
@@ -125,9 +125,9 @@ class Cluster:
                 (answer,) = self.admin.list_offsets(
                     {place: untyped.latest()}, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=CALL_S
                 ).values()
-                stable = answer.result().offset
+                stable = offset_in(answer.result())
             if stable == self.ends(topic, partition)[1]:
-                return int(stable)
+                return stable
             time.sleep(0.02)
         raise LogUnavailable(f"{self.address.topic(topic)}, partition {partition}: a transaction stays open")
 
