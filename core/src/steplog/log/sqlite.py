@@ -44,7 +44,6 @@ _SCHEMA = (
     "CREATE TABLE redo (turn INTEGER PRIMARY KEY, data BLOB NOT NULL, crc INTEGER NOT NULL)",
     "CREATE TABLE journal (position INTEGER PRIMARY KEY, data BLOB NOT NULL, crc INTEGER NOT NULL)",
     "CREATE TABLE events (position INTEGER PRIMARY KEY, data BLOB NOT NULL, crc INTEGER NOT NULL)",
-    TABLE,
     # A commit is one statement: sqlite3 gives the GIL away around each, and beside a busy thread it comes back late.
     "CREATE VIEW commits AS SELECT 0 turn, 0 redo, 0 redo_crc, 0 journal, 0 journal_crc, 0 events, 0 events_crc",
     """CREATE TRIGGER commit_turn INSTEAD OF INSERT ON commits BEGIN
@@ -52,6 +51,7 @@ _SCHEMA = (
         INSERT INTO journal SELECT NEW.turn, NEW.journal, NEW.journal_crc WHERE NEW.journal IS NOT NULL;
         INSERT INTO events SELECT NEW.turn, NEW.events, NEW.events_crc WHERE NEW.events IS NOT NULL;
     END""",
+    TABLE,  # a table has to be the last: behind a view, integrity_check of SQLite 3.40 would not look for lost pages
 )
 _TABLES = {"redo": "turn", "journal": "position", "events": "position"}  # with their numbers
 _COMMIT = "INSERT INTO commits VALUES (?, ?, ?, ?, ?, ?, ?)"
