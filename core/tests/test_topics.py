@@ -213,10 +213,10 @@ def test_a_transaction_that_hangs_open_is_named_with_whose_it_is(kafka: str) -> 
         assert told.code == 1
         assert f"txn.hanging: {log.layout.name('redo')} [0]: a transaction of n1 ({', '.join(ids)})" in told.stdout
         hanging.abort_transaction()
+        young.abort_transaction()  # else it would be old soon
         until_s = time.monotonic() + ANSWER_S
         while log.steplog("topics", "lag", "--json").code:
             assert time.monotonic() < until_s, "it was ended"
-        young.abort_transaction()
     finally:
         log.close()
 

@@ -772,9 +772,9 @@ CLUSTER_MUTANTS = tuple(
             ),
             (
                 "effects are released before the commit", "P4", "Partitions._turn",
-                "committing = asyncio.ensure_future(self._log.commit(turns))",
+                "committing = self._committing = asyncio.ensure_future(self._log.commit(turns))",
                 "[self._deliver(self._owned[p].processor._effects) for p in turns]; "  # noqa: ISC004
-                "committing = asyncio.ensure_future(self._log.commit(turns))",
+                "committing = self._committing = asyncio.ensure_future(self._log.commit(turns))",
             ),
         ),
         *_of(
