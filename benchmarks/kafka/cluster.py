@@ -48,5 +48,6 @@ def end_of(config: ClusterConfig, topic: str) -> int:
 
     layout = Layout(config.prefix, config.partitions)
     places = [TopicPartition(layout.name(topic), number) for number in range(layout.count(topic))]
-    answers = offsets(AdminClient({"bootstrap.servers": config.brokers}), places)
+    admin = AdminClient({"bootstrap.servers": config.brokers})  # kept: without it no answer would come
+    answers = offsets(admin, places)
     return sum(answer.result().offset for answer in answers.values())

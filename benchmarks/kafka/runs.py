@@ -16,7 +16,7 @@ from compose.kafka_local import Cluster
 from steplog import Event
 from steplog.log.topics import JOURNAL, REDO
 
-ROUNDS = 3
+ROUNDS = 2
 RUNS = {100: 3_000, 500: 10_000, 2_000: 16_000}  # by concurrency
 SINGLE = 200
 STEPS = 3
