@@ -37,13 +37,16 @@ def check_ts(ts_ms: int | None) -> None:
 def accept_event(
     event: EventOut, internal_id: bytes, *, env: int, received_ms: int, source: str, is_seeded: bool = False,
     ticket: int | None = None, is_last: bool = True, starts: str | None = None, origin: bytes | None = None,
-    parent: tuple[bytes, bytes] | None = None,
+    parent: tuple[bytes, bytes] | None = None, placed_with: bytes | None = None,
 ) -> EventAccepted:  # fmt: skip
-    """Make the message of an accepted event, and its record on the log."""
+    """Make the message of an accepted event, and its record on the log.
+
+    ``placed_with``: the internal id of another, which it is written beside unless it has an id of its sender's.
+    """
     env_bytes = env.to_bytes(4, "big")
     sender_id = event.id or None
     internal_text = encode_ulid(internal_id)
-    slot = slot_of(hash16(env_bytes + (sender_id.encode("utf8") if sender_id else internal_id)))
+    slot = slot_of(hash16(env_bytes + (sender_id.encode("utf8") if sender_id else placed_with or internal_id)))
     ts_ms = event.ts or received_ms
     stored = records.StoredEvent(
         internal_id=internal_text, id=sender_id or internal_text, name=event.name, data=msgspec.Raw(event.data),

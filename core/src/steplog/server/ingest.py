@@ -19,6 +19,7 @@ from steplog.errors import EventInvalid, EventTooLarge
 
 MOST_EVENTS = 5_000  # LIM-07
 ENTROPY_BYTES = 10
+TOGETHER = 64  # events of a request without ids of their own: written to one partition, and their runs decided there
 _PRIVATE = "_inngest"  # a key of ``data`` that only the server may write
 
 _NULL = msgspec.Raw(b"null")
@@ -101,7 +102,7 @@ def parse(body: bytes, internal_ids: InternalIds, *, received_ms: int, event_siz
         internal_id = internal_ids.nth(len(accepted) + 1)
         message = accept_event(
             event, internal_id, env=env, received_ms=received_ms, source="key", is_seeded=internal_ids.is_seeded,
-            is_last=False,
+            is_last=False, placed_with=internal_ids.nth(len(accepted) // TOGETHER * TOGETHER + 1),
         )  # fmt: skip
         accepted.append(message)
         ids.append(message.id if event.id is None else encode_ulid(internal_id))
