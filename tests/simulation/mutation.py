@@ -58,7 +58,7 @@ def mutated(mutant: Mutant) -> Iterator[None]:
 
 def hunt(mutant: Mutant, seeds: int, known: int | None = None) -> Hunt:
     """Simulate until a seed finds the fault: the known one first, then from 0 on. Anything that is raised is a find."""
-    first = [known] if known is not None and known < seeds else []
+    first = [] if known is None else [known]
     with mutated(mutant):
         for seed in (*first, *range(seeds)):
             try:
