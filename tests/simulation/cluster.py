@@ -24,7 +24,7 @@ from steplog.engine.messages import EventMet, Message, OfRun, OpReported, RunRep
 from steplog.engine.operations import EventOut
 from steplog.engine.recent import KEPT_MS
 from steplog.engine.retry import RetryPolicy
-from steplog.engine.run import StepState
+from steplog.engine.run import RunHead, StepState
 from steplog.errors import LogUnavailable
 from steplog.log.broker import BrokerError, Place, Produced
 from steplog.log.kafka import KafkaLog
@@ -148,8 +148,15 @@ class ClusterWatch(Watch):
             if keys.run_id_of(run) in self._by_id:
                 self._check_retries(run, self.now_ms)
 
+    def _has_lost(self, started: records.RunStarted) -> bool:
+        """Whether a run goes on some time after it has lost a process, or again after that."""
+        head = self.state.get(keys.run(DEFAULT_ENV, decode_ulid(started.run)))
+        return head is not None and msgspec.json.decode(head, type=RunHead).lost > 0
+
     def _read(self, record: records.Record) -> None:
-        if isinstance(record, records.RunStarted) and record.reason in ("lost", "handed-back"):
+        if isinstance(record, records.RunStarted) and (
+            record.reason in ("lost", "handed-back") or self._has_lost(record)
+        ):
             self.hit(record.run)  # whoever has executed it may not have noticed yet
         super()._read(record)
         if isinstance(record, records.RunScheduled):

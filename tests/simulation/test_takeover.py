@@ -293,6 +293,7 @@ def test_a_process_ends_though_something_comes_in_the_same_moment() -> None:
             await asyncio.sleep(0.5 + 0.013 * n)
             cluster.listeners["one"]()
             await one.stop()
+            await one.partitions.finish()
 
     play(story)
 
