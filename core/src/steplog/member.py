@@ -194,7 +194,8 @@ class Member:
                 self._partitions.post(slot_of_signal(message.env, message.signal), message)
             else:
                 of_runs.append(message)  # type: ignore[arg-type]  # there is nothing else that a driver says
-        self._partitions.post_to_runs(of_runs)
+        if of_runs:
+            self._partitions.post_to_runs(of_runs)
         if events:
             self._start(self._accept(events))
 
